@@ -1,0 +1,155 @@
+"""The commands: parse, call, print. Results go to stdout, progress to stderr, bad input exits with 2."""
+
+import errno
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from sami.errors import InputError
+from sami.recipe import Recipe, load_recipe
+
+app = typer.Typer(
+    name="sami",
+    help="Finetune a language model to follow principles you wrote down, without preference labels.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="A YAML file, or a packaged recipe's name.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings that replace the recipe's.")
+]
+Output = Annotated[Path | None, typer.Option(help="The run's folder; by default runs/<name of the recipe>.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Iteration = Annotated[int, typer.Option(min=1, help="Which iteration.")]
+
+
+@app.command(epilog="Example: sami run quickstart training.lr=1e-5 --output runs/lower-rate")
+def run(recipe: RecipeArgument, overrides: Overrides = None, output: Output = None, as_json: Json = False) -> None:
+    """Run the whole loop; called again, continue where it stopped."""
+    pipeline, folder = _pipeline(recipe, overrides, output)
+    _finish(pipeline.run(), folder, as_json)
+
+
+@app.command(epilog="Example: sami plan quickstart")
+def plan(recipe: RecipeArgument, overrides: Overrides = None, as_json: Json = False) -> None:
+    """Show the resolved recipe and what it will cost; run nothing."""
+    resolved = load_recipe(recipe, overrides or [])
+    from sami import plan as planning
+
+    costs = planning.plan(resolved)
+    if as_json:
+        print(json.dumps({"recipe": costs.recipe.model_dump(), **costs.as_json()}, indent=1))
+    else:
+        _print(planning.recipe_table(costs.recipe))
+        _print(planning.cost_table(costs))
+        for warning in costs.warnings:
+            _print(f"warning: {warning}")
+
+
+@app.command(epilog="Example: sami generate quickstart --iteration 1")
+def generate(
+    recipe: RecipeArgument, overrides: Overrides = None, output: Output = None, iteration: Iteration = 1
+) -> None:
+    """Generate one iteration's contrasts with the model of the iteration before."""
+    pipeline, _ = _pipeline(recipe, overrides, output)
+    pipeline.generate(iteration)
+    print(pipeline.directory.contrasts(iteration))
+
+
+@app.command(epilog="Example: sami train quickstart --iteration 1")
+def train(recipe: RecipeArgument, overrides: Overrides = None, output: Output = None, iteration: Iteration = 1) -> None:
+    """Train one iteration's model on its contrasts."""
+    pipeline, _ = _pipeline(recipe, overrides, output)
+    pipeline.train(iteration)
+    print(pipeline.directory.model(iteration))
+
+
+@app.command(epilog="Example: sami evaluate quickstart --json")
+def evaluate(recipe: RecipeArgument, overrides: Overrides = None, output: Output = None, as_json: Json = False) -> None:
+    """Evaluate base and every trained iteration on held-out queries."""
+    pipeline, folder = _pipeline(recipe, overrides, output)
+    _finish(pipeline.evaluate(), folder, as_json)
+
+
+def main() -> None:
+    """Entry point: bad input is a message and exit code 2, an interrupt leaves a run that continues."""
+    try:
+        app()
+    except InputError as error:
+        _fail(str(error))
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            _fail(f"The disk is full: {error}. Free some space and run the same command; finished steps are kept.")
+        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+            _fail(f"A file cannot be written: {error}. Give a folder you may write to with --output.")
+        raise
+
+
+def _pipeline(recipe: str, overrides: list[str] | None, output: Path | None) -> tuple[Any, Path]:
+    resolved: Recipe = load_recipe(recipe, overrides or [])
+    folder = output or Path("runs") / Path(recipe).stem
+    _tune_process()
+    _quiet_libraries()
+    from sami.pipeline import Pipeline
+
+    return Pipeline(resolved, folder), folder
+
+
+def _finish(summary: dict[str, Any], folder: Path, as_json: bool) -> None:
+    from sami.summary import sentences, table
+
+    if as_json:
+        print(json.dumps(summary, indent=1, ensure_ascii=False))
+        return
+    _print(table(summary))
+    for sentence in sentences(summary):
+        _print(sentence)
+    _print(f"All figures: {folder / 'summary.json'}. Answers: {folder / 'evaluation' / 'responses'}.")
+
+
+def _tune_process() -> None:
+    """Restart Python once with allocator and thread settings that only count at process start.
+
+    Keeping freed memory, and waiting threads asleep rather than spinning, speeds up CPU work; anything that
+    the user set already is left alone.
+    """
+    wanted = {
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0"
+        ":glibc.malloc.trim_threshold=100000000000:glibc.malloc.top_pad=1000000000",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    missing = {name: value for name, value in wanted.items() if name not in os.environ}
+    if missing and sys.platform == "linux" and sys.argv[0].endswith(("/sami", "/cli.py")):
+        sys.stdout.flush()
+        os.execve(sys.executable, [sys.executable, "-m", "sami.cli", *sys.argv[1:]], {**os.environ, **missing})
+
+
+def _quiet_libraries() -> None:
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+
+
+def _print(what: Any) -> None:
+    from rich.console import Console
+
+    Console(highlight=False, soft_wrap=isinstance(what, str), markup=not isinstance(what, str)).print(what)
+
+
+def _fail(message: str) -> None:
+    print(f"sami: {message}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+if __name__ == "__main__":
+    main()

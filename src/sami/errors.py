@@ -1,0 +1,8 @@
+"""The one error that means "the input cannot work", as opposed to a defect of the program."""
+
+
+class InputError(ValueError):
+    """What was given, why it cannot work, what to do: two or three sentences for a person.
+
+    The command line prints the message without a traceback and exits with code 2.
+    """

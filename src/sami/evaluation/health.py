@@ -1,0 +1,210 @@
+"""Model health: whether a policy still writes answers, whatever its bound says.
+
+Text alone gives lengths, loops, leaks, leftovers and diversity. The frozen base model gives the log-probability
+of the new responses and their relevance: how much likelier a response is under its own query than under
+another one. The objective by itself rewards ignoring the query, so that one matters most.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from sami.contrasts import Contrast, collate
+from sami.evaluation.information import ContrastScores
+from sami.evaluation.leaks import leakage
+from sami.evaluation.text_health import (
+    commonest_opening,
+    distinct_n,
+    repeated_loop,
+    template_leftover,
+    word_count,
+)
+from sami.prompts import PromptBuilder
+from sami.recipe import Health as HealthLimits
+from sami.scoring import token_logprobs
+
+
+@dataclass(frozen=True)
+class Health:
+    """Health of one policy. Shares are in percent of responses, log-probs in nats per token."""
+
+    responses: int
+    words: float
+    """Mean length in words."""
+    words_ratio: float
+    """Mean length over the base model's."""
+    loops: float
+    leakage: float
+    unfinished: float
+    template_leftovers: float
+    distinct_2: float
+    """Distinct bigrams over bigrams, mean over responses, 0 to 1."""
+    opening: str
+    """The commonest first words, and below the share of responses that start with them."""
+    opening_share: float
+    base_logprob: float
+    """Mean log-prob of the responses under the frozen base model."""
+    relevance: float
+    """Log-prob under the own query minus under another query, by the base model."""
+    forgetting: float
+    """KL(base || policy) on the base model's answers without a constitution, nats per token."""
+    failures: tuple[str, ...] = ()
+    """Limits of the recipe that the policy breaks, in words; never set for the base model."""
+
+    def as_json(self) -> dict[str, Any]:
+        return {**asdict(self), "failures": list(self.failures)}
+
+
+def text_figures(contrasts: Sequence[Contrast]) -> dict[str, Any]:
+    """The figures of `Health` that need the text alone."""
+    texts = [text for contrast in contrasts for text in contrast.responses]
+    opening, share = commonest_opening(texts)
+    return {
+        "responses": len(texts),
+        "words": sum(map(word_count, texts)) / len(texts),
+        "loops": _percent([repeated_loop(text) is not None for text in texts]),
+        "leakage": _percent(
+            [leakage(text, c.constitutions, c.query) is not None for c in contrasts for text in c.responses]
+        ),
+        "unfinished": _percent([reason == "length" for c in contrasts for reason in c.finish_reasons]),
+        "template_leftovers": _percent([template_leftover(text) is not None for text in texts]),
+        "distinct_2": distinct_n(texts),
+        "opening": opening,
+        "opening_share": 100 * share,
+    }
+
+
+def base_logprob(base_scores: Sequence[ContrastScores]) -> float:
+    """Mean log-prob per token of the responses under the base model and their own constitutions."""
+    own = [s.matrix[i][i] for s in base_scores for i in range(len(s.matrix))]
+    return sum(own) / len(own)
+
+
+@torch.inference_mode()
+def relevance(
+    base: PreTrainedModel,
+    contrasts: Sequence[Contrast],
+    base_scores: Sequence[ContrastScores],
+    prompts: PromptBuilder,
+    texts: dict[str, str],
+    *,
+    pad_token_id: int,
+    queries: int,
+    batch_size: int,
+) -> float:
+    """How much likelier a response is under its own query than under the next contrast's, nats per token.
+
+    Args:
+        contrasts, base_scores: of the policy, in the same order.
+        texts: principle texts by (id and polarity) key, see `principle_key`.
+        queries: how many contrasts to use, evenly spread.
+    """
+    chosen = list(range(0, len(contrasts), max(1, len(contrasts) // queries)))[:queries]
+    differences: list[float] = []
+    for part in _chunks(chosen, batch_size):
+        swapped = []
+        for i in part:
+            other = next(
+                (c.query for c in [*contrasts[i + 1 :], *contrasts[:i]] if c.query != contrasts[i].query),
+                contrasts[i].query,
+            )
+            wanted = [[texts[principle_key(*p)] for p in c] for c in contrasts[i].principles]
+            swapped.append(
+                replace(
+                    contrasts[i],
+                    prompt_ids=[
+                        prompts.training_prompt(other, principles, constitution)
+                        for principles, constitution in zip(wanted, contrasts[i].constitutions, strict=True)
+                    ],
+                )
+            )
+        batch = collate(swapped, pad_token_id).to(base.device)
+        under_other_BRT = torch.diagonal(token_logprobs(base, batch), dim1=1, dim2=2).permute(0, 2, 1)
+        means = under_other_BRT.sum(-1) / batch.response_mask.sum(-1)
+        for i, row in zip(part, means.tolist(), strict=True):
+            differences += [base_scores[i].matrix[r][r] - value for r, value in enumerate(row)]
+    return sum(differences) / len(differences)
+
+
+def principle_key(name: str, positive: bool) -> str:
+    return f"{name}+" if positive else f"{name}-"
+
+
+@torch.inference_mode()
+def forgetting(
+    policy: PreTrainedModel,
+    base: PreTrainedModel,
+    answers: Sequence[tuple[list[int], list[int]]],
+    *,
+    pad_token_id: int,
+    batch_size: int,
+) -> float:
+    """KL(base || policy) over the base model's answers without a constitution, in nats per token.
+
+    Args:
+        answers: (prompt ids, answer ids) pairs that the base model generated.
+    """
+    total, tokens = 0.0, 0
+    for part in _chunks(list(answers), batch_size):
+        width = max(len(prompt) for prompt, _ in part)
+        length = width + max(len(answer) for _, answer in part)
+        ids = torch.full((len(part), length), pad_token_id)
+        real = torch.zeros((len(part), length), dtype=torch.bool)
+        for n, (prompt, answer) in enumerate(part):
+            start = width - len(prompt)
+            ids[n, start : width + len(answer)] = torch.tensor(prompt + answer)
+            real[n, start : width + len(answer)] = True
+        positions = (real.cumsum(-1) - 1).clamp(min=0)
+        inputs = {
+            "input_ids": ids.to(base.device),
+            "attention_mask": real.long().to(base.device),
+            "position_ids": positions.to(base.device),
+            "logits_to_keep": torch.arange(width - 1, length - 1, device=base.device),
+            "use_cache": False,
+        }
+        log_base = base(**inputs).logits.float().log_softmax(-1)
+        log_policy = policy(**inputs).logits.float().log_softmax(-1)
+        kl = (log_base.exp() * (log_base - log_policy)).sum(-1)
+        answered = real[:, width:].to(kl.device)
+        total += float(kl.masked_fill(~answered, 0.0).sum())
+        tokens += int(answered.sum())
+    return total / tokens
+
+
+def check(policy: Health, base: Health, limits: HealthLimits) -> tuple[str, ...]:
+    """The limits that a policy breaks, each as a sentence with the figures; empty for a healthy one."""
+    failures = []
+    for name, label in (
+        ("leakage", "copy from their constitution"),
+        ("loops", "repeat themselves"),
+        ("unfinished", "are cut off"),
+    ):
+        now, before, limit = getattr(policy, name), getattr(base, name), getattr(limits, name)
+        if now - before > limit:
+            failures.append(f"{now:.1f} % of responses {label}, {before:.1f} % of base's (limit +{limit:g} points)")
+    drop = base.base_logprob - policy.base_logprob
+    if drop > limits.base_logprob_drop:
+        failures.append(
+            f"responses are {drop:.2f} nats per token less likely under the base model than its own "
+            f"(limit {limits.base_logprob_drop:g})"
+        )
+    for name, label, limit in (
+        ("distinct_2", "distinct bigrams", limits.distinct_2_ratio),
+        ("relevance", "relevance to the query", limits.relevance_ratio),
+    ):
+        now, before = getattr(policy, name), getattr(base, name)
+        if now < limit * before:
+            failures.append(f"{label} fell from {before:.2f} to {now:.2f} (limit {limit:g} of base's)")
+    return tuple(failures)
+
+
+def _percent(flags: Sequence[bool]) -> float:
+    return 100 * sum(flags) / len(flags)
+
+
+def _chunks(items: list[Any], size: int) -> Iterator[list[Any]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]

@@ -1,0 +1,49 @@
+"""Writing files so that a name never stands for half of what it should hold."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary name to write a file or folder to; synced and renamed at the end, removed on an error."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    _remove(temporary)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield temporary
+        for file in [temporary, *(temporary.rglob("*") if temporary.is_dir() else [])]:
+            if file.is_file():
+                with file.open("rb") as handle:
+                    os.fsync(handle.fileno())
+        if path.is_dir():
+            _remove(path)
+        temporary.rename(path)
+    except BaseException:
+        _remove(temporary)
+        raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False), encoding="utf-8")
+
+
+def append_json_line(path: Path, value: Any) -> None:
+    """Add one line and sync, so that what was recorded once is never lost."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

