@@ -1,0 +1,55 @@
+"""SAMI: finetune a language model to follow written principles, without preference labels.
+
+import sami
+summary = sami.run(sami.load_recipe("quickstart"), "runs/quickstart")
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sami.contrasts import Contrast, collate
+    from sami.errors import InputError
+    from sami.objective import information_bound, sami_loss
+    from sami.pipeline import Pipeline, run
+    from sami.principles import Constitution, Principle, load_principles
+    from sami.recipe import Recipe, load_recipe
+    from sami.scoring import logprob_matrix
+    from sami.trainer import SAMIConfig, SAMITrainer
+
+# Names are looked up on first use, so that importing the package does not import torch.
+_HOMES = {
+    "contrasts": ("Contrast", "collate"),
+    "errors": ("InputError",),
+    "objective": ("information_bound", "sami_loss"),
+    "pipeline": ("Pipeline", "run"),
+    "principles": ("Constitution", "Principle", "load_principles"),
+    "recipe": ("Recipe", "load_recipe"),
+    "scoring": ("logprob_matrix",),
+    "trainer": ("SAMIConfig", "SAMITrainer"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "Constitution",
+    "Contrast",
+    "InputError",
+    "Pipeline",
+    "Principle",
+    "Recipe",
+    "SAMIConfig",
+    "SAMITrainer",
+    "collate",
+    "information_bound",
+    "load_principles",
+    "load_recipe",
+    "logprob_matrix",
+    "run",
+    "sami_loss",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'sami' has no attribute {name!r}")
+    return getattr(import_module(f"sami.{_HOME_OF[name]}"), name)

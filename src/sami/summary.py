@@ -178,10 +178,11 @@ def table(value: dict[str, Any]) -> Table:
     """Policy by (bound, bound under the frozen base, verifier rates, length, health)."""
     shown = Table(title="Held-out queries; bounds in nats, 95 % intervals over queries", title_justify="left")
     for column in ("policy", "bound", "under frozen base", "verifier learned", "held out", "words", "health"):
-        shown.add_column(column, justify="left" if column in ("policy", "health") else "right")
+        left = column in ("policy", "health")
+        shown.add_column(column, justify="left" if left else "right", no_wrap=left)
     for policy in value["policies"]:
         info, verifier, state = policy["information"], policy["verifier"], policy["health"]
-        ill = "reference" if policy["iteration"] == 0 else "ok" if not state["failures"] else "FAILS"
+        ill = "base" if policy["iteration"] == 0 else "ok" if not state["failures"] else "FAILS"
         shown.add_row(
             policy["name"],
             _interval(info["bound"], info["low"], info["high"]),

@@ -30,8 +30,8 @@ from sami.contrasts import Contrast, ContrastBatch, collate, row_tokens
 from sami.errors import InputError
 from sami.scoring import ComputeIn, SharedPrefixCheck, check_shared_prefix, logprob_matrix
 
-# Values of each weight tensor that are watched for change; enough for a share with an error below 0.4 %.
-WATCHED_VALUES = 1 << 16
+# Values of each weight tensor that are watched for change; enough for a share within 1 %.
+WATCHED_VALUES = 1 << 14
 # Below this share of watched weights changed after rounding, the saved model is the one that was loaded.
 UNCHANGED_BELOW = 1e-3
 
@@ -42,7 +42,7 @@ class SAMIConfig(TrainingArguments):
 
     Defaults that differ from the parent's: learning_rate 5e-7, lr_scheduler_type "constant", optim
     "adamw_torch", per_device_train_batch_size 4, logging_steps 1, logging_nan_inf_filter False,
-    save_strategy "no", remove_unused_columns False, seed 0. `per_device_train_batch_size` counts contrasts.
+    save_strategy "no", remove_unused_columns False, dataloader_pin_memory only with a GPU, seed 0. `per_device_train_batch_size` counts contrasts.
     """
 
     learning_rate: float = field(default=5e-7, metadata={"help": "Initial learning rate."})
@@ -53,6 +53,9 @@ class SAMIConfig(TrainingArguments):
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "A NaN loss is an error here."})
     save_strategy: str = field(default="no", metadata={"help": "When checkpoints are made."})
     remove_unused_columns: bool = field(default=False, metadata={"help": "Contrasts are not columns."})
+    dataloader_pin_memory: bool = field(
+        default_factory=torch.cuda.is_available, metadata={"help": "Pin batches, where there is a GPU to copy to."}
+    )
     seed: int = field(default=0, metadata={"help": "Seed of the order of contrasts."})
     contrast: Literal["both", "columns", "rows"] = field(
         default="both", metadata={"help": "Which cross-entropies of the log-prob matrix are trained."}
@@ -66,7 +69,7 @@ class SAMIConfig(TrainingArguments):
     explode_above: float = field(default=1e4, metadata={"help": "A gradient norm above this stops training."})
 
 
-class SAMITrainer(Trainer):  # type: ignore[misc]
+class SAMITrainer(Trainer):
     """Trains a causal language model to tell constitutions apart by the responses they produced.
 
     Args:
@@ -80,6 +83,8 @@ class SAMITrainer(Trainer):  # type: ignore[misc]
         InputError: master weights that are not fp32, no contrasts, or (while training) non-finite
             log-probs, an exploding gradient, or weights that do not change after rounding.
     """
+
+    args: SAMIConfig
 
     def __init__(
         self,
@@ -101,6 +106,7 @@ class SAMITrainer(Trainer):  # type: ignore[misc]
             from peft import get_peft_model
 
             model = get_peft_model(model, peft_config)
+        assert isinstance(model, nn.Module)
         narrow = next((n for n, p in model.named_parameters() if p.requires_grad and p.dtype != torch.float32), None)
         if narrow is not None:
             raise InputError(
@@ -114,6 +120,7 @@ class SAMITrainer(Trainer):  # type: ignore[misc]
         self.shared_prefix_check: SharedPrefixCheck | None = None
         self.weight_change = _WeightChange(model, self._compute_dtype)
         self._share_prefix = args.share_prefix
+        self._contrasts = train_dataset
         super().__init__(
             model=model,
             args=args,
@@ -125,6 +132,11 @@ class SAMITrainer(Trainer):  # type: ignore[misc]
         self.model_accepts_loss_kwargs = False
         self.add_callback(self.weight_change)
 
+    @property
+    def trained_model(self) -> Any:
+        """The model as it is saved, whatever wraps it for training."""
+        return self.accelerator.unwrap_model(self.model)
+
     def train(self, *args: Any, **kwargs: Any) -> Any:
         if self._share_prefix and self.shared_prefix_check is None:
             self._check_shared_prefix()
@@ -133,8 +145,9 @@ class SAMITrainer(Trainer):  # type: ignore[misc]
         return result
 
     def compute_loss(
-        self, model: nn.Module, inputs: dict[str, ContrastBatch], return_outputs: bool = False, **_: Any
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
+        """Mean loss of a micro-batch; micro-batches of one step have one size, so their mean is the step's."""
         batch = inputs["contrasts"].to(self.args.device)
         compute = model if self._compute_dtype == torch.float32 else ComputeIn(model, self._compute_dtype)
         logprobs = logprob_matrix(compute, batch, per_token=self.args.per_token)
@@ -170,9 +183,8 @@ class SAMITrainer(Trainer):  # type: ignore[misc]
         return norm
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
-        contrasts = (train_dataset or self.train_dataset).contrasts
         step = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
-        return _StepSampler([row_tokens(c) for c in contrasts], step, self.args.seed)
+        return _StepSampler([row_tokens(c) for c in self._contrasts], step, self.args.seed)
 
     def _collate(self, contrasts: Sequence[Contrast]) -> dict[str, ContrastBatch]:
         batch = collate(contrasts, self._pad_token_id, share_prefix=self._share_prefix, train_eos=self.args.train_eos)
@@ -180,9 +192,8 @@ class SAMITrainer(Trainer):  # type: ignore[misc]
 
     def _check_shared_prefix(self) -> None:
         """Compare the shared path with the plain one on the shortest contrast; where they differ, go plain."""
-        contrasts = self.train_dataset.contrasts
-        shortest = min(contrasts, key=row_tokens)
-        self.shared_prefix_check = check_shared_prefix(self.model, shortest, self._pad_token_id)
+        shortest = min(self._contrasts, key=row_tokens)
+        self.shared_prefix_check = check_shared_prefix(self.trained_model, shortest, self._pad_token_id)
         if not self.shared_prefix_check.passed:
             self._share_prefix = False
             warnings.warn(
@@ -225,18 +236,15 @@ class _StepSampler(Sampler[int]):
             yield from sorted(order[start : start + self._step], key=lambda i: (-self._lengths[i], i))
 
 
-class _WeightChange(TrainerCallback):  # type: ignore[misc]
+class _WeightChange(TrainerCallback):
     """Watches a fixed sample of every weight tensor: how far a step moves it, and whether rounding hides that."""
 
     def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
         self._weights = [p for p in model.parameters() if p.requires_grad]
         self._dtype = dtype
-        self._start: list[Tensor] = []
+        self._start = self._sample()
         self._before: list[Tensor] = []
         self._relative = 0.0
-
-    def on_train_begin(self, *_: Any, **__: Any) -> None:
-        self._start = self._sample()
 
     def on_pre_optimizer_step(self, *_: Any, **__: Any) -> None:
         self._before = self._sample()
@@ -273,5 +281,5 @@ class _WeightChange(TrainerCallback):  # type: ignore[misc]
         samples = []
         for weight in self._weights:
             flat = weight.detach().flatten()
-            samples.append(flat[:: max(1, flat.numel() // WATCHED_VALUES)].clone())
+            samples.append(flat[:: max(1, flat.numel() // WATCHED_VALUES)].cpu().clone())
         return samples

@@ -47,9 +47,9 @@ class ContrastScores:
 @torch.inference_mode()
 def score_contrasts(
     model: PreTrainedModel,
+    *,
     tokenizer: PreTrainedTokenizerBase,
     contrasts: Sequence[Contrast],
-    *,
     held_out: set[str],
     batch_size: int,
     on_contrasts: Callable[[int], None] = lambda done: None,
@@ -92,7 +92,7 @@ def _unleaked(
     """The response mask without the tokens of words that a constitution holds and the query does not."""
 
     def decode(ids: Sequence[int]) -> str:
-        return str(tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+        return str(tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
     kept = mask_BRT.clone()
     for b, contrast in enumerate(contrasts):

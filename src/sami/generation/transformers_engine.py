@@ -14,8 +14,8 @@ from transformers import (
 )
 
 from sami.contrasts import FinishReason
-from sami.errors import InputError
 from sami.generation import Completion, Progress, SamplingSettings
+from sami.generation.decoding import decoding_attention
 
 
 class TransformersEngine:
@@ -39,12 +39,7 @@ class TransformersEngine:
     def generate(
         self, prompts: Sequence[Sequence[int]], settings: SamplingSettings, progress: Progress | None = None
     ) -> list[Completion]:
-        """One completion for each prompt.
-
-        Raises:
-            InputError: a prompt and its response do not fit in the model's context.
-        """
-        self._check_context(prompts, settings)
+        """One completion for each prompt."""
         order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
         completions: dict[int, Completion] = {}
         total = len(prompts) * settings.max_new_tokens
@@ -76,18 +71,19 @@ class TransformersEngine:
                 "top_p": settings.top_p,
                 "top_k": 0,
             }
-        output = self._model.generate(
-            input_ids=input_ids.to(self._model.device),
-            attention_mask=attention.to(self._model.device),
-            generation_config=GenerationConfig(
-                max_new_tokens=settings.max_new_tokens,
-                eos_token_id=sorted(self._eos_ids),
-                pad_token_id=pad,
-                bos_token_id=self._tokenizer.bos_token_id,
-                **sampling,
-            ),
-            stopping_criteria=criteria,
-        )
+        with decoding_attention(self._model):
+            output = self._model.generate(  # type: ignore[operator]
+                input_ids=input_ids.to(self._model.device),
+                attention_mask=attention.to(self._model.device),
+                generation_config=GenerationConfig(
+                    max_new_tokens=settings.max_new_tokens,
+                    eos_token_id=sorted(self._eos_ids),
+                    pad_token_id=pad,
+                    bos_token_id=self._tokenizer.bos_token_id,
+                    **sampling,
+                ),
+                stopping_criteria=criteria,
+            )
         generated: list[list[int]] = output[:, width:].tolist()
         return generated
 
@@ -109,19 +105,10 @@ class TransformersEngine:
         return Completion(token_ids=list(ids), text=text, finish_reason=finish)
 
     def _text(self, ids: Sequence[int]) -> str:
-        return str(self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
-
-    def _check_context(self, prompts: Sequence[Sequence[int]], settings: SamplingSettings) -> None:
-        context = getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
-        longest = max(map(len, prompts), default=0)
-        if context and longest + settings.max_new_tokens > context:
-            raise InputError(
-                f"A prompt has {longest} tokens and may get {settings.max_new_tokens} more, and the model's "
-                f"context is {context}. Lower queries.max_chars or generation.max_new_tokens."
-            )
+        return str(self._tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
 
-class _StepCounter(StoppingCriteria):  # type: ignore[misc]
+class _StepCounter(StoppingCriteria):
     """Called once for each step of a batch; stops nothing."""
 
     def __init__(self, progress: Progress, done: int, sequences: int, total: int) -> None:

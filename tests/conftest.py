@@ -1,0 +1,63 @@
+"""No test touches a hub or the user's cache; the tiny tokenizer and model folders are built once."""
+
+import os
+
+# Read by the libraries at import, so set before any of them is loaded.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models gain nothing from a second thread
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+
+@pytest.fixture(scope="session", autouse=True)
+def sami_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where `sami` keeps fetched weights: a folder of this session."""
+    folder = tmp_path_factory.mktemp("sami-cache")
+    os.environ["SAMI_CACHE"] = str(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def chat_tokenizer() -> "PreTrainedTokenizerFast":
+    from tiny import tiny_tokenizer
+
+    return tiny_tokenizer(chat=True)
+
+
+@pytest.fixture(scope="session")
+def plain_tokenizer() -> "PreTrainedTokenizerFast":
+    from tiny import tiny_tokenizer
+
+    return tiny_tokenizer(chat=False)
+
+
+@pytest.fixture
+def llama() -> "PreTrainedModel":
+    from tiny import tiny_model
+
+    return tiny_model("llama")
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, bool], Path]:
+    """`model_folder(architecture, chat)`: a saved tiny model, written at first use. Tests read it only."""
+    from tiny import save_tiny
+
+    made: dict[tuple[str, bool], Path] = {}
+
+    def folder(architecture: str = "llama", chat: bool = True) -> Path:
+        if (architecture, chat) not in made:
+            made[architecture, chat] = save_tiny(
+                tmp_path_factory.mktemp("models") / f"{architecture}-{'chat' if chat else 'plain'}", architecture, chat
+            )
+        return made[architecture, chat]
+
+    return folder

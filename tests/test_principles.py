@@ -1,0 +1,276 @@
+"""Constitutions and how they are drawn: properties that hold for every seed, and what a file may not say."""
+
+import math
+import random
+from pathlib import Path
+
+import pytest
+
+from sami.errors import InputError
+from sami.principles import (
+    Constitution,
+    Principle,
+    check_sampling,
+    load_principles,
+    sample_constitutions,
+)
+
+SEEDS = range(200)
+
+
+def principle(name: str, **more) -> Principle:
+    return Principle(id=name, definition=f"Be {name}.", antithesis=f"Never be {name}.", **more)
+
+
+FOUR = [principle(name) for name in ("brief", "kind", "formal", "curious")]
+
+
+def sample(seed: int = 0, scheme: str = "opposite", c: int = 2, k: int = 1, principles=FOUR) -> list[Constitution]:
+    return sample_constitutions(
+        principles, scheme=scheme, constitutions=c, principles_per_constitution=k, rng=random.Random(seed)
+    )
+
+
+def polarities(constitution: Constitution) -> list[bool]:
+    return [positive for _, positive in constitution.principles]
+
+
+def ids(constitution: Constitution) -> list[str]:
+    return [p.id for p, _ in constitution.principles]
+
+
+# --- schemes ---
+
+
+@pytest.mark.parametrize("k", [1, 2, 4])
+def test_opposite_is_the_exact_opposite(k):
+    for seed in SEEDS:
+        first, second = sample(seed, "opposite", k=k)
+        assert ids(first) == ids(second)
+        assert len(set(ids(first))) == k
+        assert polarities(second) == [not positive for positive in polarities(first)]
+
+
+def test_opposite_draws_every_principle_and_both_polarities_of_the_first():
+    drawn = {(ids(first)[0], polarities(first)[0]) for first, _ in (sample(seed) for seed in SEEDS)}
+    assert drawn == {(p.id, positive) for p in FOUR for positive in (True, False)}
+
+
+@pytest.mark.parametrize(("k", "c"), [(1, 2), (2, 2), (2, 4), (3, 8), (4, 16)])
+def test_positive_vs_negative_is_one_positive_list_against_lists_with_an_antithesis(k, c):
+    for seed in SEEDS:
+        first, *others = sample(seed, "positive_vs_negative", c, k)
+        assert all(polarities(first))
+        assert len(others) == c - 1
+        assert all(not all(polarities(other)) for other in others)
+        assert all(ids(other) == ids(first) for other in others)
+        assert len({constitution.key for constitution in (first, *others)}) == c
+
+
+@pytest.mark.parametrize(
+    ("n", "k", "largest"), [(1, 1, 2), (2, 1, 4), (4, 1, 8), (2, 2, 4), (3, 2, 12), (3, 3, 8), (4, 4, 16)]
+)
+def test_independent_gives_distinct_constitutions_up_to_the_largest_number_there_is(n, k, largest):
+    """n choose k sets of principles, 2^k polarities each; the order makes no new constitution."""
+    assert largest == math.comb(n, k) * 2**k
+    for seed in range(30):
+        constitutions = sample(seed, "independent", largest, k, FOUR[:n])
+        assert len({constitution.key for constitution in constitutions}) == largest
+        assert all(len(set(ids(constitution))) == k for constitution in constitutions)
+    with pytest.raises(InputError, match=f"allow {largest} distinct"):
+        sample(0, "independent", largest + 1, k, FOUR[:n])
+
+
+def test_independent_constitutions_do_not_share_their_principles():
+    assert any(set(ids(a)) != set(ids(b)) for a, b in (sample(seed, "independent", 2, 2) for seed in SEEDS))
+
+
+@pytest.mark.parametrize("scheme", ["opposite", "positive_vs_negative", "independent"])
+def test_a_seed_gives_the_same_constitutions_again_and_another_seed_gives_others(scheme):
+    runs = [[[c.text for c in sample(seed, scheme, 2, 2)] for seed in SEEDS] for _ in range(2)]
+    assert runs[0] == runs[1]
+    assert len({tuple(texts) for texts in runs[0]}) > 10
+
+
+def test_sampling_draws_from_its_generator_only():
+    random.seed(1)
+    state = random.getstate()
+    sample(0, "independent", 4, 2)
+    assert random.getstate() == state
+
+
+@pytest.mark.parametrize(
+    ("scheme", "c", "k", "message"),
+    [
+        ("opposite", 2, 5, "principles_per_constitution is 5, and only 4 principles are available"),
+        ("opposite", 3, 1, "'opposite' allow 2 distinct"),
+        ("positive_vs_negative", 5, 2, "'positive_vs_negative' allow 4 distinct"),
+        ("independent", 9, 1, "'independent' allow 8 distinct"),
+    ],
+)
+def test_sampling_that_is_not_possible_is_refused_before_it_starts(scheme, c, k, message):
+    with pytest.raises(InputError, match=message):
+        check_sampling(FOUR, scheme=scheme, constitutions=c, principles_per_constitution=k)
+
+
+def test_learned_principles_suffice_so_held_out_ones_are_never_needed(tmp_path):
+    """k of exactly k learned principles can be drawn, and no more: held-out ones are not counted."""
+    file = tmp_path / "p.yaml"
+    file.write_text(
+        "- {id: a, definition: A., antithesis: Not A.}\n"
+        "- {id: b, definition: B., antithesis: Not B., held_out: true}\n"
+        "- {id: c, definition: C., antithesis: Not C.}\n"
+    )
+    learned = [p for p in load_principles(file) if not p.held_out]
+    for scheme in ("opposite", "positive_vs_negative", "independent"):
+        drawn = {name for seed in SEEDS for c in sample(seed, scheme, 2, 2, learned) for name in ids(c)}
+        assert drawn == {"a", "c"}
+        with pytest.raises(InputError, match=r"only 2 principles.*not held out"):
+            sample(0, scheme, 2, 3, learned)
+
+
+# --- constitutions ---
+
+
+def test_one_principle_stands_alone_and_several_are_numbered():
+    brief, kind, formal, _ = FOUR
+    assert Constitution(((brief, True),)).text == "Be brief."
+    assert Constitution(((brief, False),)).text == "Never be brief."
+    numbered = Constitution(((brief, True), (kind, False), (formal, True)))
+    assert numbered.text == "1. Be brief.\n2. Never be kind.\n3. Be formal."
+
+
+def test_shuffling_changes_the_order_and_nothing_else():
+    constitution = sample(3, "opposite", k=4)[0]
+    orders = set()
+    for seed in SEEDS:
+        shuffled = constitution.shuffled(random.Random(seed))
+        assert sorted(shuffled.principles, key=str) == sorted(constitution.principles, key=str)
+        assert shuffled.key == constitution.key
+        orders.add(tuple(ids(shuffled)))
+    assert len(orders) == math.factorial(4)
+    first = min(orders)
+    lines = Constitution(tuple((p, True) for name in first for p in FOUR if p.id == name)).text.splitlines()
+    assert [line[:2] for line in lines] == ["1.", "2.", "3.", "4."]
+
+
+def test_the_key_ignores_order_and_sees_polarity():
+    brief, kind = FOUR[:2]
+    one = Constitution(((brief, True), (kind, False)))
+    assert one.key == Constitution(((kind, False), (brief, True))).key
+    assert one.key != Constitution(((brief, True), (kind, True))).key
+
+
+# --- verdicts ---
+
+SHORT = {"check": "word_count", "max": 3}
+LONG = {"check": "word_count", "min": 6}
+
+
+@pytest.mark.parametrize(
+    ("response", "definition", "antithesis", "antithesis_of_its_own"),
+    [
+        ("Two words.", True, False, False),
+        ("Here are exactly four.", False, True, False),  # neither short nor long
+        ("Here is a response of seven words.", False, True, True),
+        ("", False, False, False),
+        (" \n", False, False, False),
+    ],
+)
+def test_a_response_follows_the_definition_or_the_antithesis_by_their_verifiers(
+    response, definition, antithesis, antithesis_of_its_own
+):
+    alone = principle("brief", verifier=SHORT)
+    both = principle("brief", verifier=SHORT, antithesis_verifier=LONG)
+    assert alone.follows(response, positive=True) is definition
+    assert both.follows(response, positive=True) is definition
+    assert alone.follows(response, positive=False) is antithesis
+    assert both.follows(response, positive=False) is antithesis_of_its_own
+
+
+def test_without_a_verifier_nothing_is_decided():
+    assert FOUR[0].follows("Yes.", positive=True) is None
+    assert FOUR[0].follows("", positive=False) is None
+
+
+@pytest.mark.parametrize("response", ["\u200b", "\ufeff\n"])
+@pytest.mark.xfail(strict=True, reason="principles.py strips white space only, verifiers see such a response as empty")
+def test_a_response_that_cannot_be_seen_follows_no_antithesis(response):
+    assert principle("brief", verifier=SHORT).follows(response, positive=False) is False
+
+
+# --- files ---
+
+
+def write(folder: Path, content: str | bytes) -> Path:
+    file = folder / "principles.yaml"
+    file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return file
+
+
+GOOD = """\
+- id: brief
+  definition: "  Answers should be brief. "
+  antithesis: Answers should be long.
+  verifier: {check: word_count, max: 40}
+- id: pirate-2.0
+  definition: Talk like a pirate.
+  antithesis: Talk like a lawyer.
+  held_out: true
+"""
+
+
+@pytest.mark.parametrize("content", [GOOD, "principles:\n" + "".join(f"  {line}\n" for line in GOOD.splitlines())])
+def test_a_file_is_a_list_or_holds_it_under_principles(tmp_path, content):
+    brief, pirate = load_principles(write(tmp_path, content))
+    assert (brief.id, brief.definition, brief.held_out) == ("brief", "Answers should be brief.", False)
+    assert brief.follows("Yes.", positive=True) is True
+    assert (pirate.id, pirate.verifier, pirate.held_out) == ("pirate-2.0", None, True)
+
+
+@pytest.mark.parametrize(
+    ("content", "parts"),
+    [
+        ("- {id: a, definition: Be a.}", ["Principle a", "has no antithesis", "write the sentence"]),
+        ("- {id: a, definition: Be a., antithesis: ''}", ["Principle a", "has no antithesis"]),
+        ("- {definition: Be a.}", ["Principle number 1", "has no antithesis"]),
+        ("- {id: a, definition: Be a., antithesis: '  '}", ["Principle a", "antithesis: string should have"]),
+        (
+            "- {id: a, definition: A., antithesis: B.}\n- {id: b, definition: A., antithesis: B.}\n"
+            "- {id: a, definition: C., antithesis: D.}",
+            ["uses the id 'a' twice"],
+        ),
+        ("- {id: a, definition: Be Kind., antithesis: ' be  kind. '}", ["Principle a", "antithesis is the definition"]),
+        ("- {id: a, definition: A., antithesis: B., held_out: true}", ["Every principle", "none to train on"]),
+        (
+            "- {id: a, definition: A., antithesis: B., verifier: {check: wordcount, max: 3}}",
+            ["Principle a", "verifier", "wordcount", "word_count"],
+        ),
+        (
+            "- {id: a, definition: A., antithesis: B., antithesis_verifier: {check: word_count, max: 3}}",
+            ["Principle a", "needs a verifier beside it"],
+        ),
+        ("- {id: a b, definition: A., antithesis: B.}", ["Principle a b", "id: string should match pattern"]),
+        ("- {id: a, definition: A., antithesis: B., weight: 2}", ["Principle a", "weight: extra inputs"]),
+        ("- {antithesis: B., definition: A.}", ["Principle number 1", "id: field required"]),
+        ("- Be kind.", ["Principle number 1", "cannot be used"]),
+        ("[1", ["is not YAML"]),
+        (b"\xff\xfe", ["is not YAML"]),
+        ("", ["holds no list of principles", "id, definition and antithesis"]),
+        ("[]", ["holds no list of principles"]),
+        ("principles: {}", ["holds no list of principles"]),
+        ("constitution: []", ["holds no list of principles"]),
+        ("text", ["holds no list of principles"]),
+    ],
+)
+def test_a_file_that_cannot_work_is_refused_with_the_place(tmp_path, content, parts):
+    file = write(tmp_path, content)
+    with pytest.raises(InputError) as caught:
+        load_principles(file)
+    message = str(caught.value)
+    assert all(part.casefold() in message.casefold() for part in [*parts, str(file)]), message
+
+
+def test_a_missing_file_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"nothing\.yaml does not exist"):
+        load_principles(tmp_path / "nothing.yaml")

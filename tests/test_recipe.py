@@ -1,0 +1,358 @@
+"""What a recipe may say, and what a person reads when it says something else."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from sami import recipe as recipe_module
+from sami.errors import InputError
+from sami.recipe import Recipe, Section, describe, dump_recipe, flatten, load_recipe
+
+MINIMAL = "model: some/model\nqueries: {path: some/queries}\nprinciples: principles.yaml\n"
+
+
+@pytest.fixture
+def file(tmp_path) -> Path:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(MINIMAL, encoding="utf-8")
+    return path
+
+
+def refusal(file: Path | str, *overrides: str) -> str:
+    with pytest.raises(InputError) as caught:
+        load_recipe(file, overrides)
+    return str(caught.value)
+
+
+def all_keys(section: type[BaseModel] = Recipe, prefix: str = "") -> list[str]:
+    """Every dotted key, sections included."""
+    keys = []
+    for name, field in section.model_fields.items():
+        keys.append(prefix + name)
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            keys += all_keys(field.annotation, f"{prefix}{name}.")
+    return keys
+
+
+# --- defaults and overrides ---
+
+
+def test_a_recipe_of_three_keys_has_the_papers_defaults(file):
+    recipe = load_recipe(file)
+    assert recipe.model.source == "some/model"
+    assert recipe.training.iterations == 3
+    assert [recipe.training.steps_of(i) for i in (1, 2, 3)] == [2, 4, 6]
+    assert [recipe.training.lr_of(i) for i in (1, 2, 3)] == [5e-7] * 3
+    assert (recipe.training.batch_size, recipe.training.restart_from) == (128, "base")
+    assert (recipe.training.contrast, recipe.training.per_token) == ("both", True)
+    assert (recipe.sampling.constitutions, recipe.sampling.scheme) == (2, "opposite")
+    assert (recipe.generation.max_new_tokens, recipe.generation.temperature) == (350, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("override", "value"),
+    [
+        ("training.batch_size=16", 16),
+        ("training.lr=5e-7", [5e-7]),  # YAML 1.1 reads 5e-7 as text
+        ("training.lr=1.5e-5", [1.5e-5]),
+        ("training.lr=[1e-5, 2e-5, 3e-5]", [1e-5, 2e-5, 3e-5]),
+        ("training.steps=12", [12]),
+        ("training.steps=[3,5,7]", [3, 5, 7]),
+        ("training.per_token=false", False),
+        ("training.optimizer=rmsprop", "rmsprop"),
+        ("training.report_to=[tensorboard]", ["tensorboard"]),
+        ("filters.unwanted=['as an AI', sorry]", ["as an AI", "sorry"]),
+        ("prompt.system=null", None),
+        ("prompt.system=Answer = short: yes.", None),  # see below: not YAML
+        ("prompt.response_prefix='The post'", "The post"),
+        ("prompt.stop=[]", []),
+        ("model.revision=main", "main"),
+        ("model.source=other/model", "other/model"),
+    ],
+)
+def test_an_override_is_read_as_yaml_and_has_the_keys_type(file, override, value):
+    if override.startswith("prompt.system=Answer"):
+        assert "is not YAML" in refusal(file, override)
+        return
+    section, key = override.partition("=")[0].split(".")
+    found = getattr(getattr(load_recipe(file, [override]), section), key)
+    assert found == value
+    assert type(found) is type(value)
+
+
+def test_an_override_value_may_hold_an_equals_sign(file):
+    assert load_recipe(file, ["prompt.response_prefix='a=b'"]).prompt.response_prefix == "a=b"
+
+
+def test_a_model_may_be_a_source_or_a_section_and_an_override_turns_one_into_the_other(file):
+    recipe = load_recipe(file, ["model.dtype=float32"])
+    assert (recipe.model.source, recipe.model.dtype) == ("some/model", "float32")
+    file.write_text(MINIMAL.replace("some/model", "{source: some/model, revision: v1}"))
+    assert load_recipe(file).model.revision == "v1"
+    replaced = load_recipe(file, ["model=another"]).model
+    assert (replaced.source, replaced.revision) == ("another", None)
+
+
+def test_later_overrides_win_and_whole_sections_can_be_given(file):
+    recipe = load_recipe(file, ["training.batch_size=1", "training={batch_size: 2}", "training.seed=3"])
+    assert (recipe.training.batch_size, recipe.training.seed) == (2, 3)
+
+
+def test_overrides_do_not_change_the_file(file):
+    load_recipe(file, ["training.batch_size=1"])
+    assert file.read_text() == MINIMAL
+
+
+@pytest.mark.parametrize("override", ["training.lr", "=3", ""])
+def test_an_override_that_is_no_assignment_is_refused(file, override):
+    assert "section.key=value" in refusal(file, override)
+
+
+def test_an_override_inside_a_plain_value_is_refused(file):
+    assert "inside principles, which is a plain value" in refusal(file, "principles.path=x")
+
+
+# --- unknown keys ---
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("trainng.lr=1", "trainng is not a key of a recipe; did you mean 'training'?"),
+        ("modle=x", "modle is not a key of a recipe; did you mean 'model'?"),
+        ("training.step=3", "training.step is not a key of a recipe; did you mean 'steps'?"),
+        ("training.optimiser=adamw", "training.optimiser is not a key of a recipe; did you mean 'optimizer'?"),
+        ("model.reviison=x", "model.reviison is not a key of a recipe; did you mean 'revision'?"),
+        ("lr=1e-5", "lr is not a key of a recipe; did you mean 'training.lr'?"),
+        ("generation.lr=1e-5", "generation.lr is not a key of a recipe; did you mean 'training.lr'?"),
+        ("training.judges=[]", "training.judges is not a key of a recipe; did you mean 'evaluation.judges'?"),
+    ],
+)
+def test_an_unknown_key_names_the_nearest_known_one(file, override, message):
+    assert message in refusal(file, override)
+
+
+@pytest.mark.parametrize(
+    ("override", "known"),
+    [
+        ("training.temperature=1", "generation.temperature"),
+        ("training.max_new_tokens=9", "generation.max_new_tokens"),
+        ("generation.stop=[x]", "prompt.stop"),
+        ("generation.micro_batch_size=1", "training.micro_batch_size"),
+        ("sampling.iterations=2", "training.iterations"),
+    ],
+)
+@pytest.mark.xfail(strict=True, reason="recipe.py prefers a vaguely similar key to the same key of another section")
+def test_a_key_in_the_wrong_section_names_the_right_one(file, override, known):
+    assert f"did you mean {known!r}?" in refusal(file, override)
+
+
+def test_an_unknown_key_like_no_other_lists_what_there_is(file):
+    message = refusal(file, "training.zzzz=1")
+    assert "training.zzzz is not a key" in message
+    assert all(name in message for name in recipe_module.Training.model_fields)
+
+
+# --- wrong values ---
+
+
+@pytest.mark.parametrize(
+    ("override", "parts"),
+    [
+        ("training.batch_size=many", ["training.batch_size is 'many'", "valid integer"]),
+        ("training.batch_size=0", ["training.batch_size is 0", "greater than or equal to 1"]),
+        ("training.lr=-1", ["training.lr.0 is -1", "greater than 0"]),
+        ("training.lr=.inf", ["training.lr.0 is inf", "finite"]),
+        ("training.steps=[2, x, 6]", ["training.steps.1 is 'x'", "valid integer"]),
+        ("training.contrast=diagonal", ["training.contrast is 'diagonal'", "'both', 'columns' or 'rows'"]),
+        ("model.sha256=abc", ["model.sha256 is 'abc'", "pattern"]),
+        ("prompt.stop=['']", ["prompt.stop.0 is ''", "at least 1 character"]),
+        ("filters.min_survivors=2", ["filters.min_survivors is 2", "less than or equal to 1"]),
+        ("generation.top_p=0", ["generation.top_p is 0", "greater than 0"]),
+        ("launch.processes=2", ["launch.processes is 2", "1"]),
+        ("principles=null", ["principles is None", "valid string"]),
+        ("sampling=3", ["sampling is 3", "dictionary"]),
+    ],
+)
+def test_a_wrong_value_is_quoted_with_its_key_and_what_was_expected(file, override, parts):
+    message = refusal(file, override)
+    assert all(part in message for part in parts), message
+    assert message.startswith(f"The recipe {file} cannot be used.")
+
+
+@pytest.mark.parametrize("override", ["training.steps=true", "training.lr=true"])
+@pytest.mark.xfail(strict=True, reason="recipe.py: pydantic reads true as the number 1")
+def test_a_truth_value_is_not_a_number(file, override):
+    refusal(file, override)
+
+
+def test_all_problems_are_listed_at_once(file):
+    file.write_text("model: {}\nqueries: {path: q, tran: 3}\ntraining: {batch_size: x, lr: [0.1, -1]}\n")
+    problems = [line for line in refusal(file).splitlines() if line.startswith("- ")]
+    assert [line.split()[1] for line in problems] == [
+        "model.source",
+        "queries.tran",
+        "principles",
+        "training.batch_size",
+        "training.lr.1",
+    ]
+    assert "model.source is missing: Hub id, local folder" in problems[0]
+    assert "principles is missing: YAML file of principles" in problems[2]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "parts"),
+    [
+        (["sampling.constitutions=3"], ["'opposite' contrasts exactly 2", "constitutions is 3", "'independent'"]),
+        (
+            ["sampling.scheme=positive_vs_negative", "sampling.constitutions=3"],
+            ["1 principles allow 2 distinct", "constitutions is 3", "raise principles_per_constitution"],
+        ),
+        (
+            [
+                "sampling.scheme=positive_vs_negative",
+                "sampling.constitutions=9",
+                "sampling.principles_per_constitution=3",
+            ],
+            ["3 principles allow 8 distinct"],
+        ),
+        (["training.steps=[1, 2]"], ["steps has 2 values for 3 iterations"]),
+        (["training.steps=[]"], ["steps has 0 values for 3 iterations"]),
+        (["training.lr=[1e-5, 1e-5]", "training.iterations=1"], ["lr has 2 values for 1 iterations"]),
+        (["training.iterations=2"], ["steps has 3 values for 2 iterations"]),
+        (["generation.top_p=0.9"], ["top_p has no effect at temperature 0"]),
+        (["model.source=some/model", f"model.sha256={'0' * 64}"], ["sha256 is checked for pypi: sources only"]),
+    ],
+    ids=lambda value: "" if value and " " in value[0] else str(value),
+)
+def test_combinations_that_cannot_work_are_refused_with_a_way_out(file, overrides, parts):
+    message = refusal(file, *overrides)
+    assert all(part in message for part in parts), message
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["sampling.scheme=independent", "sampling.constitutions=4"],
+        ["sampling.scheme=positive_vs_negative", "sampling.constitutions=8", "sampling.principles_per_constitution=3"],
+        ["training.iterations=2", "training.steps=[1, 2]", "training.lr=[1e-5, 2e-5]"],
+        ["training.iterations=7", "training.steps=5"],
+        ["generation.top_p=0.9", "generation.temperature=0.7"],
+        ["model.source=pypi:a==1/b.gguf", f"model.sha256={'0' * 64}"],
+    ],
+)
+def test_their_neighbours_that_can_work_are_accepted(file, overrides):
+    load_recipe(file, overrides)
+
+
+def test_a_recipe_cannot_be_changed_once_checked(file):
+    with pytest.raises(ValidationError, match="frozen"):
+        load_recipe(file).training.batch_size = 0  # type: ignore[misc]
+
+
+# --- files ---
+
+
+def test_a_dumped_recipe_reads_back_equal_with_every_value_written_out(file, tmp_path):
+    overrides = [
+        "training.lr=[1e-7, 2.5e-5, 3]",
+        "prompt.system='Wörtlich: \"#yes\"\n- 1'",
+        "prompt.stop=['\\n\\n', 'null', '12']",
+        "filters.unwanted=[no, 'yes', '']",
+    ]
+    overrides[3] = "filters.unwanted=['no', 'yes', '~']"
+    (tmp_path / "principles.yaml").write_text("[]")
+    recipe = load_recipe(file, overrides)
+    copied = tmp_path / "elsewhere" / "recipe.yaml"
+    copied.parent.mkdir()
+    copied.write_text(dump_recipe(recipe), encoding="utf-8")
+    assert load_recipe(copied) == recipe
+    leaves = {key for key in all_keys() if not any(other.startswith(f"{key}.") for other in all_keys())}
+    assert {key for key, _ in flatten(yaml.safe_load(dump_recipe(recipe)))} == leaves
+
+
+def test_paths_are_relative_to_the_recipe(tmp_path, monkeypatch):
+    folder = tmp_path / "recipes"
+    (folder / "model").mkdir(parents=True)
+    (folder / "queries.jsonl").touch()
+    (folder / "r.yaml").write_text("model: model\nqueries: {path: queries.jsonl}\nprinciples: ../p.yaml\n")
+    monkeypatch.chdir(tmp_path)
+    recipe = load_recipe("recipes/r.yaml")
+    assert recipe.model.source == str(folder / "model")
+    assert recipe.queries.path == str(folder / "queries.jsonl")
+    assert recipe.principles == str(tmp_path / "p.yaml")
+
+
+def test_names_that_are_no_files_stay_hub_ids(file):
+    recipe = load_recipe(file)
+    assert (recipe.model.source, recipe.queries.path) == ("some/model", "some/queries")
+
+
+@pytest.fixture
+def packaged(tmp_path, monkeypatch) -> Path:
+    folder = tmp_path / "packaged"
+    folder.mkdir()
+    for name in ("dialogue", "quickstart"):
+        (folder / f"{name}.yaml").write_text(MINIMAL)
+    monkeypatch.setattr(recipe_module, "PACKAGED_RECIPES", folder)
+    return folder
+
+
+def test_a_packaged_recipe_is_found_by_name_with_its_own_paths(packaged, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert load_recipe("quickstart").principles == str(packaged / "principles.yaml")
+
+
+def test_a_missing_recipe_lists_the_packaged_ones(packaged):
+    for name in ("quikstart", "quickstart.yaml", "/nowhere/recipe.yaml"):
+        message = refusal(name)
+        assert f"There is no recipe {name}." in message
+        assert "dialogue, quickstart" in message
+
+
+@pytest.mark.parametrize(
+    ("content", "part"),
+    [
+        ("training: [1", "cannot be read as YAML"),
+        (b"\xff\xfe\x00", "cannot be read as YAML"),
+        ("", "holds no sections"),
+        ("- model", "holds no sections"),
+        ("just text", "holds no sections"),
+        ("!!python/object/apply:os.system ['true']", "cannot be read as YAML"),
+    ],
+)
+def test_a_file_that_is_no_recipe_is_refused(file, content, part):
+    file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    message = refusal(file)
+    assert part in message
+    assert str(file) in message
+
+
+def test_every_recipe_that_comes_with_sami_is_valid_and_finds_its_files():
+    recipes = sorted(recipe_module.PACKAGED_RECIPES.glob("*.yaml"))
+    assert "quickstart" in [path.stem for path in recipes]
+    for path in recipes:
+        recipe = load_recipe(path.stem)
+        assert Path(recipe.principles).is_file(), path
+
+
+# --- descriptions, imports ---
+
+
+@pytest.mark.parametrize("key", all_keys())
+def test_every_key_is_described_in_one_line(key):
+    description = describe(key)
+    assert len(description) > 5
+    assert "\n" not in description
+    assert description.endswith(".")
+
+
+@pytest.mark.parametrize("module", ["sami.recipe", "sami.cli"])
+def test_a_recipe_is_checked_without_importing_torch(module):
+    code = f"import sys, {module}; print({{'torch', 'transformers', 'datasets', 'pyarrow'}} & set(sys.modules))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "set()"

@@ -1,0 +1,341 @@
+"""Scoring in shared rows against the obvious way: one sequence at a time, no batch, no mask, no padding."""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from tiny import ARCHITECTURES, EOS, PAD, VOCABULARY, random_contrast, tiny_model
+from torch import Tensor, nn
+
+from sami import scoring
+from sami.contrasts import Contrast, ContrastBatch, collate
+from sami.errors import InputError
+from sami.objective import sami_loss
+from sami.scoring import ComputeIn, check_shared_prefix, logprob_matrix, reduce_tokens, token_logprobs
+
+TOLERANCE = 2e-5  # nats a token, fp32
+COSINE = 0.99999
+WINDOWED = ["mistral", "mixtral", "qwen3", "gemma2", "gemma3", "cohere2"]
+
+every_architecture = pytest.mark.parametrize("architecture", ARCHITECTURES)
+every_path = pytest.mark.parametrize("share", [True, False], ids=["shared", "plain"])
+
+
+def contrasts_of(constitutions: int = 2, count: int = 3) -> list[Contrast]:
+    """Ragged ones; lengths go well beyond the sliding window of 8."""
+    return [
+        random_contrast(seed, constitutions, prompt_tokens=(3, 14), response_tokens=(1, 12)) for seed in range(count)
+    ]
+
+
+def reference_tokens(model: nn.Module, prompt: Sequence[int], response: Sequence[int]) -> Tensor:
+    """Log-probs [T] of a response after a prompt, by the definition."""
+    logits = model(input_ids=torch.tensor([[*prompt, *response]])).logits[0]
+    predictions = logits[len(prompt) - 1 : -1].float().log_softmax(-1)
+    return predictions[torch.arange(len(response)), torch.tensor(response)]
+
+
+def reference(model: nn.Module, contrasts: Sequence[Contrast], per_token: bool = True) -> Tensor:
+    """[B, C, R]"""
+    return torch.stack(
+        [
+            torch.stack(
+                [
+                    torch.stack([getattr(reference_tokens(model, p, r), "mean" if per_token else "sum")() for r in c.response_ids])
+                    for p in c.prompt_ids
+                ]
+            )
+            for c in contrasts
+        ]
+    )
+
+
+def gradient(model: nn.Module, matrix: Tensor) -> Tensor:
+    """The loss's gradient with respect to all parameters, flat, fp64; 0 where none arrives."""
+    parameters = list(model.parameters())
+    gradients = torch.autograd.grad(sami_loss(matrix), parameters, allow_unused=True)
+    return torch.cat(
+        [
+            (torch.zeros_like(p) if g is None else g).double().flatten()
+            for p, g in zip(parameters, gradients, strict=True)
+        ]
+    )
+
+
+def cosine(a: Tensor, b: Tensor) -> float:
+    return float(torch.nn.functional.cosine_similarity(a, b, dim=0))
+
+
+def distance(a: Tensor, b: Tensor) -> float:
+    return float((a - b).detach().abs().max())
+
+
+# --- against the reference ---
+
+
+@every_path
+@every_architecture
+@pytest.mark.parametrize("constitutions", [2, 4])
+def test_scores_and_gradients_are_those_of_single_sequences(architecture, share, constitutions):
+    model, contrasts = tiny_model(architecture), contrasts_of(constitutions, count=2)
+    matrix = logprob_matrix(model, collate(contrasts, PAD, share_prefix=share))
+    expected = reference(model, contrasts)
+    assert matrix.shape == (2, constitutions, constitutions)
+    assert matrix.dtype == torch.float32
+    assert distance(matrix, expected) <= TOLERANCE
+    ours, theirs = gradient(model, matrix), gradient(model, expected)
+    assert cosine(ours, theirs) >= COSINE
+    assert float(ours.norm() / theirs.norm()) == pytest.approx(1, abs=1e-4)
+
+
+@every_architecture
+def test_shared_rows_give_the_scores_and_gradients_of_plain_rows(architecture):
+    model, contrasts = tiny_model(architecture), contrasts_of(constitutions=3)
+    shared, plain = (logprob_matrix(model, collate(contrasts, PAD, share_prefix=share)) for share in (True, False))
+    assert distance(shared, plain) <= TOLERANCE
+    assert cosine(gradient(model, shared), gradient(model, plain)) >= COSINE
+
+
+@every_path
+def test_every_token_is_the_one_of_the_single_sequence(llama, share):
+    """Also: padding scores 0, so a token count or a shift by one cannot hide in a mean."""
+    contrasts = contrasts_of()
+    tokens = token_logprobs(llama, collate(contrasts, PAD, share_prefix=share)).detach()
+    for b, contrast in enumerate(contrasts):
+        for c, prompt in enumerate(contrast.prompt_ids):
+            for r, response in enumerate(contrast.response_ids):
+                assert distance(tokens[b, c, r, : len(response)], reference_tokens(llama, prompt, response)) <= TOLERANCE
+                assert not tokens[b, c, r, len(response) :].any()
+
+
+# --- a wrong mask would show ---
+
+
+def causal_mask(model: nn.Module, batch: ContrastBatch) -> Any:
+    """What a careless packing does: a token sees all real tokens before it, other responses included."""
+    index = torch.arange(batch.segments.shape[1])
+    allowed = (index[:, None] >= index) & (batch.segments[:, None] > 0) | torch.eye(len(index), dtype=torch.bool)
+    mask = scoring._additive(allowed, torch.float32)
+    right = RIGHT_MASK(model, batch)
+    return dict.fromkeys(right, mask) if isinstance(right, dict) else mask
+
+
+def mask_with_window_by_index(model: nn.Module, batch: ContrastBatch) -> Any:
+    """The window counted along the row, where another response may lie between a token and its prompt."""
+    return RIGHT_MASK(model, replace(batch, position_ids=torch.arange(batch.segments.shape[1])[None]))
+
+
+def mask_without_window(model: nn.Module, batch: ContrastBatch) -> Any:
+    right = RIGHT_MASK(model, replace(batch, position_ids=torch.zeros_like(batch.position_ids)))
+    return right
+
+
+RIGHT_MASK = scoring.attention_mask
+
+
+@pytest.mark.parametrize(
+    ("architecture", "wrong"),
+    [
+        *((architecture, causal_mask) for architecture in ARCHITECTURES),
+        *((architecture, mask_with_window_by_index) for architecture in WINDOWED),
+        *((architecture, mask_without_window) for architecture in WINDOWED),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value.__name__,
+)
+def test_a_wrong_mask_is_far_beyond_the_tolerance(monkeypatch, architecture, wrong):
+    model, contrasts = tiny_model(architecture), contrasts_of()
+    batch = collate(contrasts, PAD)
+    monkeypatch.setattr(scoring, "attention_mask", wrong)
+    with torch.no_grad():
+        assert distance(logprob_matrix(model, batch), reference(model, contrasts)) > 500 * TOLERANCE
+
+
+# --- padding ---
+
+
+@every_path
+@every_architecture
+def test_padding_does_not_change_a_score(architecture, share):
+    """Alone, beside a longer contrast, and with another pad token: PAD, EOS, an ordinary word."""
+    model, contrast = tiny_model(architecture), random_contrast(1)
+    longer = random_contrast(2, prompt_tokens=(30, 40), response_tokens=(20, 30))
+    with torch.no_grad():
+        alone = logprob_matrix(model, collate([contrast], PAD, share_prefix=share))
+        for pad in (PAD, EOS, 77):
+            beside = logprob_matrix(model, collate([longer, contrast], pad, share_prefix=share))
+            assert distance(alone[0], beside[1]) <= TOLERANCE
+
+
+@every_path
+@pytest.mark.parametrize("pad", [PAD, EOS], ids=["pad", "pad = EOS"])
+def test_the_pad_token_inside_a_response_is_scored_like_any_token(llama, share, pad):
+    contrast = replace(random_contrast(1), response_ids=[[20, pad, 30, pad], [pad, 21, 22, 23, EOS]])
+    batch = collate([contrast, random_contrast(2)], pad, share_prefix=share)
+    assert batch.response_mask[0].sum(-1).tolist() == [4, 5]
+    with torch.no_grad():
+        assert distance(logprob_matrix(llama, batch)[:1], reference(llama, [contrast])) <= TOLERANCE
+
+
+@every_path
+def test_the_pad_token_inside_a_prompt_is_read_like_any_token(llama, share):
+    contrast = replace(random_contrast(1), prompt_ids=[[PAD, 20, PAD], [20, PAD, 21, 22, PAD]])
+    with torch.no_grad():
+        matrix = logprob_matrix(llama, collate([contrast], PAD, share_prefix=share))
+        assert distance(matrix, reference(llama, [contrast])) <= TOLERANCE
+
+
+@every_path
+@every_architecture
+def test_responses_and_prompts_of_one_token(architecture, share):
+    model = tiny_model(architecture)
+    contrast = replace(random_contrast(1), prompt_ids=[[40], [41, 42, 43]], response_ids=[[EOS], [50]])
+    with torch.no_grad():
+        matrix = logprob_matrix(model, collate([contrast], PAD, share_prefix=share))
+        assert distance(matrix, reference(model, [contrast])) <= TOLERANCE
+
+
+# --- what is averaged, what is left out ---
+
+
+@every_path
+def test_without_per_token_log_probs_are_summed(llama, share):
+    contrasts = contrasts_of()
+    batch = collate(contrasts, PAD, share_prefix=share)
+    with torch.no_grad():
+        summed = logprob_matrix(llama, batch, per_token=False)
+        averaged = logprob_matrix(llama, batch, per_token=True)
+        lengths = torch.tensor([[len(r) for r in c.response_ids] for c in contrasts])
+        torch.testing.assert_close(summed, averaged * lengths[:, None], rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(summed, reference(llama, contrasts, per_token=False), rtol=1e-5, atol=1e-4)
+
+
+def test_reduced_tokens_by_hand():
+    tokens = torch.tensor([[[[1.0, 2.0, 9.0], [4.0, 5.0, 6.0]]]])  # one constitution, two responses
+    mask = torch.tensor([[[True, True, False], [True, False, True]]])
+    assert reduce_tokens(tokens, mask).tolist() == [[[1.5, 5.0]]]
+    assert reduce_tokens(tokens, mask, per_token=False).tolist() == [[[3.0, 10.0]]]
+    assert reduce_tokens(tokens, torch.zeros_like(mask)).tolist() == [[[0.0, 0.0]]]
+
+
+@every_path
+def test_without_train_eos_only_the_eos_of_finished_responses_is_left_out(llama, share):
+    """The second response was cut off at a token that happens to be EOS; the third is nothing but EOS."""
+    contrast = replace(
+        random_contrast(1, constitutions=3),
+        response_ids=[[20, 21, EOS], [30, 31, EOS], [EOS]],
+        finish_reasons=["stop", "length", "stop"],
+    )
+    batch = collate([contrast], PAD, share_prefix=share, train_eos=False)
+    assert batch.response_mask[0].sum(-1).tolist() == [2, 3, 1]
+    scored = replace(contrast, response_ids=[[20, 21], [30, 31, EOS], [EOS]])
+    with torch.no_grad():
+        assert distance(logprob_matrix(llama, batch), reference(llama, [scored])) <= TOLERANCE
+
+
+def test_log_softmax_in_blocks_is_the_one_in_a_single_block(llama, monkeypatch):
+    batch = collate(contrasts_of(), PAD)
+    whole = logprob_matrix(llama, batch)
+    whole_gradient = gradient(llama, whole)
+    monkeypatch.setattr(scoring, "LOGIT_ROWS_AT_ONCE", 3)
+    blocks = logprob_matrix(llama, batch)
+    assert distance(whole, blocks) <= 1e-6
+    assert cosine(whole_gradient, gradient(llama, blocks)) >= 0.9999999
+
+
+# --- other dtypes ---
+
+
+def bf16_copy(model: nn.Module) -> nn.Module:
+    """Parameters only, as loading a saved bf16 model gives them: rotary frequencies stay fp32."""
+    copied = copy.deepcopy(model)
+    for parameter in copied.parameters():
+        parameter.data = parameter.data.bfloat16()
+    return copied
+
+
+@every_architecture
+def test_computing_in_bf16_gives_the_gradients_of_a_bf16_copy_to_fp32_masters(architecture):
+    model = tiny_model(architecture)
+    before = copy.deepcopy(model.state_dict())
+    rounded = bf16_copy(model)
+    batch = collate(contrasts_of(count=2), PAD)
+    ours, theirs = logprob_matrix(ComputeIn(model, torch.bfloat16), batch), logprob_matrix(rounded, batch)
+    assert ours.dtype == torch.float32
+    assert torch.equal(ours, theirs)
+
+    sami_loss(ours).backward()
+    arrived = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    assert len(arrived) == len(list(model.parameters()))
+    assert {g.dtype for g in arrived.values()} == {torch.float32}
+    flat = torch.cat([g.double().flatten() for g in arrived.values()])
+    expected = gradient(rounded, theirs)
+    assert float((flat - expected).norm() / expected.norm()) <= 1e-2
+    assert cosine(flat, expected) >= 0.9999
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_computing_in_bf16_differs_from_fp32_so_the_cast_is_real(llama):
+    batch = collate(contrasts_of(), PAD)
+    with torch.no_grad():
+        assert distance(logprob_matrix(ComputeIn(llama, torch.bfloat16), batch), logprob_matrix(llama, batch)) > 1e-4
+
+
+# --- the check before training ---
+
+
+class IgnoresMasks(nn.Module):
+    """A model whose attention drops the mask that it is given."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.module = model
+
+    def forward(self, attention_mask: Any = None, **inputs: Any) -> Any:
+        return self.module(**inputs)
+
+
+@every_architecture
+def test_check_shared_prefix_passes_on_a_sound_model(architecture):
+    model = tiny_model(architecture)
+    check = check_shared_prefix(model, random_contrast(1), PAD)
+    assert check.passed
+    assert check.difference <= TOLERANCE
+    assert check.contrast == "contrast-1"
+
+
+@every_architecture
+def test_check_shared_prefix_fails_where_attention_ignores_masks(architecture):
+    check = check_shared_prefix(IgnoresMasks(tiny_model(architecture)), random_contrast(1), PAD)
+    assert not check.passed
+    assert check.difference > 10 * scoring.SHARED_PREFIX_TOLERANCE
+
+
+@pytest.mark.parametrize("mode", [True, False], ids=["training", "evaluation"])
+def test_check_shared_prefix_leaves_the_model_as_it_was(mode):
+    """GPT-2 has dropout: in training mode the two paths could not agree."""
+    model = tiny_model("gpt2").train(mode)
+    assert check_shared_prefix(model, random_contrast(1), PAD).passed
+    assert model.training is mode
+    assert all(p.grad is None for p in model.parameters())
+
+
+# --- damaged models ---
+
+
+def test_weights_that_are_not_numbers_are_reported_with_the_contrasts():
+    model = tiny_model()
+    model.model.norm.weight.data.fill_(float("nan"))
+    with pytest.raises(InputError, match="contrast-0, contrast-1, contrast-2"):
+        logprob_matrix(model, collate(contrasts_of(), PAD))
+
+
+def test_only_the_contrasts_with_the_damage_are_named():
+    """One row of the input embedding is damaged, and one contrast holds that token."""
+    model, contrasts = tiny_model(vocab_size=VOCABULARY + 1), contrasts_of()
+    model.model.embed_tokens.weight.data[VOCABULARY] = float("nan")
+    contrasts[1].prompt_ids[0][0] = VOCABULARY
+    with pytest.raises(InputError, match="not finite for the contrasts contrast-1\\. .*float32"):
+        logprob_matrix(model, collate(contrasts, PAD))
