@@ -169,7 +169,7 @@ def test_shapes_without_a_second_dimension_are_refused(figure, shape):
 
 
 def test_an_unknown_direction_is_refused():
-    with pytest.raises(InputError, match="'diagonal'.*both, columns or rows"):
+    with pytest.raises(InputError, match=r"'diagonal'.*both, columns or rows"):
         sami_loss(TWO, "diagonal")  # type: ignore[arg-type]
 
 

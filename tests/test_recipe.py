@@ -67,7 +67,6 @@ def test_a_recipe_of_three_keys_has_the_papers_defaults(file):
         ("training.report_to=[tensorboard]", ["tensorboard"]),
         ("filters.unwanted=['as an AI', sorry]", ["as an AI", "sorry"]),
         ("prompt.system=null", None),
-        ("prompt.system=Answer = short: yes.", None),  # see below: not YAML
         ("prompt.response_prefix='The post'", "The post"),
         ("prompt.stop=[]", []),
         ("model.revision=main", "main"),
@@ -75,9 +74,6 @@ def test_a_recipe_of_three_keys_has_the_papers_defaults(file):
     ],
 )
 def test_an_override_is_read_as_yaml_and_has_the_keys_type(file, override, value):
-    if override.startswith("prompt.system=Answer"):
-        assert "is not YAML" in refusal(file, override)
-        return
     section, key = override.partition("=")[0].split(".")
     found = getattr(getattr(load_recipe(file, [override]), section), key)
     assert found == value
@@ -110,6 +106,10 @@ def test_overrides_do_not_change_the_file(file):
 @pytest.mark.parametrize("override", ["training.lr", "=3", ""])
 def test_an_override_that_is_no_assignment_is_refused(file, override):
     assert "section.key=value" in refusal(file, override)
+
+
+def test_an_override_whose_value_is_not_yaml_is_refused(file):
+    assert "'prompt.stop=[1' is not YAML" in refusal(file, "prompt.stop=[1")
 
 
 def test_an_override_inside_a_plain_value_is_refused(file):
@@ -222,12 +222,11 @@ def test_all_problems_are_listed_at_once(file):
         ),
         (["training.steps=[1, 2]"], ["steps has 2 values for 3 iterations"]),
         (["training.steps=[]"], ["steps has 0 values for 3 iterations"]),
-        (["training.lr=[1e-5, 1e-5]", "training.iterations=1"], ["lr has 2 values for 1 iterations"]),
+        (["training.lr=[1e-5, 1e-5]", "training.steps=2"], ["lr has 2 values for 3 iterations"]),
         (["training.iterations=2"], ["steps has 3 values for 2 iterations"]),
         (["generation.top_p=0.9"], ["top_p has no effect at temperature 0"]),
-        (["model.source=some/model", f"model.sha256={'0' * 64}"], ["sha256 is checked for pypi: sources only"]),
+        (["model.source=some/model", f"model.sha256={'0a' * 32}"], ["sha256 is checked for pypi: sources only"]),
     ],
-    ids=lambda value: "" if value and " " in value[0] else str(value),
 )
 def test_combinations_that_cannot_work_are_refused_with_a_way_out(file, overrides, parts):
     message = refusal(file, *overrides)
@@ -242,7 +241,7 @@ def test_combinations_that_cannot_work_are_refused_with_a_way_out(file, override
         ["training.iterations=2", "training.steps=[1, 2]", "training.lr=[1e-5, 2e-5]"],
         ["training.iterations=7", "training.steps=5"],
         ["generation.top_p=0.9", "generation.temperature=0.7"],
-        ["model.source=pypi:a==1/b.gguf", f"model.sha256={'0' * 64}"],
+        ["model.source=pypi:a==1/b.gguf", f"model.sha256={'0a' * 32}"],
     ],
 )
 def test_their_neighbours_that_can_work_are_accepted(file, overrides):
@@ -262,9 +261,8 @@ def test_a_dumped_recipe_reads_back_equal_with_every_value_written_out(file, tmp
         "training.lr=[1e-7, 2.5e-5, 3]",
         "prompt.system='Wörtlich: \"#yes\"\n- 1'",
         "prompt.stop=['\\n\\n', 'null', '12']",
-        "filters.unwanted=[no, 'yes', '']",
+        "filters.unwanted=['no', 'yes', '~']",
     ]
-    overrides[3] = "filters.unwanted=['no', 'yes', '~']"
     (tmp_path / "principles.yaml").write_text("[]")
     recipe = load_recipe(file, overrides)
     copied = tmp_path / "elsewhere" / "recipe.yaml"

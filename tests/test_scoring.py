@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import ARCHITECTURES, EOS, PAD, VOCABULARY, random_contrast, tiny_model
 from torch import Tensor, nn
 
 from sami import scoring
@@ -15,6 +14,7 @@ from sami.contrasts import Contrast, ContrastBatch, collate
 from sami.errors import InputError
 from sami.objective import sami_loss
 from sami.scoring import ComputeIn, check_shared_prefix, logprob_matrix, reduce_tokens, token_logprobs
+from tiny import ARCHITECTURES, EOS, PAD, VOCABULARY, random_contrast, tiny_model
 
 TOLERANCE = 2e-5  # nats a token, fp32
 COSINE = 0.99999
@@ -44,7 +44,12 @@ def reference(model: nn.Module, contrasts: Sequence[Contrast], per_token: bool =
         [
             torch.stack(
                 [
-                    torch.stack([getattr(reference_tokens(model, p, r), "mean" if per_token else "sum")() for r in c.response_ids])
+                    torch.stack(
+                        [
+                            getattr(reference_tokens(model, p, r), "mean" if per_token else "sum")()
+                            for r in c.response_ids
+                        ]
+                    )
                     for p in c.prompt_ids
                 ]
             )
@@ -107,7 +112,9 @@ def test_every_token_is_the_one_of_the_single_sequence(llama, share):
     for b, contrast in enumerate(contrasts):
         for c, prompt in enumerate(contrast.prompt_ids):
             for r, response in enumerate(contrast.response_ids):
-                assert distance(tokens[b, c, r, : len(response)], reference_tokens(llama, prompt, response)) <= TOLERANCE
+                assert (
+                    distance(tokens[b, c, r, : len(response)], reference_tokens(llama, prompt, response)) <= TOLERANCE
+                )
                 assert not tokens[b, c, r, len(response) :].any()
 
 
@@ -129,8 +136,7 @@ def mask_with_window_by_index(model: nn.Module, batch: ContrastBatch) -> Any:
 
 
 def mask_without_window(model: nn.Module, batch: ContrastBatch) -> Any:
-    right = RIGHT_MASK(model, replace(batch, position_ids=torch.zeros_like(batch.position_ids)))
-    return right
+    return RIGHT_MASK(model, replace(batch, position_ids=torch.zeros_like(batch.position_ids)))
 
 
 RIGHT_MASK = scoring.attention_mask
@@ -337,5 +343,5 @@ def test_only_the_contrasts_with_the_damage_are_named():
     model, contrasts = tiny_model(vocab_size=VOCABULARY + 1), contrasts_of()
     model.model.embed_tokens.weight.data[VOCABULARY] = float("nan")
     contrasts[1].prompt_ids[0][0] = VOCABULARY
-    with pytest.raises(InputError, match="not finite for the contrasts contrast-1\\. .*float32"):
+    with pytest.raises(InputError, match=r"not finite for the contrasts contrast-1\. .*float32"):
         logprob_matrix(model, collate(contrasts, PAD))

@@ -148,7 +148,9 @@ def _quiet_libraries() -> None:
 def _print(what: Any) -> None:
     from rich.console import Console
 
-    Console(highlight=False, soft_wrap=isinstance(what, str), markup=not isinstance(what, str)).print(what)
+    text = isinstance(what, str)
+    width = None if sys.stdout.isatty() else 120
+    Console(highlight=False, soft_wrap=text, markup=not text, width=width).print(what)
 
 
 def _fail(message: str) -> None:

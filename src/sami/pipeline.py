@@ -30,7 +30,14 @@ from sami.evaluation import health, information
 from sami.files import append_json_line, write_json
 from sami.generation import Engine, Progress, SamplingSettings
 from sami.generation.transformers_engine import TransformersEngine
-from sami.principles import Constitution, Principle, check_sampling, load_principles, sample_constitutions
+from sami.principles import (
+    Constitution,
+    Principle,
+    check_sampling,
+    distinct_constitutions,
+    load_principles,
+    sample_constitutions,
+)
 from sami.progress import bar, say
 from sami.prompts import PromptBuilder
 from sami.queries import Query, Splits, load_queries, split_queries
@@ -110,6 +117,7 @@ class Pipeline:
     def run(self) -> dict[str, Any]:
         """Everything that is not done yet; returns the summary."""
         with self.opened():
+            self._announce()
             self._evaluate(0)
             for iteration in range(1, self.iterations + 1):
                 self._generate(iteration)
@@ -177,12 +185,26 @@ class Pipeline:
         planned = []
         for query in self.splits.evaluation:
             for principle in itertools.islice(turns, self.recipe.evaluation.principles_per_query):
-                pool = [p for p in self.principles if p.held_out == principle.held_out and p is not principle]
-                pool += [p for p in self.learned if p is not principle and p not in pool]
-                k = self.recipe.sampling.principles_per_constitution
-                constitutions = self._sample([principle, *pool[: k - 1]], rng)
+                constitutions = self._sample(self._around(principle, rng), rng)
                 planned.append(Planned(f"{query.id}-{principle.id}", query.text, constitutions))
         return planned
+
+    def _around(self, principle: Principle, rng: random.Random) -> list[Principle]:
+        """The principle with as few others as a contrast needs, so that every contrast has to do with it.
+
+        The others are of its own kind, learned or held out, as long as there are enough of those.
+        """
+        others = [p for p in self.principles if p is not principle]
+        rng.shuffle(others)
+        others.sort(key=lambda p: p.held_out != principle.held_out)
+        sampling = self.recipe.sampling
+        for size in range(len(others) + 1):
+            possible = distinct_constitutions(
+                size + 1, scheme=sampling.scheme, principles_per_constitution=sampling.principles_per_constitution
+            )
+            if possible >= sampling.constitutions:
+                break
+        return [principle, *others[:size]]
 
     def _sample(self, principles: Sequence[Principle], rng: random.Random) -> list[Constitution]:
         sampling = self.recipe.sampling
@@ -366,6 +388,9 @@ class Pipeline:
         self.directory.step(f"respond-{policy}", generation, [responses], respond)
         scoring = {"responses": _file_hash(responses), "policy": self._policy_inputs(iteration)}
         self.directory.step(f"score-{policy}", scoring, [self.directory.scores(policy)], score)
+        policies = [policy_name(i) for i in range(iteration + 1)]
+        done = summary.summarise(self.directory, self.recipe, self.principles, policies)
+        say(summary.headline(done["policies"][-1]))
 
     def _score(self, iteration: int, contrasts: list[Contrast]) -> dict[str, Any]:
         """Log-prob matrices by the policy and by the base model, verdicts and health of one policy."""
@@ -475,6 +500,15 @@ class Pipeline:
     @cached_property
     def _base_fingerprint(self) -> str:
         return models.fingerprint(self.recipe.model)
+
+    def _announce(self) -> None:
+        training, evaluation = self.recipe.training, len(self.splits.evaluation)
+        steps = ", ".join(str(training.steps_of(i + 1)) for i in range(self.iterations))
+        say(
+            f"{self.directory.folder}: {len(self.learned)} principles to learn, {len(self.held_out)} held out; "
+            f"{sum(map(len, self.splits.train))} queries to train on, {evaluation} held out; {self.iterations} "
+            f"iterations of {steps} steps with {training.batch_size} contrasts each"
+        )
 
     def _check_context(self) -> None:
         """Refuse a prompt that leaves no room for its response in the model's context."""

@@ -127,9 +127,10 @@ def matrix_rate(dtype: torch.dtype) -> float:
 
 def recipe_table(recipe: Recipe) -> Table:
     """Every resolved value with what it means."""
-    table = Table(title="Recipe", title_justify="left")
-    for column in ("key", "value", "meaning"):
-        table.add_column(column, overflow="fold")
+    table = Table(title="Recipe", title_justify="left", box=None, pad_edge=False)
+    table.add_column("key", no_wrap=True)
+    table.add_column("value", overflow="fold", max_width=40)
+    table.add_column("meaning", style="dim")
     for key, value in flatten(recipe.model_dump()):
         table.add_row(
             key, "–" if value is None else repr(value) if isinstance(value, str) else str(value), describe(key)
@@ -139,8 +140,8 @@ def recipe_table(recipe: Recipe) -> Table:
 
 def cost_table(costs: Costs) -> Table:
     """The expected costs, one a line."""
-    table = Table(title="Expected cost", title_justify="left", show_header=False)
-    table.add_column()
+    table = Table(title="Expected cost", title_justify="left", show_header=False, box=None, pad_edge=False)
+    table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     total = sum(costs.seconds.values())
     for name, value in (

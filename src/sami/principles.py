@@ -117,6 +117,14 @@ def sample_constitutions(
     return list(drawn.values())
 
 
+def distinct_constitutions(principles: int, *, scheme: str, principles_per_constitution: int) -> int:
+    """How many distinct constitutions a contrast can have under a scheme; 0 where k exceeds the principles."""
+    k = principles_per_constitution
+    if k > principles:
+        return 0
+    return {"opposite": 2, "positive_vs_negative": 2**k, "independent": math.comb(principles, k) * 2**k}[scheme]
+
+
 def check_sampling(
     principles: Sequence[Principle], *, scheme: str, constitutions: int, principles_per_constitution: int
 ) -> None:
@@ -127,11 +135,7 @@ def check_sampling(
             f"principles_per_constitution is {k}, and only {n} principles are available for it. "
             f"Lower it or add principles that are not held out."
         )
-    possible = {
-        "opposite": 2,
-        "positive_vs_negative": 2**k,
-        "independent": math.comb(n, k) * 2**k,
-    }[scheme]
+    possible = distinct_constitutions(n, scheme=scheme, principles_per_constitution=k)
     if c > possible:
         raise InputError(
             f"{c} constitutions were asked for, and {n} principles taken {k} at a time with scheme "

@@ -195,6 +195,15 @@ def table(value: dict[str, Any]) -> Table:
     return shown
 
 
+def headline(policy: dict[str, Any]) -> str:
+    """One policy in a line, for the log of a run."""
+    info, verifier = policy["information"], policy["verifier"]["learned"]
+    return (
+        f"{policy['name']}: bound {_number(info['bound'])} nats, {_number(info['base_bound'])} under the frozen base, "
+        f"verifiers {_rate(verifier)}, {policy['health']['words']:.0f} words"
+    )
+
+
 def sentences(value: dict[str, Any]) -> list[str]:
     """What the last policy gained on base, figure by figure, and the verdict."""
     if not value["comparisons"]:
@@ -221,6 +230,10 @@ def sentences(value: dict[str, Any]) -> list[str]:
             )
         )
     return [*said, last["reason"]]
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
 
 
 def _interval(value: float | None, low: float | None, high: float | None) -> str:

@@ -41,8 +41,8 @@ class SAMIConfig(TrainingArguments):
     """Arguments of `SAMITrainer` on top of `TrainingArguments`.
 
     Defaults that differ from the parent's: learning_rate 5e-7, lr_scheduler_type "constant", optim
-    "adamw_torch", per_device_train_batch_size 4, logging_steps 1, logging_nan_inf_filter False,
-    save_strategy "no", remove_unused_columns False, dataloader_pin_memory only with a GPU, seed 0. `per_device_train_batch_size` counts contrasts.
+    "adamw_torch", per_device_train_batch_size 4 (contrasts), logging_steps 1, logging_nan_inf_filter False,
+    save_strategy "no", remove_unused_columns False, dataloader_pin_memory only with a GPU, seed 0.
     """
 
     learning_rate: float = field(default=5e-7, metadata={"help": "Initial learning rate."})

@@ -1,0 +1,325 @@
+"""The contrasts file, the filters before training, and how contrasts are packed into rows."""
+
+import doctest
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from sami import contrasts as contrasts_module
+from sami.contrasts import Contrast, collate, filter_contrasts, read_contrasts, row_tokens, write_contrasts
+from sami.errors import InputError
+from sami.recipe import Filters
+from tiny import EOS, PAD, random_contrast
+
+NONE = {
+    "empty": False,
+    "identical": False,
+    "unfinished": False,
+    "stop_leftovers": False,
+    "loops": False,
+    "min_survivors": 0.0,
+}
+
+
+def contrast(first: str = "The sea is calm.", second: str = "Arr, calm be the sea!", **changes) -> Contrast:
+    sound = Contrast(
+        id="a",
+        query="How is the sea?",
+        constitutions=["Talk like a sober harbour pilot.", "Talk like a pirate captain in a storm."],
+        prompt_ids=[[10, 11, 12], [13]],
+        response_ids=[[20, EOS], [21, 22, EOS]],
+        responses=[first, second],
+        finish_reasons=["stop", "stop"],
+        principles=[[("pirate", False)], [("pirate", True)]],
+    )
+    return replace(sound, **changes)
+
+
+# --- the record ---
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"response_ids": [[20]]}, "2 prompts and 1 responses"),
+        ({"prompt_ids": [[1]], "response_ids": [[20]]}, "1 prompts and 1 responses"),
+        ({"prompt_ids": [[1], [2], [3]]}, "3 prompts and 2 responses"),
+        ({"response_ids": [[20], []]}, "Response 1 of contrast a has no tokens"),
+    ],
+)
+def test_a_contrast_that_cannot_be_scored_is_refused(changes, message):
+    with pytest.raises(InputError, match=message):
+        contrast(**changes)
+
+
+@pytest.mark.xfail(strict=True, reason="contrasts.py: a response after an empty prompt has no predicting position")
+def test_a_contrast_with_an_empty_prompt_is_refused():
+    with pytest.raises(InputError):
+        contrast(prompt_ids=[[10], []])
+
+
+# --- the file ---
+
+
+def test_contrasts_read_back_equal(tmp_path):
+    written = [
+        *(random_contrast(seed, c) for seed, c in enumerate((2, 3, 5))),
+        contrast("", 'Wörtlich: "日本語" 🦜\n\0', principles=[[("a", True), ("b.c-d", False)], []]),
+        contrast(response_ids=[[2**31 - 1], [0]]),
+    ]
+    file = tmp_path / "iteration-1" / "contrasts.parquet"
+    write_contrasts(file, written)
+    assert read_contrasts(file) == written
+    assert [path.name for path in file.parent.iterdir()] == ["contrasts.parquet"]
+
+
+def test_no_contrasts_read_back_as_none(tmp_path):
+    write_contrasts(tmp_path / "c.parquet", [])
+    assert read_contrasts(tmp_path / "c.parquet") == []
+
+
+def test_an_interrupted_write_leaves_the_old_file(tmp_path):
+    file = tmp_path / "c.parquet"
+    write_contrasts(file, [contrast()])
+
+    def interrupted():
+        yield contrast(id="b")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_contrasts(file, interrupted())
+    with pytest.raises(pa.ArrowInvalid, match="2147483648"):
+        write_contrasts(file, [contrast(response_ids=[[2**31], [1]])])  # fails in the middle of the writing
+    assert read_contrasts(file) == [contrast()]
+    assert [path.name for path in tmp_path.iterdir()] == ["c.parquet"]
+
+
+def test_columns_of_other_programs_are_left_aside(tmp_path):
+    file = tmp_path / "c.parquet"
+    write_contrasts(file, [contrast()])
+    table = pq.read_table(file)
+    pq.write_table(table.append_column("score", pa.array([1.5])).select(["score", *table.column_names[::-1]]), file)
+    assert read_contrasts(file) == [contrast()]
+
+
+def damage(file: Path, kind: str) -> None:
+    whole = file.read_bytes()
+    match kind:
+        case "missing":
+            file.unlink()
+        case "a folder":
+            file.unlink()
+            file.mkdir()
+        case "empty":
+            file.write_bytes(b"")
+        case "truncated":
+            file.write_bytes(whole[: len(whole) // 2])
+        case "without its last byte":
+            file.write_bytes(whole[:-1])
+        case "text":
+            file.write_text("id,query\n")
+        case "zeros inside":
+            file.write_bytes(whole[:100] + bytes(400) + whole[500:])
+
+
+@pytest.mark.parametrize(
+    "kind", ["missing", "a folder", "empty", "truncated", "without its last byte", "text", "zeros inside"]
+)
+def test_a_damaged_file_is_refused(tmp_path, kind):
+    file = tmp_path / "c.parquet"
+    write_contrasts(file, [random_contrast(seed) for seed in range(20)])
+    damage(file, kind)
+    with pytest.raises(InputError, match=r"c\.parquet") as caught:
+        read_contrasts(file)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_columns_are_named(tmp_path):
+    file = tmp_path / "c.parquet"
+    write_contrasts(file, [contrast()])
+    pq.write_table(pq.read_table(file).drop_columns(["prompt_ids", "principles"]), file)
+    with pytest.raises(InputError, match="lacks the columns prompt_ids, principles"):
+        read_contrasts(file)
+
+
+@pytest.mark.parametrize(
+    ("column", "values"),
+    [
+        ("principles", pa.array(["pirate"])),
+        ("prompt_ids", pa.array([7])),
+        ("response_ids", pa.nulls(1)),
+        ("principles", pa.nulls(1)),
+        ("responses", pa.array([3])),
+    ],
+    ids=["principles as text", "prompt_ids as number", "response_ids null", "principles null", "responses as number"],
+)
+@pytest.mark.xfail(strict=True, reason="contrasts.py checks the names of the columns, not their types or nulls")
+def test_columns_of_another_type_are_refused(tmp_path, column, values):
+    file = tmp_path / "c.parquet"
+    write_contrasts(file, [contrast()])
+    table = pq.read_table(file)
+    pq.write_table(table.set_column(table.column_names.index(column), column, values), file)
+    with pytest.raises(InputError):
+        read_contrasts(file)
+
+
+# --- filters ---
+
+CASES = {
+    "empty": [contrast(first=""), contrast(second=" \n")],
+    "identical": [contrast("Calm.", "Calm."), contrast("Calm.", " Calm.\n")],
+    "unfinished": [contrast(finish_reasons=["stop", "length"])],
+    "stop_leftovers": [
+        contrast(first="Calm.\n\nHuman: And now?"),
+        contrast(first="Calm.<|im_end|>"),
+        contrast(second="Question: how calm?"),
+    ],
+    "loops": [contrast(first="Calm sea. Calm sea. Calm sea. Calm sea. Calm sea.")],
+    "leaks": [contrast(second="I shall talk like a pirate captain: arr!")],
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_each_filter_takes_its_own_cases_and_keeps_sound_contrasts(name):
+    sound = [contrast(), contrast("Calm.", "Calm!", id="b")]
+    kept, dropped = filter_contrasts([sound[0], *CASES[name], sound[1]], Filters(**{**NONE, name: True}))
+    assert kept == sound
+    assert dropped == {name: len(CASES[name])}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_filter_that_is_off_takes_nothing(name):
+    kept, dropped = filter_contrasts(CASES[name], Filters(**NONE))
+    assert kept == CASES[name]
+    assert dropped == {}
+
+
+def test_unwanted_terms_are_found_in_any_case_and_in_any_response():
+    cases = [contrast(first="As an AI, I see no sea."), contrast(second="STRASSE ahoy"), contrast()]
+    kept, dropped = filter_contrasts(cases, Filters(**NONE, unwanted=["as an ai", "Straße"]))
+    assert kept == [contrast()]
+    assert dropped == {"unwanted": 2}
+
+
+def test_stop_strings_of_the_run_count_as_leftovers():
+    cases = [contrast(first="Calm. ### More"), contrast()]
+    filters = Filters(**{**NONE, "stop_leftovers": True})
+    assert filter_contrasts(cases, filters, stop=["\n###"])[1] == {"stop_leftovers": 1}
+    assert filter_contrasts(cases, filters, stop=["&&&"])[1] == {"stop_leftovers": 0}
+
+
+@pytest.mark.xfail(strict=True, reason="contrasts.py strips the stop string, and '' is in every response")
+def test_a_stop_string_of_line_breaks_does_not_take_every_contrast():
+    kept, _ = filter_contrasts([contrast()], Filters(**{**NONE, "stop_leftovers": True}), stop=["\n\n"])
+    assert kept == [contrast()]
+
+
+def test_a_contrast_counts_for_the_first_filter_that_takes_it():
+    """Empty and identical and unfinished: empty. Identical and unfinished: identical."""
+    cut = {"finish_reasons": ["length", "length"]}
+    cases = [contrast("", "", **cut), contrast("Calm.", "Calm.", **cut), contrast(**cut), contrast()]
+    kept, dropped = filter_contrasts(cases, Filters(min_survivors=0.0))
+    assert len(kept) == 1
+    assert dropped == {"empty": 1, "identical": 1, "unfinished": 1, "stop_leftovers": 0, "loops": 0}
+    _, dropped = filter_contrasts(cases, Filters(min_survivors=0.0, empty=False))
+    assert dropped == {"identical": 2, "unfinished": 1, "stop_leftovers": 0, "loops": 0}
+
+
+def test_too_few_survivors_stop_the_run_and_name_the_filter_that_took_most():
+    cases = [*CASES["identical"], *CASES["unfinished"], contrast()]
+    with pytest.raises(InputError) as caught:
+        filter_contrasts(cases, Filters(min_survivors=0.26))
+    message = str(caught.value)
+    assert "Only 1 of 4 contrasts passed" in message
+    assert "(identical 2, unfinished 1)" in message
+    assert "26%" in message
+    kept, _ = filter_contrasts(cases, Filters(min_survivors=0.25))
+    assert len(kept) == 1
+
+
+def test_without_a_survivor_the_run_stops_whatever_the_limit():
+    with pytest.raises(InputError, match=r"Only 0 of 2 .*identical 2"):
+        filter_contrasts(CASES["identical"], Filters(min_survivors=0.0))
+    with pytest.raises(InputError, match=r"Only 0 of 0 .*none generated"):
+        filter_contrasts([], Filters(min_survivors=0.0))
+
+
+# --- packing ---
+
+
+def test_the_example_of_collate_is_true():
+    results = doctest.testmod(contrasts_module)
+    assert results.attempted >= 2
+    assert results.failed == 0
+
+
+def test_a_shared_batch_by_hand():
+    """Prompts of 2 and 1 tokens, responses of 2 and 1; prompts end, and responses begin, at index 2."""
+    one = contrast(prompt_ids=[[11, 12], [13]], response_ids=[[20, EOS], [30]])
+    batch = collate([one], PAD)
+    assert batch.input_ids.tolist() == [[11, 12, 20, EOS, 30], [PAD, 13, 20, EOS, 30]]
+    assert batch.position_ids.tolist() == [[0, 1, 2, 3, 2], [0, 0, 1, 2, 1]]
+    assert batch.segments.tolist() == [[1, 1, 2, 2, 3], [0, 1, 2, 2, 3]]
+    assert batch.cell_row.tolist() == [[[0, 0], [1, 1]]]
+    assert batch.cell_start.tolist() == [[[2, 4], [2, 4]]]
+    assert batch.response_ids.tolist() == [[[20, EOS], [30, PAD]]]
+    assert batch.response_mask.tolist() == [[[True, True], [True, False]]]
+    assert (batch.prompt_width, batch.shared, batch.ids, len(batch)) == (2, True, ("a",), 1)
+
+
+def test_a_plain_batch_by_hand():
+    one = contrast(prompt_ids=[[11, 12], [13]], response_ids=[[20, EOS], [30]])
+    batch = collate([one], PAD, share_prefix=False)
+    assert batch.input_ids.tolist() == [[11, 12, 20, EOS], [11, 12, 30, PAD], [PAD, 13, 20, EOS], [PAD, 13, 30, PAD]]
+    assert batch.position_ids.tolist() == [[0, 1, 2, 3], [0, 1, 2, 0], [0, 0, 1, 2], [0, 0, 1, 0]]
+    assert batch.segments.tolist() == [[1, 1, 2, 2], [1, 1, 2, 0], [0, 1, 2, 2], [0, 1, 2, 0]]
+    assert batch.cell_row.tolist() == [[[0, 1], [2, 3]]]
+    assert batch.cell_start.tolist() == [[[2, 2], [2, 2]]]
+    assert not batch.shared
+
+
+@pytest.mark.parametrize("share", [True, False], ids=["shared", "plain"])
+@pytest.mark.parametrize("c", [2, 4])
+def test_every_cell_points_at_its_prompt_and_its_response(share, c):
+    packed = [random_contrast(seed, c) for seed in range(4)]
+    batch = collate(packed, PAD, share_prefix=share)
+    assert batch.input_ids.shape[0] == len(packed) * c * (1 if share else c)
+    for b, one in enumerate(packed):
+        for i, prompt in enumerate(one.prompt_ids):
+            for r, response in enumerate(one.response_ids):
+                row, start = batch.cell_row[b, i, r], int(batch.cell_start[b, i, r])
+                ids = batch.input_ids[row]
+                assert ids[batch.prompt_width - len(prompt) : batch.prompt_width].tolist() == prompt
+                assert ids[start : start + len(response)].tolist() == response
+                positions = batch.position_ids[row, start : start + len(response)]
+                assert positions.tolist() == list(range(len(prompt), len(prompt) + len(response)))
+
+
+def test_without_train_eos_only_finished_responses_lose_their_last_token():
+    one = contrast(response_ids=[[20, 21, EOS], [22, 23, EOS]], finish_reasons=["stop", "length"])
+    assert collate([one], PAD).response_mask.sum(-1).tolist() == [[3, 3]]
+    batch = collate([one], PAD, train_eos=False)
+    assert batch.response_mask.tolist() == [[[True, True, False], [True, True, True]]]
+    assert batch.input_ids.tolist() == collate([one], PAD).input_ids.tolist()  # still read, not scored
+
+
+def test_contrasts_of_different_sizes_do_not_share_a_batch():
+    with pytest.raises(InputError, match="same number of constitutions"):
+        collate([random_contrast(0, 2), random_contrast(1, 3)], PAD)
+
+
+def test_moving_a_batch_moves_every_tensor():
+    batch = collate([contrast()], PAD)
+    moved = batch.to("meta")
+    assert {value.device.type for value in vars(moved).values() if isinstance(value, torch.Tensor)} == {"meta"}
+    assert (moved.prompt_width, moved.shared, moved.ids) == (batch.prompt_width, batch.shared, batch.ids)
+
+
+def test_row_tokens_is_the_length_of_the_row():
+    for seed in range(5):
+        one = random_contrast(seed, 3)
+        assert row_tokens(one) == collate([one], PAD).input_ids.shape[1]

