@@ -49,17 +49,12 @@ def contrast(first: str = "The sea is calm.", second: str = "Arr, calm be the se
         ({"prompt_ids": [[1]], "response_ids": [[20]]}, "1 prompts and 1 responses"),
         ({"prompt_ids": [[1], [2], [3]]}, "3 prompts and 2 responses"),
         ({"response_ids": [[20], []]}, "Response 1 of contrast a has no tokens"),
+        ({"prompt_ids": [[], [10]]}, "Prompt 0 of contrast a has no tokens"),
     ],
 )
 def test_a_contrast_that_cannot_be_scored_is_refused(changes, message):
     with pytest.raises(InputError, match=message):
         contrast(**changes)
-
-
-@pytest.mark.xfail(strict=True, reason="contrasts.py: a response after an empty prompt has no predicting position")
-def test_a_contrast_with_an_empty_prompt_is_refused():
-    with pytest.raises(InputError):
-        contrast(prompt_ids=[[10], []])
 
 
 # --- the file ---
@@ -157,7 +152,6 @@ def test_missing_columns_are_named(tmp_path):
     ],
     ids=["principles as text", "prompt_ids as number", "response_ids null", "principles null", "responses as number"],
 )
-@pytest.mark.xfail(strict=True, reason="contrasts.py checks the names of the columns, not their types or nulls")
 def test_columns_of_another_type_are_refused(tmp_path, column, values):
     file = tmp_path / "c.parquet"
     write_contrasts(file, [contrast()])
@@ -212,7 +206,6 @@ def test_stop_strings_of_the_run_count_as_leftovers():
     assert filter_contrasts(cases, filters, stop=["&&&"])[1] == {"stop_leftovers": 0}
 
 
-@pytest.mark.xfail(strict=True, reason="contrasts.py strips the stop string, and '' is in every response")
 def test_a_stop_string_of_line_breaks_does_not_take_every_contrast():
     kept, _ = filter_contrasts([contrast()], Filters(**{**NONE, "stop_leftovers": True}), stop=["\n\n"])
     assert kept == [contrast()]
@@ -222,22 +215,22 @@ def test_a_contrast_counts_for_the_first_filter_that_takes_it():
     """Empty and identical and unfinished: empty. Identical and unfinished: identical."""
     cut = {"finish_reasons": ["length", "length"]}
     cases = [contrast("", "", **cut), contrast("Calm.", "Calm.", **cut), contrast(**cut), contrast()]
-    kept, dropped = filter_contrasts(cases, Filters(min_survivors=0.0))
+    kept, dropped = filter_contrasts(cases, Filters(min_survivors=0.0, unfinished=True))
     assert len(kept) == 1
     assert dropped == {"empty": 1, "identical": 1, "unfinished": 1, "stop_leftovers": 0, "loops": 0}
-    _, dropped = filter_contrasts(cases, Filters(min_survivors=0.0, empty=False))
+    _, dropped = filter_contrasts(cases, Filters(min_survivors=0.0, unfinished=True, empty=False))
     assert dropped == {"identical": 2, "unfinished": 1, "stop_leftovers": 0, "loops": 0}
 
 
 def test_too_few_survivors_stop_the_run_and_name_the_filter_that_took_most():
     cases = [*CASES["identical"], *CASES["unfinished"], contrast()]
     with pytest.raises(InputError) as caught:
-        filter_contrasts(cases, Filters(min_survivors=0.26))
+        filter_contrasts(cases, Filters(min_survivors=0.26, unfinished=True))
     message = str(caught.value)
     assert "Only 1 of 4 contrasts passed" in message
     assert "(identical 2, unfinished 1)" in message
     assert "26%" in message
-    kept, _ = filter_contrasts(cases, Filters(min_survivors=0.25))
+    kept, _ = filter_contrasts(cases, Filters(min_survivors=0.25, unfinished=True))
     assert len(kept) == 1
 
 

@@ -52,17 +52,13 @@ def mask_from_bytes(tokenizer: Tokenizer, ids: Sequence[int], leaked: set[str]) 
     """The same by another route: the place of each token in the UTF-8 bytes, by its own spelling."""
     text = tokenizer.decode(list(ids))
     flags = [
-        b"\x01" * len(text[a:b].encode())
-        if content_words(text[a:b]) & leaked
-        else b"\x00" * len(text[a:b].encode())
+        b"\x01" * len(text[a:b].encode()) if content_words(text[a:b]) & leaked else b"\x00" * len(text[a:b].encode())
         for a, b in pieces(text)
     ]
     in_leak = b"".join(flags)
     mask, place = [], 0
     for token in ids:
-        size = (
-            0 if token == 0 else len(tokenizer.id_to_token(token) or "")
-        )  # one character a byte; 0 is <eos>
+        size = 0 if token == 0 else len(tokenizer.id_to_token(token) or "")  # one character a byte; 0 is <eos>
         mask.append(any(in_leak[place : place + size]))
         place += size
     assert place == len(in_leak)
@@ -170,9 +166,7 @@ def test_a_decoder_that_drops_the_first_blank_is_followed() -> None:
     assert leak_mask([1, 2, 3], decode, {"pirat"}) == [True, True, False]
 
 
-def test_masking_500_tokens_of_split_characters_takes_under_a_fifth_of_a_second(
-    encode: Encode, decode: Decode
-) -> None:
+def test_masking_500_tokens_of_split_characters_takes_under_a_fifth_of_a_second(encode: Encode, decode: Decode) -> None:
     ids = encode("🏴‍☠️ pirate été 日本語 " * 40)[:500]
     assert len(ids) == 500
     start = time.process_time()

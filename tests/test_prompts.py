@@ -11,6 +11,7 @@ QUERY = "Why is the sky blue?"
 BRIEF = "Be brief."
 PIRATE = "Talk like a pirate."
 NUMBERED = f"1. {BRIEF}\n2. {PIRATE}"
+INTRODUCED = "The assistant's answers follow this constitution:"
 KINDS = ["generation_prompt", "training_prompt"]
 
 both_kinds = pytest.mark.parametrize("kind", KINDS)
@@ -82,7 +83,7 @@ def test_special_tokens_of_the_chat_template_are_single_ids(chat_tokenizer):
 @both_kinds
 def test_a_plain_prompt_holds_the_parts_in_order_and_ends_with_the_answers_name(plain_tokenizer, kind):
     prompt = two(plain_tokenizer, kind)
-    parts = [PLAIN_SYSTEM, f"\n\nConstitution:\n{NUMBERED}\n\nHuman: ", QUERY, "\n\nAssistant:"]
+    parts = [PLAIN_SYSTEM, f"\n\n{INTRODUCED}\n{NUMBERED}\n\nHuman: ", QUERY, "\n\nAssistant:"]
     places = [prompt.rfind(part) for part in parts]
     assert places[0] == 0
     assert places == sorted(places)
@@ -94,29 +95,23 @@ def test_the_generation_prompt_has_the_example_and_the_training_prompt_has_not(p
     assert generation.count("Human:") == 2
     assert "February" in generation
     assert "Human: Thank you, that helps. " + QUERY in generation
-    assert training == f"{PLAIN_SYSTEM}\n\nConstitution:\n{NUMBERED}\n\nHuman: {QUERY}\n\nAssistant:"
+    assert training == f"{PLAIN_SYSTEM}\n\n{INTRODUCED}\n{NUMBERED}\n\nHuman: {QUERY}\n\nAssistant:"
 
 
 @both_kinds
 def test_a_plain_prompt_has_the_system_line_of_the_recipe(plain_tokenizer, kind):
     prompt = text(plain_tokenizer, kind, system="A helpful talk.")
-    assert prompt.startswith("A helpful talk.\n\nConstitution:")
+    assert prompt.startswith(f"A helpful talk.\n\n{INTRODUCED}\n{BRIEF}\n\nHuman: ")
     assert PLAIN_SYSTEM not in prompt
 
 
 @both_kinds
-def test_a_plain_prompt_without_constitution_has_no_section_for_it(plain_tokenizer, kind):
-    prompt = text(plain_tokenizer, kind, principles=(), constitution="")
-    assert "Constitution:" not in prompt
-    assert "\n\n\n" not in prompt
-
-
-@both_kinds
-@pytest.mark.xfail(strict=True, reason="prompts.py: the plain system line speaks of a constitution that is not there")
 def test_a_plain_prompt_without_constitution_leaves_no_trace_of_one(plain_tokenizer, kind):
     prompt = text(plain_tokenizer, kind, principles=(), constitution="").casefold()
     assert "constitution" not in prompt
     assert "principle" not in prompt
+    assert "\n\n\n" not in prompt
+    assert prompt.startswith(f"{PLAIN_SYSTEM}\n\nHuman: ".casefold())
 
 
 def test_stop_strings_are_the_next_turn_for_plain_and_none_for_chat(chat_tokenizer, plain_tokenizer):
@@ -233,7 +228,6 @@ def test_a_template_that_does_not_render_is_refused_at_once(plain_tokenizer, fie
 
 
 @pytest.mark.parametrize("template", ["{{ query / 2 }}", "{{ 1 // 0 }}", "{{ query.format() // 1 }}"])
-@pytest.mark.xfail(strict=True, reason="prompts.py catches TemplateError, and an expression raises Python's own errors")
 def test_a_template_with_an_impossible_expression_is_refused(plain_tokenizer, template):
     with pytest.raises(InputError, match="does not render"):
         builder(plain_tokenizer, generation_template=template)

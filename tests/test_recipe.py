@@ -41,16 +41,23 @@ def all_keys(section: type[BaseModel] = Recipe, prefix: str = "") -> list[str]:
 # --- defaults and overrides ---
 
 
-def test_a_recipe_of_three_keys_has_the_papers_defaults(file):
+def test_a_recipe_of_three_keys_has_a_value_for_everything_else(file):
     recipe = load_recipe(file)
     assert recipe.model.source == "some/model"
-    assert recipe.training.iterations == 3
-    assert [recipe.training.steps_of(i) for i in (1, 2, 3)] == [2, 4, 6]
-    assert [recipe.training.lr_of(i) for i in (1, 2, 3)] == [5e-7] * 3
-    assert (recipe.training.batch_size, recipe.training.restart_from) == (128, "base")
+    assert (recipe.training.iterations, recipe.training.restart_from) == (2, "base")
+    assert [recipe.training.steps_of(i) for i in (1, 2)] == [12, 12]
+    assert [recipe.training.lr_of(i) for i in (1, 2)] == [1.5e-5, 1.5e-5]
+    assert (recipe.training.batch_size, recipe.training.optimizer) == (16, "adamw")
     assert (recipe.training.contrast, recipe.training.per_token) == ("both", True)
     assert (recipe.sampling.constitutions, recipe.sampling.scheme) == (2, "opposite")
-    assert (recipe.generation.max_new_tokens, recipe.generation.temperature) == (350, 0.0)
+    assert (recipe.generation.max_new_tokens, recipe.generation.temperature) == (128, 0.0)
+
+
+def test_a_list_has_one_value_for_each_iteration(file):
+    """The paper's schedule: 2, 4 and 6 steps."""
+    training = load_recipe(file, ["training.iterations=3", "training.steps=[2, 4, 6]", "training.lr=5e-7"]).training
+    assert [training.steps_of(i) for i in (1, 2, 3)] == [2, 4, 6]
+    assert [training.lr_of(i) for i in (1, 2, 3)] == [5e-7] * 3
 
 
 @pytest.mark.parametrize(
@@ -59,9 +66,9 @@ def test_a_recipe_of_three_keys_has_the_papers_defaults(file):
         ("training.batch_size=16", 16),
         ("training.lr=5e-7", [5e-7]),  # YAML 1.1 reads 5e-7 as text
         ("training.lr=1.5e-5", [1.5e-5]),
-        ("training.lr=[1e-5, 2e-5, 3e-5]", [1e-5, 2e-5, 3e-5]),
+        ("training.lr=[1e-5, 2e-5]", [1e-5, 2e-5]),
         ("training.steps=12", [12]),
-        ("training.steps=[3,5,7]", [3, 5, 7]),
+        ("training.steps=[3,5]", [3, 5]),
         ("training.per_token=false", False),
         ("training.optimizer=rmsprop", "rmsprop"),
         ("training.report_to=[tensorboard]", ["tensorboard"]),
@@ -146,7 +153,6 @@ def test_an_unknown_key_names_the_nearest_known_one(file, override, message):
         ("sampling.iterations=2", "training.iterations"),
     ],
 )
-@pytest.mark.xfail(strict=True, reason="recipe.py prefers a vaguely similar key to the same key of another section")
 def test_a_key_in_the_wrong_section_names_the_right_one(file, override, known):
     assert f"did you mean {known!r}?" in refusal(file, override)
 
@@ -220,10 +226,9 @@ def test_all_problems_are_listed_at_once(file):
             ],
             ["3 principles allow 8 distinct"],
         ),
-        (["training.steps=[1, 2]"], ["steps has 2 values for 3 iterations"]),
-        (["training.steps=[]"], ["steps has 0 values for 3 iterations"]),
-        (["training.lr=[1e-5, 1e-5]", "training.steps=2"], ["lr has 2 values for 3 iterations"]),
-        (["training.iterations=2"], ["steps has 3 values for 2 iterations"]),
+        (["training.steps=[1, 2, 3]"], ["steps has 3 values for 2 iterations"]),
+        (["training.steps=[]"], ["steps has 0 values for 2 iterations"]),
+        (["training.lr=[1e-5, 1e-5]", "training.iterations=3"], ["lr has 2 values for 3 iterations"]),
         (["generation.top_p=0.9"], ["top_p has no effect at temperature 0"]),
         (["model.source=some/model", f"model.sha256={'0a' * 32}"], ["sha256 is checked for pypi: sources only"]),
     ],
@@ -258,7 +263,7 @@ def test_a_recipe_cannot_be_changed_once_checked(file):
 
 def test_a_dumped_recipe_reads_back_equal_with_every_value_written_out(file, tmp_path):
     overrides = [
-        "training.lr=[1e-7, 2.5e-5, 3]",
+        "training.lr=[1e-7, 2.5e-5]",
         "prompt.system='Wörtlich: \"#yes\"\n- 1'",
         "prompt.stop=['\\n\\n', 'null', '12']",
         "filters.unwanted=['no', 'yes', '~']",

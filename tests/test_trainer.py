@@ -456,10 +456,11 @@ def test_two_processes_train_to_the_weights_of_one(tmp_path: Path, dtype: str) -
 
     script = tmp_path / "train.py"
     script.write_text(textwrap.dedent(SCRIPT).format(tests=str(Path(__file__).parent)))
-    accelerate = [sys.executable, "-m", "accelerate.commands.launch", "--cpu"]
+    # Not `accelerate launch --cpu`: without MPI it quietly starts one process.
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     for name, command, micro in (
         ("one", [sys.executable], "4"),
-        ("two", [*accelerate, "--num_processes", "2", "--main_process_port", "0"], "2"),
+        ("two", launch, "2"),
     ):
         done = subprocess.run(
             [*command, str(script), str(tmp_path / name), micro, dtype],

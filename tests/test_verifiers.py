@@ -46,9 +46,7 @@ ONE_OF_EACH: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("spec", ONE_OF_EACH, ids=lambda spec: spec["check"])
-@pytest.mark.parametrize(
-    "response", ["", " ", "\r\n\t", "\u00a0\u3000", "\x00\x07", "\u200b\ufeff", "\u200d"]
-)
+@pytest.mark.parametrize("response", ["", " ", "\r\n\t", "\u00a0\u3000", "\x00\x07", "\u200b\ufeff", "\u200d"])
 def test_an_empty_response_passes_nothing(spec: dict[str, Any], response: str) -> None:
     assert not SPEC.validate_python(spec).passes(response)
     assert not passes(response, "negate", spec=spec)

@@ -57,9 +57,10 @@ class Contrast:
                 f"Contrast {self.id} has {c} prompts and {r} responses. "
                 f"A contrast needs one response for each of at least 2 constitutions."
             )
-        empty = [i for i, ids in enumerate(self.response_ids) if not ids]
-        if empty:
-            raise InputError(f"Response {empty[0]} of contrast {self.id} has no tokens, so it cannot be scored.")
+        for kind, sequences in (("Prompt", self.prompt_ids), ("Response", self.response_ids)):
+            empty = [i for i, ids in enumerate(sequences) if not ids]
+            if empty:
+                raise InputError(f"{kind} {empty[0]} of contrast {self.id} has no tokens, so it cannot be scored.")
 
 
 SCHEMA = pa.schema(
@@ -100,10 +101,14 @@ def read_contrasts(path: Path) -> list[Contrast]:
     missing = [f.name for f in fields(Contrast) if f.name not in table.column_names]
     if missing:
         raise InputError(f"The file {path} lacks the columns {', '.join(missing)} of a contrasts file.")
-    return [
-        Contrast(**{**row, "principles": [[(p["id"], p["positive"]) for p in c] for c in row["principles"]]})
-        for row in table.select([f.name for f in fields(Contrast)]).to_pylist()
-    ]
+    try:
+        rows = table.select(SCHEMA.names).cast(SCHEMA).to_pylist()
+        return [
+            Contrast(**{**row, "principles": [[(p["id"], p["positive"]) for p in c] for c in row["principles"]]})
+            for row in rows
+        ]
+    except (pa.ArrowException, TypeError) as error:
+        raise InputError(f"The contrasts in {path} are damaged: {' '.join(str(error).split())}.") from None
 
 
 def filter_contrasts(
@@ -114,6 +119,7 @@ def filter_contrasts(
     Raises:
         InputError: a smaller share than `filters.min_survivors` is left.
     """
+    leftovers = [s.strip() for s in stop if s.strip()]
     unwanted = [term.casefold() for term in filters.unwanted]
     checks: dict[str, Callable[[Contrast], bool]] = {}
     if filters.empty:
@@ -124,7 +130,7 @@ def filter_contrasts(
         checks["unfinished"] = lambda c: "length" in c.finish_reasons
     if filters.stop_leftovers:
         checks["stop_leftovers"] = lambda c: any(
-            template_leftover(r) is not None or any(s.strip() in r for s in stop) for r in c.responses
+            template_leftover(r) is not None or any(s in r for s in leftovers) for r in c.responses
         )
     if unwanted:
         checks["unwanted"] = lambda c: any(term in r.casefold() for r in c.responses for term in unwanted)

@@ -61,12 +61,14 @@ def information_bound(logprobs_BCR: Tensor) -> Tensor:
     Raises:
         InputError: C != R, or C < 2.
     """
-    return math.log(logprobs_BCR.shape[1]) - contrast_losses(logprobs_BCR, "columns")
+    losses_B = contrast_losses(logprobs_BCR, "columns")
+    return math.log(logprobs_BCR.shape[1]) - losses_B
 
 
 def row_figure(logprobs_BCR: Tensor) -> Tensor:
     """`log C` minus the row loss, [B] in nats. Not a bound: it assumes equal marginals of the responses."""
-    return math.log(logprobs_BCR.shape[1]) - contrast_losses(logprobs_BCR, "rows")
+    losses_B = contrast_losses(logprobs_BCR, "rows")
+    return math.log(logprobs_BCR.shape[1]) - losses_B
 
 
 def column_accuracy(logprobs_BCR: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from sami.errors import InputError
-from sami.evaluation.verifiers import VerifierSpec
+from sami.evaluation.verifiers import Negate, VerifierSpec
 
 
 class Principle(BaseModel):
@@ -50,7 +50,7 @@ class Principle(BaseModel):
             return self.verifier.passes(response)
         if self.antithesis_verifier is not None:
             return self.antithesis_verifier.passes(response)
-        return bool(response.strip()) and not self.verifier.passes(response)
+        return Negate(spec=self.verifier).passes(response)
 
 
 @dataclass(frozen=True)

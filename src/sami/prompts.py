@@ -26,16 +26,13 @@ Follow these principles in your answer:
 {{ constitution }}
 {%- endif %}"""
 
-PLAIN_SYSTEM = (
-    "The following is a conversation between a human and an assistant. "
-    "The assistant's answers follow the principles in its constitution."
-)
+PLAIN_SYSTEM = "A conversation between a human and an assistant who answers carefully."
 
 PLAIN = """\
 {{ system }}
 {%- if constitution %}
 
-Constitution:
+The assistant's answers follow this constitution:
 {{ constitution }}
 {%- endif %}
 
@@ -47,7 +44,7 @@ PLAIN_WITH_EXAMPLE = """\
 {{ system }}
 {%- if constitution %}
 
-Constitution:
+The assistant's answers follow this constitution:
 {{ constitution }}
 {%- endif %}
 
@@ -95,7 +92,7 @@ class PromptBuilder:
             self._training = environment.from_string(training)
             for template in (self._generation, self._training):
                 template.render(query="q", constitution="c", principles=["c"], system="s")
-        except TemplateError as error:
+        except Exception as error:  # an expression in a template can raise anything
             raise InputError(
                 f"A template in the recipe's prompt section does not render: {error}. "
                 f"It can use query, constitution, principles and system."

@@ -113,7 +113,7 @@ class Sampling(Section):
 class Generation(Section):
     engine: Literal["auto", "transformers"] = "auto"
     """What generates; auto takes the fastest engine installed."""
-    max_new_tokens: int = Field(default=350, ge=1)
+    max_new_tokens: int = Field(default=128, ge=1)
     """Longest response in tokens."""
     temperature: float = Field(default=0.0, ge=0.0)
     """0 is greedy."""
@@ -138,7 +138,7 @@ class Filters(Section):
     """Drop contrasts with an empty response."""
     identical: bool = True
     """Drop contrasts in which two responses are the same text."""
-    unfinished: bool = True
+    unfinished: bool = False
     """Drop contrasts with a response cut off by max_new_tokens."""
     stop_leftovers: bool = True
     """Drop contrasts with a stop string or template marker left in a response."""
@@ -153,17 +153,17 @@ class Filters(Section):
 
 
 class Training(Section):
-    iterations: int = Field(default=3, ge=1)
+    iterations: int = Field(default=2, ge=1)
     """Rounds of generate and train."""
     restart_from: Literal["base", "previous"] = "base"
     """Weights that each iteration's training starts from."""
-    steps: Annotated[list[Annotated[int, Field(ge=1)]], BeforeValidator(_as_list)] = [2, 4, 6]
+    steps: Annotated[list[Annotated[int, Field(ge=1)]], BeforeValidator(_as_list)] = [12]
     """Optimiser steps: one number, or one for each iteration."""
-    batch_size: int = Field(default=128, ge=1)
+    batch_size: int = Field(default=16, ge=1)
     """Contrasts per optimiser step."""
     micro_batch_size: int = Field(default=4, ge=1)
     """Contrasts per forward pass; changes speed and memory only."""
-    lr: Annotated[list[Annotated[float, Field(gt=0)]], BeforeValidator(_as_list)] = [5e-7]
+    lr: Annotated[list[Annotated[float, Field(gt=0)]], BeforeValidator(_as_list)] = [1.5e-5]
     """Learning rate: one number, or one for each iteration."""
     lr_scheduler: Literal["constant", "linear", "cosine"] = "constant"
     """Course of the learning rate over an iteration."""
@@ -365,15 +365,10 @@ def _explain_one(problem: Any) -> str:
     match problem["type"]:
         case "extra_forbidden":
             known = list(_section_at(location[:-1]).model_fields)
-            near = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
-            elsewhere = [k for k in _all_keys() if k.split(".")[-1] == location[-1]]
-            hint = (
-                f"did you mean {near[0]!r}?"
-                if near
-                else f"did you mean {elsewhere[0]!r}?"
-                if elsewhere
-                else f"known keys: {', '.join(known)}."
-            )
+            guesses = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.8)
+            guesses += [key for key in _all_keys() if key.split(".")[-1] == location[-1]]
+            guesses += difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
+            hint = f"did you mean {guesses[0]!r}?" if guesses else f"known keys: {', '.join(known)}."
             return f"{where} is not a key of a recipe; {hint}"
         case "missing":
             return f"{where} is missing: {describe(where)}"

@@ -40,12 +40,12 @@ UNCHANGED_BELOW = 1e-3
 class SAMIConfig(TrainingArguments):
     """Arguments of `SAMITrainer` on top of `TrainingArguments`.
 
-    Defaults that differ from the parent's: learning_rate 5e-7, lr_scheduler_type "constant", optim
+    Defaults that differ from the parent's: learning_rate 1.5e-5, lr_scheduler_type "constant", optim
     "adamw_torch", per_device_train_batch_size 4 (contrasts), logging_steps 1, logging_nan_inf_filter False,
     save_strategy "no", remove_unused_columns False, dataloader_pin_memory only with a GPU, seed 0.
     """
 
-    learning_rate: float = field(default=5e-7, metadata={"help": "Initial learning rate."})
+    learning_rate: float = field(default=1.5e-5, metadata={"help": "Initial learning rate."})
     lr_scheduler_type: str = field(default="constant", metadata={"help": "Course of the learning rate."})
     optim: str = field(default="adamw_torch", metadata={"help": "adamw_torch or rmsprop, on fp32 weights."})
     per_device_train_batch_size: int = field(default=4, metadata={"help": "Contrasts per forward pass."})
