@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import EOS, PAD, tiny_model, tiny_tokenizer
 from transformers import GenerationConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from sami import models
 from sami.generation import Completion, Progress, SamplingSettings
 from sami.generation.transformers_engine import TransformersEngine
 from sami.recipe import Model
+from tiny import EOS, PAD, tiny_model, tiny_tokenizer
 
 NEW = 10
 

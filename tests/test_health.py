@@ -9,8 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from test_information import QUERIES, contrast, token_logprobs_alone
-from tiny import EOS, tiny_model
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from sami import summary
@@ -23,6 +21,8 @@ from sami.prompts import PromptBuilder
 from sami.recipe import Health as Limits
 from sami.recipe import Prompt, Recipe
 from sami.run_directory import RunDirectory
+from test_information import QUERIES, contrast, token_logprobs_alone
+from tiny import EOS, tiny_model
 
 BASE = Health(
     responses=10,

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import EOS, tiny_model
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from sami.contrasts import Contrast
 from sami.evaluation import information
 from sami.evaluation.information import ContrastScores, PolicyScores, score_contrasts
 from sami.trainer import SAMIConfig, SAMITrainer
+from tiny import EOS, tiny_model
 
 QUERIES = ["Why is the sky blue?", "How do I boil an egg?", "What is salt?", "Who made the moon?"]
 EXPERT, SIMPLE = "Explain it to an expert.", "Keep it simple."

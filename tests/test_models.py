@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import save_tiny, tiny_model, tiny_tokenizer
 from transformers import AutoModelForCausalLM, GenerationConfig
 
 from sami import models
 from sami.errors import InputError
 from sami.recipe import Model
+from tiny import save_tiny, tiny_model, tiny_tokenizer
 
 Folder = Callable[[str, bool], Path]
 

@@ -191,7 +191,6 @@ def test_a_wrong_value_is_quoted_with_its_key_and_what_was_expected(file, overri
 
 
 @pytest.mark.parametrize("override", ["training.steps=true", "training.lr=true"])
-@pytest.mark.xfail(strict=True, reason="recipe.py: pydantic reads true as the number 1")
 def test_a_truth_value_is_not_a_number(file, override):
     refusal(file, override)
 

@@ -16,7 +16,13 @@ from sami.run_directory import RunDirectory
 
 
 def recipe(lr: float = 1e-3, **sections: Any) -> Recipe:
-    values = {"model": "m", "queries": {"path": "q.jsonl"}, "principles": "p.yaml", "training": {"lr": lr}}
+    values: dict[str, Any] = {
+        "model": "m",
+        "queries": {"path": "q.jsonl"},
+        "principles": "p.yaml",
+        "training": {"lr": lr},
+    }
+    values["generation"] = {"max_new_tokens": 9}
     return Recipe.model_validate({**values, **sections})
 
 
@@ -101,7 +107,7 @@ def test_a_different_recipe_is_refused_with_every_difference(directory: RunDirec
         pass
     message = str(caught.value)
     assert "training.lr: [0.001] there, [0.002] now" in message
-    assert "generation.max_new_tokens: 350 there, 7 now" in message
+    assert "generation.max_new_tokens: 9 there, 7 now" in message
     assert message.count("\n- ") == 2  # and no others
     assert "--output" in message
 

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny import random_contrast, tiny_model, tiny_tokenizer
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, TrainerCallback
 
 from sami import objective
@@ -21,6 +20,7 @@ from sami.contrasts import Contrast, collate
 from sami.errors import InputError
 from sami.scoring import logprob_matrix
 from sami.trainer import SAMIConfig, SAMITrainer
+from tiny import random_contrast, tiny_model, tiny_tokenizer
 
 
 def contrasts_of(count: int, constitutions: int = 2) -> list[Contrast]:
@@ -71,7 +71,7 @@ def weights_of(trainer: SAMITrainer) -> dict[str, torch.Tensor]:
 
 def largest_difference(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> float:
     assert first.keys() == second.keys()
-    return max(float((first[name].float() - second[name].float()).abs().max()) for name in first)
+    return max(float((first[name] - second[name]).detach().float().abs().max()) for name in first)
 
 
 def trained(make: Make, *positional: Any, **named: Any) -> dict[str, torch.Tensor]:
@@ -476,8 +476,10 @@ def test_two_processes_train_to_the_weights_of_one(tmp_path: Path, dtype: str) -
     assert largest_difference(one, dict(tiny_model("llama").state_dict())) > 1e-3
     logs = [json.loads((tmp_path / name / "steps.json").read_text()) for name in ("one", "two")]
     for single, double in zip(*logs, strict=True):
-        for figure in ("loss", "bound", "row_accuracy", "column_accuracy"):
+        for figure in ("loss", "bound"):
             assert double[figure] == pytest.approx(single[figure], abs=1e-4 if dtype == "float32" else 2e-2), figure
+        for figure in ("row_accuracy", "column_accuracy") if dtype == "float32" else ():
+            assert double[figure] == pytest.approx(single[figure]), figure
 
 
 def test_training_warns_of_nothing(make: Make) -> None:

@@ -11,7 +11,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from sami.errors import InputError
 
@@ -26,6 +35,17 @@ class Section(BaseModel):
     """Base of every section: unknown keys are errors, the docstring under a field is its description."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _as_written(cls, value: Any, info: ValidationInfo) -> Any:
+        """A section without content has its defaults; true and false are not numbers."""
+        wanted = cls.model_fields[info.field_name or ""].annotation
+        if value is None and isinstance(wanted, type) and issubclass(wanted, Section):
+            return {}
+        if wanted is not bool and any(isinstance(v, bool) for v in (value if isinstance(value, list) else [value])):
+            raise ValueError(f"{str(value).lower()} was given where a number or text is expected")
+        return value
 
 
 class Model(Section):
@@ -66,6 +86,12 @@ class Queries(Section):
     """Longer queries are dropped."""
     seed: int = Field(default=0, ge=0)
     """Seed of the split."""
+
+    @model_validator(mode="after")
+    def _some_length_is_allowed(self) -> Self:
+        if self.min_chars > self.max_chars:
+            raise ValueError(f"min_chars is {self.min_chars} and max_chars {self.max_chars}, which leaves no query")
+        return self
 
 
 class Prompt(Section):
@@ -146,7 +172,7 @@ class Filters(Section):
     """Drop contrasts with a response that repeats itself."""
     leaks: bool = False
     """Drop contrasts with a response that copies words in a row from its constitution."""
-    unwanted: list[str] = []
+    unwanted: list[Annotated[str, Field(min_length=1)]] = []
     """Drop contrasts with a response that contains one of these terms, in any case."""
     min_survivors: float = Field(default=0.5, ge=0.0, le=1.0)
     """Stop the run if a smaller share of the contrasts survives."""
@@ -200,6 +226,15 @@ class Training(Section):
                     f"{name} has {len(values)} values for {self.iterations} iterations; "
                     f"give one value, or one for each iteration"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _warmup_ends(self) -> Self:
+        if self.warmup_steps >= min(self.steps):
+            raise ValueError(
+                f"warmup_steps is {self.warmup_steps}, and an iteration has {min(self.steps)} steps; "
+                f"the learning rate would never be reached"
+            )
         return self
 
     def steps_of(self, iteration: int) -> int:

@@ -67,8 +67,9 @@ class RunDirectory:
         """
         if self.folder.exists() and not self.folder.is_dir():
             raise InputError(f"The output {self.folder} is a file. Give a folder with --output.")
-        if self.folder.is_dir() and any(self.folder.iterdir()) and not self._recipe_file.is_file():
-            strangers = [p.name for p in self.folder.iterdir() if p.name != ".lock"]
+        if self.folder.is_dir() and not self._recipe_file.is_file():
+            # A start that was killed leaves the principles and hidden files, and nothing else.
+            strangers = [p.name for p in self.folder.iterdir() if p.name[0] != "." and p.name != "principles.yaml"]
             if strangers:
                 raise InputError(
                     f"The folder {self.folder} holds other files ({', '.join(sorted(strangers)[:3])}) and no run. "

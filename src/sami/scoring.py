@@ -168,7 +168,7 @@ class ComputeIn(nn.Module):
 
 @dataclass(frozen=True)
 class SharedPrefixCheck:
-    """Largest difference in nats between a response token scored in a shared row and scored alone."""
+    """Largest difference in nats between a response token scored in a shared row and in a sequence of its own."""
 
     contrast: str
     difference: float
@@ -180,15 +180,23 @@ class SharedPrefixCheck:
 
 @torch.no_grad()
 def check_shared_prefix(model: nn.Module, contrast: Contrast, pad_token_id: int) -> SharedPrefixCheck:
-    """Score one contrast by the shared and by the plain path, in the dtype of the model's weights."""
+    """Compare a contrast's shared rows with plain sequences, in the dtype of the model's weights.
+
+    The plain side is a prompt and one response, without padding, packing or a mask of ours.
+    """
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
     try:
-        shared, plain = (
-            token_logprobs(model, collate([contrast], pad_token_id, share_prefix=share).to(device))
-            for share in (True, False)
-        )
+        batch = collate([contrast], pad_token_id).to(device)
+        shared_CRT = token_logprobs(model, batch)[0]
+        difference = 0.0
+        for c, prompt in enumerate(contrast.prompt_ids):
+            for r, response in enumerate(contrast.response_ids):
+                sequence = torch.tensor([prompt + response], device=device)
+                logits_TV = model(input_ids=sequence, use_cache=False).logits[0, len(prompt) - 1 : -1]
+                alone_T = logits_TV.float().log_softmax(-1)[torch.arange(len(response)), response]
+                difference = max(difference, float((shared_CRT[c, r, : len(response)] - alone_T).abs().max()))
     finally:
         model.train(was_training)
-    return SharedPrefixCheck(contrast.id, float((shared - plain).abs().max()))
+    return SharedPrefixCheck(contrast.id, difference)

@@ -6,6 +6,7 @@ trainer = SAMITrainer(model="HuggingFaceTB/SmolLM2-135M-Instruct",
 trainer.train()
 """
 
+import itertools
 import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -16,8 +17,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Sampler
 from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     Trainer,
@@ -28,6 +27,8 @@ from transformers import (
 from sami import objective
 from sami.contrasts import Contrast, ContrastBatch, collate, row_tokens
 from sami.errors import InputError
+from sami.models import load_model, load_tokenizer
+from sami.recipe import Model
 from sami.scoring import ComputeIn, SharedPrefixCheck, check_shared_prefix, logprob_matrix
 
 # Values of each weight tensor that are watched for change; enough for a share within 1 %.
@@ -96,8 +97,9 @@ class SAMITrainer(Trainer):
         **trainer_arguments: Any,
     ) -> None:
         if isinstance(model, str):
-            processing_class = processing_class or AutoTokenizer.from_pretrained(model)
-            model = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+            source = Model(source=model)
+            processing_class = processing_class or load_tokenizer(source)
+            model = load_model(source, torch.float32)
         if processing_class is None:
             raise InputError("A model given as a module needs its tokenizer as processing_class.")
         if len(train_dataset) == 0:
@@ -191,9 +193,12 @@ class SAMITrainer(Trainer):
         return {"contrasts": batch}
 
     def _check_shared_prefix(self) -> None:
-        """Compare the shared path with the plain one on the shortest contrast; where they differ, go plain."""
-        shortest = min(self._contrasts, key=row_tokens)
-        self.shared_prefix_check = check_shared_prefix(self.trained_model, shortest, self._pad_token_id)
+        """Compare shared rows with single sequences on the longest contrast; where they differ, go plain.
+
+        The longest, because a wrong mask or window can leave short responses untouched.
+        """
+        longest = max(self._contrasts, key=row_tokens)
+        self.shared_prefix_check = check_shared_prefix(self.trained_model, longest, self._pad_token_id)
         if not self.shared_prefix_check.passed:
             self._share_prefix = False
             warnings.warn(
@@ -215,9 +220,10 @@ class _Contrasts(Dataset[Contrast]):
 
 
 class _StepSampler(Sampler[int]):
-    """A seeded order in which the contrasts of one optimiser step stand by length, to save padding.
+    """A seeded order in whole optimiser steps, whose contrasts stand by length to save padding.
 
-    Which contrasts share a step, and so every update, does not depend on the lengths.
+    Which contrasts share a step, and so every update, does not depend on the lengths. What does not fill a step
+    is left to the next epoch's order; fewer contrasts than one step holds are repeated to fill it.
     """
 
     def __init__(self, lengths: Sequence[int], step: int, seed: int) -> None:
@@ -227,11 +233,12 @@ class _StepSampler(Sampler[int]):
         self._epoch = epoch
 
     def __len__(self) -> int:
-        return len(self._lengths)
+        return max(1, len(self._lengths) // self._step) * self._step
 
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(self._seed + self._epoch)
         order = torch.randperm(len(self._lengths), generator=generator).tolist()
+        order = list(itertools.islice(itertools.cycle(order), len(self)))
         for start in range(0, len(order), self._step):
             yield from sorted(order[start : start + self._step], key=lambda i: (-self._lengths[i], i))
 

@@ -1,0 +1,320 @@
+"""The command line: what it prints where, and that bad input is a message and exit code 2."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from filelock import FileLock
+
+from sami.cli import main
+from test_pipeline import PRINCIPLES, timeless, write_recipe
+
+Folder = Callable[[str, bool], Path]
+Sami = Callable[..., tuple[int, str, str]]
+COMMANDS = ("run", "plan", "generate", "train", "evaluate")
+
+
+@pytest.fixture
+def sami(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Sami:
+    """`sami("run", …)`: exit code, stdout and stderr of the command, in this process."""
+
+    def call(*arguments: Any) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["sami-in-a-test", *map(str, arguments)])
+        capsys.readouterr()
+        try:
+            main()
+            code = 0
+        except SystemExit as end:
+            code = int(end.code or 0)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+def process(*arguments: Any, **options: Any) -> subprocess.CompletedProcess[str]:
+    command = [str(Path(sys.executable).with_name("sami")), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=180, check=False, **options)
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, model_folder: Folder) -> Path:
+    return write_recipe(tmp_path / "recipe", model_folder("llama", True))
+
+
+def refused(result: tuple[int, str, str], *words: str) -> str:
+    """The message, after checking that there is nothing else."""
+    code, out, err = result
+    assert (code, out) == (2, "")
+    assert "Traceback" not in err
+    assert err.startswith("sami: ") or "\nsami: " in err
+    for word in words:
+        assert word in err, err
+    return err
+
+
+# Help.
+
+
+@pytest.mark.parametrize("arguments", [["--help"], *([command, "--help"] for command in COMMANDS)])
+def test_help_answers_at_once_and_without_torch(arguments: list[str]) -> None:
+    code = (
+        "import sys; from sami.cli import main\n"
+        "try: main()\n"
+        "finally: print('torch' in sys.modules, 'transformers' in sys.modules, file=sys.stderr)"
+    )
+    fastest = float("inf")
+    for _ in range(2):
+        started = time.perf_counter()
+        done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+        fastest = min(fastest, time.perf_counter() - started)
+        assert done.returncode == 0
+        assert done.stderr.split() == ["False", "False"]
+        if fastest < 2:
+            break
+    assert fastest < 2
+    if arguments == ["--help"]:
+        assert all(command in done.stdout for command in COMMANDS)
+    else:
+        assert f"Example: sami {arguments[0]} " in done.stdout
+
+
+def test_a_wrong_recipe_is_refused_without_torch(recipe: Path) -> None:
+    started = time.perf_counter()
+    done = process("run", recipe, "training.rate=1", cwd=recipe.parent)
+    assert time.perf_counter() - started < 4
+    refused((done.returncode, done.stdout, done.stderr), "training.rate")
+    assert {p.name for p in recipe.parent.iterdir()} == {"tiny.yaml", "queries.jsonl", "principles.yaml"}
+
+
+# Bad input.
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("training.learning=1", ["training.learning", "is not a key"]),
+        ("training.step=3", ["training.step", "'steps'"]),
+        ("training.lr=fast", ["training.lr", "'fast'"]),
+        ("training.iterations=0", ["training.iterations"]),
+        ("training.iterations=3", ["steps has 2 values for 3 iterations"]),
+        ("generation.max_new_tokens=many", ["generation.max_new_tokens", "'many'"]),
+        ("generation.top_p=0.5", ["top_p has no effect"]),
+        ("sampling.constitutions=3", ["opposite", "exactly 2"]),
+        ("queries.train=900", ["900 training", "12"]),
+        ("queries.field=question", ["'question'", "'query'"]),
+        ("queries.path=nowhere.jsonl", ["nowhere.jsonl"]),
+        ("principles=nowhere.yaml", ["nowhere.yaml", "principles"]),
+        ("prompt.style=telepathy", ["prompt.style"]),
+        ("sampling.principles_per_constitution=4", ["principles_per_constitution is 4", "3 principles"]),
+        ("evaluation.principles_per_query=5", ["principles_per_query is 5", "4 principles"]),
+        ("model.source=/nowhere/model", ["/nowhere/model", "config.json"]),
+        ("no equals sign", ["no equals sign", "section.key=value"]),
+    ],
+)
+def test_an_impossible_setting_is_refused(
+    sami: Sami, recipe: Path, tmp_path: Path, override: str, words: list[str]
+) -> None:
+    output = tmp_path / "out"
+    refused(sami("run", recipe, override, "--output", output), *words)
+    assert not output.exists()
+
+
+def test_too_many_constitutions_for_the_principles_are_refused(sami: Sami, recipe: Path, tmp_path: Path) -> None:
+    changes = ["sampling.scheme=independent", "sampling.constitutions=7"]
+    refused(sami("run", recipe, *changes, "--output", tmp_path / "out"), "7 constitutions", "6 distinct")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_missing_recipe_is_refused_with_those_there_are(sami: Sami) -> None:
+    refused(sami("run", "nowhere.yaml"), "nowhere.yaml", "quickstart")
+
+
+def test_a_recipe_that_is_not_yaml_is_refused(sami: Sami, tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text("model: [")
+    refused(sami("run", tmp_path / "r.yaml"), "r.yaml", "YAML")
+
+
+def test_a_truncated_line_of_queries_is_refused_with_its_number(sami: Sami, recipe: Path, tmp_path: Path) -> None:
+    queries = recipe.parent / "queries.jsonl"
+    lines = queries.read_text().splitlines()
+    lines[6] = lines[6][:15]
+    queries.write_text("\n".join(lines))
+    refused(sami("run", recipe, "--output", tmp_path / "out"), "Line 7 of", "queries.jsonl")
+
+
+def test_a_principle_without_antithesis_is_refused_by_name(sami: Sami, recipe: Path, tmp_path: Path) -> None:
+    entries: list[dict[str, Any]] = [dict(entry) for entry in PRINCIPLES]
+    del entries[1]["antithesis"]
+    (recipe.parent / "principles.yaml").write_text(yaml.safe_dump({"principles": entries}))
+    refused(sami("run", recipe, "--output", tmp_path / "out"), "loud", "antithesis")
+
+
+def test_a_prompt_longer_than_the_context_is_refused_before_anything_is_written(
+    sami: Sami, recipe: Path, tmp_path: Path
+) -> None:
+    with (recipe.parent / "queries.jsonl").open("w") as file:
+        file.writelines(json.dumps({"query": f"{n} " + "Why? " * 400}) + "\n" for n in range(12))
+    refused(sami("run", recipe, "--output", tmp_path / "out"), "tokens", "context is 1024", "queries.max_chars")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_folder_without_weights_is_refused(
+    sami: Sami, recipe: Path, tmp_path: Path, model_folder: Folder
+) -> None:
+    shutil.copytree(model_folder("llama", True), tmp_path / "model")
+    (tmp_path / "model" / "model.safetensors").unlink()
+    refused(sami("run", recipe, f"model.source={tmp_path / 'model'}", "--output", tmp_path / "out"), "safetensors")
+
+
+def test_the_chat_style_is_refused_without_a_template(
+    sami: Sami, recipe: Path, tmp_path: Path, model_folder: Folder
+) -> None:
+    changes = [f"model.source={model_folder('llama', False)}", "prompt.style=chat"]
+    refused(sami("run", recipe, *changes, "--output", tmp_path / "out"), "chat template", "prompt.style=plain")
+    assert not (tmp_path / "out").exists()
+
+
+def test_filters_that_leave_too_little_are_refused_with_counts(sami: Sami, recipe: Path, tmp_path: Path) -> None:
+    arguments = ["run", recipe, "filters.unfinished=true", "--output", tmp_path / "out"]
+    refused(sami(*arguments), "unfinished 9", "of 9 contrasts", "generation.max_new_tokens")
+
+
+def test_a_usage_error_has_exit_code_2(sami: Sami) -> None:
+    code, out, err = sami("generate", "quickstart", "--iteration", "0")
+    assert (code, out) == (2, "")
+    assert "iteration" in err
+
+
+# The output folder.
+
+
+def test_an_output_with_other_files_is_refused(sami: Sami, recipe: Path, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    refused(sami("run", recipe, "--output", tmp_path), "notes.txt", "--output")
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_a_run_that_another_process_writes_is_refused(sami: Sami, recipe: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    with FileLock(tmp_path / "out" / ".lock"):
+        refused(sami("run", recipe, "--output", tmp_path / "out"), "Another process")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk that holds responses and contrasts, and no model."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", str(place)], check=False)
+    if mounted.returncode != 0:
+        pytest.skip("a small tmpfs can be mounted by root only")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+@pytest.mark.skipif(shutil.which("mount") is None or os.geteuid() != 0, reason="a small tmpfs needs root")
+def test_a_full_disk_is_an_error_after_which_the_run_continues(sami: Sami, recipe: Path, small_disk: Path) -> None:
+    arguments = ["run", recipe, "training.iterations=1", "training.steps=1", "--output", small_disk / "out", "--json"]
+    code, out, err = sami(*arguments)
+    assert (code, out) == (2, "")
+    assert "Traceback" not in err
+    assert "disk is full" in err
+    assert "run the same command" in err
+    assert not [p for p in (small_disk / "out").rglob("*") if p.name.endswith(".tmp")]
+    finished = (small_disk / "out" / ".steps" / "generate-1.json").stat().st_mtime_ns
+    subprocess.run(["mount", "-o", "remount,size=4m", str(small_disk)], check=True)
+    code, out, err = sami(*arguments)
+    assert code == 0, err
+    assert [p["name"] for p in json.loads(out)["policies"]] == ["base", "iteration-1"]
+    assert (small_disk / "out" / ".steps" / "generate-1.json").stat().st_mtime_ns == finished
+
+
+# From end to end.
+
+
+@pytest.fixture(scope="module")
+def complete(tmp_path_factory: pytest.TempPathFactory, model_folder: Folder) -> tuple[Path, Path, dict[str, Any]]:
+    """Recipe, folder and summary of a run by the installed command, with `--json`."""
+    place = tmp_path_factory.mktemp("cli")
+    recipe = write_recipe(place, model_folder("llama", True))
+    done = process("run", recipe, "--output", place / "run", "--json", cwd=place)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "iteration 1" in done.stderr  # progress is there, and on stdout nothing but JSON
+    return recipe, place / "run", json.loads(done.stdout)
+
+
+def test_run_prints_the_summary_as_json(complete: tuple[Path, Path, dict[str, Any]]) -> None:
+    _, folder, printed = complete
+    assert printed == json.loads((folder / "summary.json").read_text())
+    assert [p["name"] for p in printed["policies"]] == ["base", "iteration-1", "iteration-2"]
+
+
+def test_run_again_prints_the_table_and_the_verdict(
+    sami: Sami, complete: tuple[Path, Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, folder, summary = complete
+    monkeypatch.setenv("COLUMNS", "200")
+    code, out, _ = sami("run", recipe, "--output", folder)
+    assert code == 0
+    base = summary["policies"][0]["information"]
+    for expected in (
+        "iteration-2",
+        "under frozen base",
+        f"{base['bound']:.3f} [{base['low']:.3f}, {base['high']:.3f}]",
+        "learned principles, iteration-2 against base: bound",
+        "held-out principles, iteration-2 against base: bound",
+        summary["comparisons"][-1]["reason"],
+        str(folder / "summary.json"),
+    ):
+        assert expected in out
+
+
+def test_an_output_of_a_different_recipe_is_refused(sami: Sami, complete: tuple[Path, Path, dict[str, Any]]) -> None:
+    recipe, folder, _ = complete
+    before = (folder / "recipe.yaml").read_text()
+    for command in ("run", "generate", "train", "evaluate"):
+        refused(
+            sami(command, recipe, "training.lr=1e-5", "--output", folder),
+            "training.lr: [0.003] there, [1e-05] now",
+            "--output",
+        )
+    assert (folder / "recipe.yaml").read_text() == before
+
+
+def test_the_steps_in_sequence_give_the_summary_of_run(
+    sami: Sami, complete: tuple[Path, Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    recipe, _, summary = complete
+    output = ["--output", tmp_path / "out"]
+    for iteration in (1, 2):
+        code, out, err = sami("generate", recipe, "--iteration", iteration, *output)
+        assert (code, out.strip()) == (0, str(tmp_path / "out" / f"iteration-{iteration}" / "contrasts.parquet")), err
+        code, out, err = sami("train", recipe, "--iteration", iteration, *output)
+        assert (code, out.strip()) == (0, str(tmp_path / "out" / f"iteration-{iteration}" / "model")), err
+    code, out, err = sami("evaluate", recipe, "--json", *output)
+    assert code == 0, err
+    assert timeless(json.loads(out)) == timeless(summary)
+
+
+def test_a_step_before_the_one_it_needs_is_refused(sami: Sami, recipe: Path, tmp_path: Path) -> None:
+    refused(sami("train", recipe, "--output", tmp_path / "out"), "generate-1", "`sami generate`")
+    refused(sami("generate", recipe, "--iteration", "2", "--output", tmp_path / "out"), "train-1", "`sami train`")
+
+
+def test_the_default_output_is_named_after_the_recipe(
+    sami: Sami, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, out, _ = sami("generate", recipe)
+    assert (code, out.strip()) == (0, "runs/tiny/iteration-1/contrasts.parquet")
+    assert (tmp_path / "runs" / "tiny" / "recipe.yaml").is_file()
