@@ -158,16 +158,23 @@ def test_an_empty_folder_is_taken(directory: RunDirectory) -> None:
     assert (directory.folder / "recipe.yaml").is_file()
 
 
-@pytest.mark.parametrize(
-    "left", [[".lock"], [".lock", "principles.yaml"], [".principles.yaml.tmp"], ["principles.yaml", ".recipe.yaml.tmp"]]
-)
+@pytest.mark.parametrize("left", [[], [".recipe.yaml.tmp"], ["recipe.yaml"], ["recipe.yaml", ".principles.yaml.tmp"]])
 def test_a_start_that_was_killed_does_not_make_the_folder_foreign(directory: RunDirectory, left: list[str]) -> None:
     directory.folder.mkdir()
-    for name in left:
+    (directory.folder / ".steps").mkdir()
+    for name in [".lock", *left]:
         (directory.folder / name).write_text("")
     with directory.open(recipe(), "whole"):
         pass
     assert (directory.folder / "principles.yaml").read_text() == "whole"
+
+
+def test_a_users_own_recipe_is_not_taken_for_a_runs(directory: RunDirectory) -> None:
+    directory.folder.mkdir()
+    (directory.folder / "recipe.yaml").write_text("mine")
+    with pytest.raises(InputError, match="recipe.yaml"), directory.open(recipe(), ""):
+        pass
+    assert (directory.folder / "recipe.yaml").read_text() == "mine"
 
 
 # Steps.

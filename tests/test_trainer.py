@@ -1,5 +1,6 @@
 """Training by different routes gives one trajectory, and training that cannot work is an error."""
 
+import math
 import os
 import subprocess
 import sys
@@ -316,12 +317,18 @@ def test_every_step_logs_its_figures(make: Make, plain_tokenizer: PreTrainedToke
     assert first["learning_rate"] == 1e-3
     assert first["grad_norm"] > 0
     assert first["weights_changed"] > 0.5
-    # Figures of later steps are their own, not running means.
     assert logged[2]["bound"] > logged[1]["bound"] > logged[0]["bound"]
     # The last step's size: Adam moves each weight by about the rate.
     size = sum(float(w.square().sum()) for w in before.values()) ** 0.5
     count = sum(w.numel() for w in before.values())
     assert first["relative_weight_change"] == pytest.approx(1e-3 * count**0.5 / size, rel=0.2)
+
+
+def test_every_steps_figures_are_its_own(make: Make) -> None:
+    trainer = make(contrasts_of(8), 4, per_device_train_batch_size=2, gradient_accumulation_steps=2, contrast="columns")
+    trainer.train()
+    for entry in steps_logged(trainer):
+        assert entry["bound"] == pytest.approx(math.log(2) - entry["loss"], abs=1e-4)
 
 
 def test_the_bound_on_the_training_contrasts_rises(make: Make, plain_tokenizer: PreTrainedTokenizerFast) -> None:

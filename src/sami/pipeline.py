@@ -157,7 +157,7 @@ class Pipeline:
     @contextmanager
     def opened(self) -> Iterator[None]:
         if self.directory.record(f"respond-{BASE}") is None:
-            self._check_context()  # reads config, tokenizer and templates, before anything is written
+            self.check_context()  # reads config, tokenizer and templates, before anything is written
         principles = Path(self.recipe.principles).read_text(encoding="utf-8")
         with self.directory.open(self.recipe, principles):
             yield
@@ -510,7 +510,7 @@ class Pipeline:
             f"iterations of {steps} steps with {training.batch_size} contrasts each"
         )
 
-    def _check_context(self) -> None:
+    def check_context(self) -> None:
         """Refuse a prompt that leaves no room for its response in the model's context."""
         context = models.context_length(models.load_config(self.recipe.model))
         new = self.recipe.generation.max_new_tokens

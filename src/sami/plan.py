@@ -59,6 +59,7 @@ def plan(recipe: Recipe) -> Costs:
         InputError: whatever `sami run` would refuse about the recipe, its data or its model.
     """
     pipeline = Pipeline(recipe, "unused")
+    pipeline.check_context()
     recipe, training = pipeline.recipe, pipeline.recipe.training
     c, response = recipe.sampling.constitutions, recipe.generation.max_new_tokens
     plans = [pipeline.training_plan(i) for i in range(1, training.iterations + 1)]

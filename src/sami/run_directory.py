@@ -67,17 +67,13 @@ class RunDirectory:
         """
         if self.folder.exists() and not self.folder.is_dir():
             raise InputError(f"The output {self.folder} is a file. Give a folder with --output.")
-        if self.folder.is_dir() and not self._recipe_file.is_file():
-            # A start that was killed leaves the principles and hidden files, and nothing else.
-            strangers = [p.name for p in self.folder.iterdir() if p.name[0] != "." and p.name != "principles.yaml"]
+        if self.folder.is_dir() and not self._records.is_dir():
+            strangers = [path.name for path in self.folder.iterdir() if not path.name.startswith(".")]
             if strangers:
                 raise InputError(
                     f"The folder {self.folder} holds other files ({', '.join(sorted(strangers)[:3])}) and no run. "
                     f"Give a new folder with --output."
                 )
-        started = any((self.folder / ".steps").glob("*.json"))
-        if started and self._recipe_file.is_file():
-            self._compare(recipe)
         self.folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.folder / ".lock")
         try:
@@ -87,11 +83,14 @@ class RunDirectory:
                 f"Another process is writing the run {self.folder}. Wait for it, or give another --output."
             ) from None
         try:
-            if not started:
-                with replacing(self.folder / "principles.yaml") as temporary:
-                    temporary.write_text(principles, encoding="utf-8")
+            self._records.mkdir(exist_ok=True)
+            if any(self._records.glob("*.json")):
+                self._compare(recipe)
+            else:
                 with replacing(self._recipe_file) as temporary:
                     temporary.write_text(dump_recipe(recipe), encoding="utf-8")
+                with replacing(self.folder / "principles.yaml") as temporary:
+                    temporary.write_text(principles, encoding="utf-8")
             yield
         finally:
             lock.release()
@@ -145,8 +144,13 @@ class RunDirectory:
     def _recipe_file(self) -> Path:
         return self.folder / "recipe.yaml"
 
+    @property
+    def _records(self) -> Path:
+        """The folder of step records, which marks the run's folder as ours."""
+        return self.folder / ".steps"
+
     def _record_file(self, name: str) -> Path:
-        return self.folder / ".steps" / f"{name}.json"
+        return self._records / f"{name}.json"
 
     def _compare(self, recipe: Recipe) -> None:
         recorded = yaml.safe_load(self._recipe_file.read_text(encoding="utf-8"))

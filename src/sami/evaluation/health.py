@@ -5,6 +5,7 @@ of the new responses and their relevance: how much likelier a response is under 
 another one. The objective by itself rewards ignoring the query, so that one matters most.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -71,7 +72,7 @@ def text_figures(contrasts: Sequence[Contrast]) -> dict[str, Any]:
         ),
         "unfinished": _percent([reason == "length" for c in contrasts for reason in c.finish_reasons]),
         "template_leftovers": _percent([template_leftover(text) is not None for text in texts]),
-        "distinct_2": distinct_n(texts),
+        "distinct_2": 0.0 if math.isnan(diversity := distinct_n(texts)) else diversity,  # no response of two words
         "opening": opening,
         "opening_share": 100 * share,
     }
@@ -175,7 +176,10 @@ def forgetting(
 
 
 def check(policy: Health, base: Health, limits: HealthLimits) -> tuple[str, ...]:
-    """The limits that a policy breaks, each as a sentence with the figures; empty for a healthy one."""
+    """The limits that a policy breaks, each as a sentence with the figures; empty for a healthy one.
+
+    A figure that is not a number breaks its limit.
+    """
     failures = []
     for name, label in (
         ("leakage", "copy from their constitution"),
@@ -183,10 +187,10 @@ def check(policy: Health, base: Health, limits: HealthLimits) -> tuple[str, ...]
         ("unfinished", "are cut off"),
     ):
         now, before, limit = getattr(policy, name), getattr(base, name), getattr(limits, name)
-        if now - before > limit:
+        if not now - before <= limit:
             failures.append(f"{now:.1f} % of responses {label}, {before:.1f} % of base's (limit +{limit:g} points)")
     drop = base.base_logprob - policy.base_logprob
-    if drop > limits.base_logprob_drop:
+    if not drop <= limits.base_logprob_drop:
         failures.append(
             f"responses are {drop:.2f} nats per token less likely under the base model than its own "
             f"(limit {limits.base_logprob_drop:g})"
@@ -196,7 +200,7 @@ def check(policy: Health, base: Health, limits: HealthLimits) -> tuple[str, ...]
         ("relevance", "relevance to the query", limits.relevance_ratio),
     ):
         now, before = getattr(policy, name), getattr(base, name)
-        if now < limit * before:
+        if not now >= min(limit * before, before):
             failures.append(f"{label} fell from {before:.2f} to {now:.2f} (limit {limit:g} of base's)")
     return tuple(failures)
 

@@ -1,6 +1,7 @@
 """Generation with transformers, in the process that called."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -62,7 +63,7 @@ class TransformersEngine:
         attention = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts])
         criteria = StoppingCriteriaList([counter])
         if settings.stop:
-            criteria.append(StopStringCriteria(self._tokenizer, list(settings.stop)))
+            criteria.append(_StopInResponse(self._tokenizer, settings.stop, width))
         sampling: dict[str, Any] = {"do_sample": False}
         if settings.temperature > 0:
             sampling = {
@@ -71,17 +72,18 @@ class TransformersEngine:
                 "top_p": settings.top_p,
                 "top_k": 0,
             }
-        with decoding_attention(self._model):
+        config = GenerationConfig(
+            max_new_tokens=settings.max_new_tokens,
+            eos_token_id=sorted(self._eos_ids),
+            pad_token_id=pad,
+            bos_token_id=self._tokenizer.bos_token_id,
+            **sampling,
+        )
+        with decoding_attention(self._model), _generating_by(config, self._model):
             output = self._model.generate(  # type: ignore[operator]
                 input_ids=input_ids.to(self._model.device),
                 attention_mask=attention.to(self._model.device),
-                generation_config=GenerationConfig(
-                    max_new_tokens=settings.max_new_tokens,
-                    eos_token_id=sorted(self._eos_ids),
-                    pad_token_id=pad,
-                    bos_token_id=self._tokenizer.bos_token_id,
-                    **sampling,
-                ),
+                generation_config=config,
                 stopping_criteria=criteria,
             )
         generated: list[list[int]] = output[:, width:].tolist()
@@ -95,9 +97,10 @@ class TransformersEngine:
         if end is not None:
             ids, finish = row[:end], "stop"
         text = self._text(ids)
-        if any(stop in text for stop in settings.stop):
+        found = [at for stop in settings.stop if (at := text.find(stop)) >= 0]
+        if found:
             finish = "stop"
-            while any(stop in text for stop in settings.stop):
+            while len(text) > min(found):
                 ids = ids[:-1]
                 text = self._text(ids)
         if finish == "stop":
@@ -106,6 +109,27 @@ class TransformersEngine:
 
     def _text(self, ids: Sequence[int]) -> str:
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+
+@contextmanager
+def _generating_by(config: GenerationConfig, model: PreTrainedModel) -> Iterator[None]:
+    """Set aside the model's own generation config: `generate` takes what ours leaves open from it."""
+    own = model.generation_config
+    model.generation_config = config
+    try:
+        yield
+    finally:
+        model.generation_config = own
+
+
+class _StopInResponse(StoppingCriteria):
+    """Stop strings count in the response only; a prompt may end with a part of one."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, stop: Sequence[str], prompt_width: int) -> None:
+        self._criterion, self._width = StopStringCriteria(tokenizer, list(stop)), prompt_width
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **settings: Any) -> torch.Tensor:
+        return self._criterion(input_ids[:, self._width :], scores, **settings)
 
 
 class _StepCounter(StoppingCriteria):
