@@ -115,7 +115,6 @@ def test_a_wrong_recipe_is_refused_without_torch(recipe: Path) -> None:
         ("principles=nowhere.yaml", ["nowhere.yaml", "principles"]),
         ("prompt.style=telepathy", ["prompt.style"]),
         ("sampling.principles_per_constitution=4", ["principles_per_constitution is 4", "3 principles"]),
-        ("evaluation.principles_per_query=5", ["principles_per_query is 5", "4 principles"]),
         ("model.source=/nowhere/model", ["/nowhere/model", "config.json"]),
         ("no equals sign", ["no equals sign", "section.key=value"]),
     ],

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from tiny import BOS, PAD, tiny_model
 
 from sami.generation.decoding import NAME, decoding_attention
+from tiny import BOS, PAD, tiny_model
 
 
 def decode_logits(model: torch.nn.Module, attention: str) -> torch.Tensor:

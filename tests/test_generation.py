@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from transformers import GenerationConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from sami import models
-from sami.generation import Completion, Progress, SamplingSettings
+from sami.generation import Completion, SamplingSettings
 from sami.generation.transformers_engine import TransformersEngine
 from sami.recipe import Model
 from tiny import EOS, PAD, tiny_model, tiny_tokenizer
@@ -129,7 +130,7 @@ def test_another_end_token_of_the_model_ends_a_response_too(
     [completion] = TransformersEngine(model, plain_tokenizer).generate(prompts[:1], SamplingSettings(NEW))
     model.generation_config.eos_token_id = EOS
     cut = endless[0].index(end)
-    assert completion.token_ids == [*endless[0][:cut], EOS]
+    assert completion.token_ids == [*endless[0][:cut], end]  # the one that was generated
     assert completion.finish_reason == "stop"
 
 
@@ -251,23 +252,22 @@ def test_progress_counts_up_to_its_total(
     reference: tuple[PreTrainedModel, list[list[int]], list[list[int]]], plain_tokenizer: PreTrainedTokenizerFast
 ) -> None:
     model, prompts, _ = reference
-    seen: list[tuple[int, int]] = []
+    seen: list[tuple[float, int]] = []
     engine = TransformersEngine(model, plain_tokenizer, 4)
-    engine.generate(prompts, SamplingSettings(NEW), Progress(lambda done, total: seen.append((done, total))))
-    done = [d for d, _ in seen]
-    assert {total for _, total in seen} == {9 * NEW}
-    assert done == sorted(done)
-    assert done[-1] == 9 * NEW
-    assert len(set(done)) == 3 * NEW  # every step of every batch
+    engine.generate(prompts, SamplingSettings(NEW), lambda done, tokens: seen.append((done, tokens)))
+    assert [tokens for _, tokens in seen] == sorted(tokens for _, tokens in seen)
+    assert all(later >= earlier - 1e-9 for (earlier, _), (later, _) in pairwise(seen))
+    assert seen[-1] == (1.0, 9 * NEW)
+    assert len({tokens for _, tokens in seen}) == 3 * NEW  # every step of every batch
 
 
 def test_progress_reaches_its_total_when_responses_end_early(plain_tokenizer: PreTrainedTokenizerFast) -> None:
     model = Scripted(tiny_model("llama").config).eval()
     model.scripts = [[40, 41], [42]]
-    seen: list[int] = []
-    progress = Progress(lambda done, total: seen.append(done))
-    TransformersEngine(model, plain_tokenizer).generate([[20, 21, 22]] * 2, SamplingSettings(50), progress)
-    assert seen[-1] == 100
+    seen: list[tuple[float, int]] = []
+    engine = TransformersEngine(model, plain_tokenizer)
+    engine.generate([[20, 21, 22]] * 2, SamplingSettings(50), lambda done, tokens: seen.append((done, tokens)))
+    assert seen[-1] == (1.0, 5)  # two tokens and one, and an EOS each; padding is not counted
 
 
 def test_no_prompts_give_no_completions(llama: PreTrainedModel, plain_tokenizer: PreTrainedTokenizerFast) -> None:

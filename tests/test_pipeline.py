@@ -457,7 +457,7 @@ def test_a_run_killed_everywhere_ends_with_the_summary_of_one_that_was_not(
     assert exits[-1] == 0, f"the run after {places[-1]!r} did not continue"
     assert exits[:-1] == [-signal.SIGKILL] * len(places)
     steps = ("respond-base", "score-base", "generate-1", "train-1", "respond-iteration-1", "score-iteration-1")
-    outputs = [f".steps/{step}.json" for step in steps]
+    outputs = [f".steps/{step}.json" for step in (*steps, "packing")] + ["iteration-1/metrics.jsonl"]
     outputs += ["principles.yaml", "recipe.yaml", "summary.json", "iteration-1/contrasts.parquet", "iteration-1/model"]
     for policy in ("base", "iteration-1"):
         outputs += [f"evaluation/responses/{policy}.parquet", f"evaluation/scores/{policy}.json"]

@@ -172,7 +172,7 @@ def test_a_start_that_was_killed_does_not_make_the_folder_foreign(directory: Run
 def test_a_users_own_recipe_is_not_taken_for_a_runs(directory: RunDirectory) -> None:
     directory.folder.mkdir()
     (directory.folder / "recipe.yaml").write_text("mine")
-    with pytest.raises(InputError, match="recipe.yaml"), directory.open(recipe(), ""):
+    with pytest.raises(InputError, match=r"recipe\.yaml"), directory.open(recipe(), ""):
         pass
     assert (directory.folder / "recipe.yaml").read_text() == "mine"
 

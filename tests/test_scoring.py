@@ -13,7 +13,7 @@ from sami import scoring
 from sami.contrasts import Contrast, ContrastBatch, collate
 from sami.errors import InputError
 from sami.objective import sami_loss
-from sami.scoring import ComputeIn, check_shared_prefix, logprob_matrix, reduce_tokens, token_logprobs
+from sami.scoring import ComputeIn, check_packing, logprob_matrix, reduce_tokens, token_logprobs
 from tiny import ARCHITECTURES, EOS, PAD, VOCABULARY, random_contrast, tiny_model
 
 TOLERANCE = 2e-5  # nats a token, fp32
@@ -304,26 +304,52 @@ class IgnoresMasks(nn.Module):
 
 
 @every_architecture
-def test_check_shared_prefix_passes_on_a_sound_model(architecture):
+def test_check_packing_passes_on_a_sound_model(architecture):
     model = tiny_model(architecture)
-    check = check_shared_prefix(model, random_contrast(1), PAD)
-    assert check.passed
+    check = check_packing(model, random_contrast(1), PAD)
+    assert check.shared
     assert check.difference <= TOLERANCE
-    assert check.contrast == "contrast-1"
 
 
 @every_architecture
-def test_check_shared_prefix_fails_where_attention_ignores_masks(architecture):
-    check = check_shared_prefix(IgnoresMasks(tiny_model(architecture)), random_contrast(1), PAD)
-    assert not check.passed
-    assert check.difference > 10 * scoring.SHARED_PREFIX_TOLERANCE
+def test_check_packing_shares_no_rows_where_attention_ignores_masks(architecture):
+    """transformers then takes sequences apart where positions restart: right for plain rows, wrong for shared."""
+    check = check_packing(IgnoresMasks(tiny_model(architecture)), random_contrast(1), PAD)
+    assert not check.shared
+    assert check.difference > 10 * scoring.PACKING_TOLERANCE
+
+
+@every_architecture
+def test_check_packing_refuses_a_model_that_padding_disturbs(architecture):
+    class IgnoresPadding(IgnoresMasks):
+        def forward(self, attention_mask: Any = None, position_ids: Any = None, **inputs: Any) -> Any:
+            return self.module(**inputs)
+
+    with pytest.raises(InputError, match="ignores masks"):
+        check_packing(IgnoresPadding(tiny_model(architecture)), random_contrast(1), PAD)
+
+
+def test_check_packing_gives_each_response_a_row_where_only_shared_rows_are_wrong(monkeypatch):
+    right = scoring.attention_mask
+
+    def causal_in_shared_rows(model, batch):
+        if not batch.shared:
+            return right(model, batch)
+        length = batch.input_ids.shape[1]
+        mask = torch.full((length, length), torch.finfo(torch.float32).min).triu(1)
+        return mask.expand(len(batch.input_ids), 1, length, length)
+
+    monkeypatch.setattr(scoring, "attention_mask", causal_in_shared_rows)
+    check = check_packing(tiny_model(), random_contrast(1), PAD)
+    assert not check.shared
+    assert check.difference > 10 * scoring.PACKING_TOLERANCE
 
 
 @pytest.mark.parametrize("mode", [True, False], ids=["training", "evaluation"])
-def test_check_shared_prefix_leaves_the_model_as_it_was(mode):
+def test_check_packing_leaves_the_model_as_it_was(mode):
     """GPT-2 has dropout: in training mode the two paths could not agree."""
     model = tiny_model("gpt2").train(mode)
-    assert check_shared_prefix(model, random_contrast(1), PAD).passed
+    assert check_packing(model, random_contrast(1), PAD).shared
     assert model.training is mode
     assert all(p.grad is None for p in model.parameters())
 

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast, TrainerCallba
 from sami import objective
 from sami.contrasts import Contrast, collate
 from sami.errors import InputError
-from sami.scoring import logprob_matrix
+from sami.scoring import PackingCheck, logprob_matrix
 from sami.trainer import SAMIConfig, SAMITrainer
 from tiny import random_contrast, tiny_model, tiny_tokenizer
 
@@ -150,9 +150,9 @@ def test_shared_prefix_and_plain_path_train_to_the_same_weights(make: Make, cons
 def test_the_shared_prefix_check_is_made_once_and_reported(make: Make) -> None:
     trainer = make(contrasts_of(4), 1)
     trainer.train()
-    assert trainer.shared_prefix_check is not None
-    assert trainer.shared_prefix_check.passed
-    assert trainer.shared_prefix_check.difference < 1e-4
+    assert trainer.packing is not None
+    assert trainer.packing.shared
+    assert trainer.packing.difference < 1e-4
 
 
 def test_a_model_on_which_shared_prefixes_are_wrong_trains_by_the_plain_path(
@@ -160,9 +160,9 @@ def test_a_model_on_which_shared_prefixes_are_wrong_trains_by_the_plain_path(
 ) -> None:
     contrasts = contrasts_of(4)
     plain = trained(make, contrasts, share_prefix=False)
-    monkeypatch.setattr("sami.scoring.SHARED_PREFIX_TOLERANCE", -1.0)
+    monkeypatch.setattr("sami.trainer.check_packing", lambda *_: PackingCheck(False, 0.5))
     trainer = make(contrasts)
-    with pytest.warns(UserWarning, match="plain path is used"):
+    with pytest.warns(UserWarning, match="a row of its own"):
         trainer.train()
     assert largest_difference(weights_of(trainer), plain) == 0.0
 

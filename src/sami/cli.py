@@ -89,12 +89,9 @@ def main() -> None:
         number = error.errno if isinstance(error, OSError) else None
         if number == errno.ENOSPC or "No space left on device" in str(error):
             _fail(f"The disk is full: {error}. Free some space and run the same command; finished steps are kept.")
-        if number in (errno.EACCES, errno.EROFS, errno.EPERM):
+        if number in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR):
             _fail(f"A file cannot be used: {error}. Choose a folder you may write to with --output.")
         raise
-    except KeyboardInterrupt:
-        print("sami: interrupted; the same command continues.", file=sys.stderr)
-        raise SystemExit(130) from None
 
 
 def _pipeline(recipe: str, overrides: list[str] | None, output: Path | None) -> tuple[Any, Path]:
@@ -134,7 +131,7 @@ def _tune_process() -> None:
     missing = {name: value for name, value in wanted.items() if name not in os.environ}
     if missing and sys.platform == "linux" and sys.argv[0].endswith(("/sami", "/cli.py")):
         sys.stdout.flush()
-        os.execve(sys.executable, [sys.executable, "-m", "sami.cli", *sys.argv[1:]], {**os.environ, **missing})
+        os.execve(sys.executable, [sys.executable, "-P", "-m", "sami.cli", *sys.argv[1:]], {**os.environ, **missing})
 
 
 def _quiet_libraries() -> None:

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -24,12 +24,11 @@ from sami.errors import InputError
 from sami.evaluation.leaks import leakage
 from sami.evaluation.text_health import repeated_loop, template_leftover
 from sami.files import replacing
+from sami.generation import FinishReason
 from sami.recipe import Filters
 
 if TYPE_CHECKING:
     import torch
-
-FinishReason = Literal["stop", "length"]
 
 
 @dataclass(frozen=True)
@@ -119,7 +118,7 @@ def filter_contrasts(
     Raises:
         InputError: a smaller share than `filters.min_survivors` is left.
     """
-    leftovers = [s.strip() for s in stop if s.strip()]
+    leftovers = [s.strip() if len(s.strip()) > 1 else s for s in stop if s.strip()]
     unwanted = [term.casefold() for term in filters.unwanted]
     checks: dict[str, Callable[[Contrast], bool]] = {}
     if filters.empty:
@@ -149,10 +148,13 @@ def filter_contrasts(
             dropped[reason] += 1
     if not kept or len(kept) < filters.min_survivors * len(contrasts):
         taken = ", ".join(f"{name} {count}" for name, count in dropped.most_common() if count)
+        worst = dropped.most_common(1)[0][0] if taken else ""
+        example = next((c for c in contrasts if worst and checks[worst](c)), None)
         raise InputError(
             f"Only {len(kept)} of {len(contrasts)} contrasts passed the filters ({taken or 'none generated'}); "
-            f"filters.min_survivors asks for {filters.min_survivors:.0%}. Look at the responses, then raise "
-            f"generation.max_new_tokens, choose other principles, or turn off the filter that took most."
+            f"filters.min_survivors asks for {filters.min_survivors:.0%}. Raise generation.max_new_tokens, choose "
+            f"other principles, or turn off the filter that took most, in a new run."
+            + (f" An example of {worst}: {[r[:160] for r in example.responses]}." if example else "")
         )
     return kept, dict(dropped)
 

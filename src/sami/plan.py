@@ -183,7 +183,9 @@ def _mean_prompt(pipeline: Pipeline, planned: list[Planned]) -> float:
 def _parameters(pipeline: Pipeline) -> tuple[int, int]:
     """Parameters that every token passes, and those of the output head."""
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(models.load_config(pipeline.recipe.model))
+        model = AutoModelForCausalLM.from_config(
+            models.load_config(pipeline.recipe.model), trust_remote_code=pipeline.recipe.model.trust_remote_code
+        )
     head = model.get_output_embeddings().weight.numel()
     embeddings = model.get_input_embeddings().weight.numel()
     total = sum(p.numel() for p in model.parameters())

@@ -15,8 +15,11 @@ def say(text: str) -> None:
 
 
 @contextmanager
-def bar(label: str, total: float, unit: str) -> Iterator[Callable[[float], None]]:
-    """A bar for one piece of work; the function it gives takes how much is done."""
+def bar(label: str, total: float, unit: str) -> Iterator[Callable[..., None]]:
+    """A bar for one piece of work.
+
+    The function it gives takes how much of `total` is done and, where the rate counts something else, how many.
+    """
     columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=30),
@@ -28,8 +31,8 @@ def bar(label: str, total: float, unit: str) -> Iterator[Callable[[float], None]
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(label, total=total, rate="")
 
-        def update(done: float) -> None:
-            rate = done / max(time.perf_counter() - started, 1e-9)
+        def update(done: float, counted: float | None = None) -> None:
+            rate = (done if counted is None else counted) / max(time.perf_counter() - started, 1e-9)
             progress.update(
                 task, completed=done, rate=f"{rate:,.3g} {unit}/s" if rate < 100 else f"{rate:,.0f} {unit}/s"
             )

@@ -56,7 +56,7 @@ Human: Thank you, that helps. {{ query }}
 
 Assistant:"""
 
-PLAIN_STOP = ["\n\nHuman:", "\nHuman:"]
+PLAIN_STOP = ["\nHuman:"]
 
 
 class PromptBuilder:
@@ -91,7 +91,8 @@ class PromptBuilder:
             self._generation = environment.from_string(generation)
             self._training = environment.from_string(training)
             for template in (self._generation, self._training):
-                template.render(query="q", constitution="c", principles=["c"], system="s")
+                for principles in ([], ["a"], ["a", "b"]):  # without a constitution too: forgetting is measured so
+                    template.render(query="q", constitution="\n".join(principles), principles=principles, system="s")
         except Exception as error:  # an expression in a template can raise anything
             raise InputError(
                 f"A template in the recipe's prompt section does not render: {error}. "

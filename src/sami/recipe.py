@@ -62,8 +62,11 @@ class Model(Section):
 
     @model_validator(mode="after")
     def _only_where_it_has_an_effect(self) -> Self:
-        if self.sha256 and not self.source.startswith("pypi:"):
+        packaged = self.source.startswith("pypi:")
+        if self.sha256 and not packaged:
             raise ValueError("sha256 is checked for pypi: sources only; for a hub model pin `revision`")
+        if self.revision and (packaged or self.source.startswith((".", "/", "~"))):
+            raise ValueError("revision names a version of a hub model, and this source is not one; remove it")
         return self
 
 
@@ -138,7 +141,7 @@ class Sampling(Section):
 
 class Generation(Section):
     engine: Literal["auto", "transformers"] = "auto"
-    """What generates; auto takes the fastest engine installed."""
+    """What generates; auto is transformers."""
     max_new_tokens: int = Field(default=128, ge=1)
     """Longest response in tokens."""
     temperature: float = Field(default=0.0, ge=0.0)
@@ -198,7 +201,7 @@ class Training(Section):
     optimizer: Literal["adamw", "rmsprop"] = "adamw"
     """Optimiser, on fp32 master weights."""
     weight_decay: float = Field(default=0.0, ge=0.0)
-    """Decoupled weight decay."""
+    """Decoupled weight decay of AdamW."""
     max_grad_norm: float = Field(default=1.0, gt=0.0)
     """Gradients are clipped to this norm."""
     explode_above: float = Field(default=1e4, gt=0.0)
@@ -229,6 +232,12 @@ class Training(Section):
         return self
 
     @model_validator(mode="after")
+    def _decay_is_decoupled(self) -> Self:
+        if self.weight_decay and self.optimizer == "rmsprop":
+            raise ValueError("weight_decay with rmsprop would be an L2 penalty; use adamw, or weight_decay 0")
+        return self
+
+    @model_validator(mode="after")
     def _warmup_ends(self) -> Self:
         if self.warmup_steps >= min(self.steps):
             raise ValueError(
@@ -248,7 +257,7 @@ class Evaluation(Section):
     judges: list[Literal["verifier"]] = ["verifier"]
     """Who decides whether a response follows its constitution; verifier: the principles' own checks."""
     principles_per_query: int = Field(default=3, ge=1)
-    """Contrasts per held-out query; the principles take turns, held-out ones included."""
+    """Contrasts per held-out query, at most one for each principle, which take turns, held-out ones included."""
     bootstrap_samples: int = Field(default=2000, ge=100)
     """Resamples of the queries behind every 95 % interval."""
     health_queries: int = Field(default=40, ge=2)
@@ -264,6 +273,8 @@ class Health(Section):
     """Responses that repeat themselves: points above base."""
     unfinished: float = Field(default=10.0, ge=0.0)
     """Responses cut off by max_new_tokens: points above base."""
+    template_leftovers: float = Field(default=3.0, ge=0.0)
+    """Responses with markers of a prompt template: points above base."""
     base_logprob_drop: float = Field(default=1.0, ge=0.0)
     """Mean log-prob of the responses under the base model: nats per token below base's own."""
     distinct_2_ratio: float = Field(default=0.7, ge=0.0)
@@ -428,16 +439,19 @@ def _all_keys() -> Iterator[str]:
 
 
 def _with_absolute_paths(recipe: Recipe, folder: Path) -> Recipe:
-    def absolute(value: str) -> str:
-        inside = folder / value
-        return str(inside.resolve()) if inside.exists() else value
+    """Paths count from the recipe's folder, and where nothing is there, from the working directory."""
 
-    principles = str((folder / recipe.principles).resolve())
+    def absolute(value: str, otherwise: str | None = None) -> str:
+        for place in (folder / value, Path(value).expanduser()):
+            if place.exists():
+                return str(place.resolve())
+        return otherwise or value
+
     return recipe.model_copy(
         update={
             "model": recipe.model.model_copy(update={"source": absolute(recipe.model.source)}),
             "queries": recipe.queries.model_copy(update={"path": absolute(recipe.queries.path)}),
-            "principles": principles,
+            "principles": absolute(recipe.principles, otherwise=str((folder / recipe.principles).resolve())),
         }
     )
 

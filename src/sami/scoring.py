@@ -10,7 +10,8 @@ Shapes: B contrasts, C constitutions, R responses, T response tokens, N rows, L 
 K kept positions (the last prompt token and the responses), M = N * K, X scored tokens.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from sami.contrasts import Contrast, ContrastBatch, collate
 from sami.errors import InputError
 
 # The two paths differ by rounding, about 1e-5 nats in fp32; a mask that is wrong shows as 1e-2 and more.
-SHARED_PREFIX_TOLERANCE = 1e-3
+PACKING_TOLERANCE = 1e-3
 LOGIT_ROWS_AT_ONCE = 256
 
 
@@ -73,11 +74,7 @@ def token_logprobs(model: nn.Module, batch: ContrastBatch) -> Tensor:
     logprobs_BCRT = torch.zeros(index_BCRT.shape, device=scored_X.device).masked_scatter(mask_BCRT, scored_X)
     if not torch.isfinite(scored_X).all():
         bad = ~torch.isfinite(logprobs_BCRT).flatten(1).all(1)
-        names = [name for name, is_bad in zip(batch.ids, bad.tolist(), strict=True) if is_bad]
-        raise InputError(
-            f"The model gives log-probs that are not finite for the contrasts {', '.join(names)}. "
-            f"Its weights are damaged or its dtype overflows: try model.dtype=float32 or a lower training.lr."
-        )
+        _require_finite(scored_X, [name for name, is_bad in zip(batch.ids, bad.tolist(), strict=True) if is_bad])
     return logprobs_BCRT
 
 
@@ -109,7 +106,7 @@ def attention_mask(model: nn.Module, batch: ContrastBatch) -> Tensor | dict[str,
     A sliding window is measured in positions, because a response's neighbours in the row are other
     responses. Models that mix layer types take a mask for each type.
     """
-    config = _text_config(model)
+    config = _unwrapped(model).config.get_text_config()
     segments = batch.segments
     query, key = segments[:, :, None], segments[:, None, :]
     index = torch.arange(segments.shape[1], device=segments.device)
@@ -132,13 +129,6 @@ def attention_mask(model: nn.Module, batch: ContrastBatch) -> Tensor | dict[str,
 def _additive(allowed_NLL: Tensor, dtype: torch.dtype) -> Tensor:
     mask = torch.zeros(allowed_NLL.shape, dtype=dtype, device=allowed_NLL.device)
     return mask.masked_fill_(~allowed_NLL, torch.finfo(dtype).min)[:, None]
-
-
-def _text_config(model: nn.Module) -> Any:
-    inner: Any = model
-    while not hasattr(inner, "config") and hasattr(inner, "module"):
-        inner = inner.module
-    return inner.config.get_text_config()
 
 
 def _dtype(model: nn.Module) -> torch.dtype:
@@ -167,36 +157,75 @@ class ComputeIn(nn.Module):
 
 
 @dataclass(frozen=True)
-class SharedPrefixCheck:
-    """Largest difference in nats between a response token scored in a shared row and in a sequence of its own."""
+class PackingCheck:
+    """Which rows are right for a model, and how far shared ones were off, in nats at the worst token."""
 
-    contrast: str
+    shared: bool
     difference: float
-
-    @property
-    def passed(self) -> bool:
-        return self.difference <= SHARED_PREFIX_TOLERANCE
 
 
 @torch.no_grad()
-def check_shared_prefix(model: nn.Module, contrast: Contrast, pad_token_id: int) -> SharedPrefixCheck:
-    """Compare a contrast's shared rows with plain sequences, in the dtype of the model's weights.
+def check_packing(model: nn.Module, contrast: Contrast, pad_token_id: int) -> PackingCheck:
+    """Compare packed rows with plain sequences on one contrast, in the dtype of the model's weights.
 
-    The plain side is a prompt and one response, without padding, packing or a mask of ours.
+    A plain sequence is a prompt and one response, without padding, packing or a mask of ours. A model on which
+    shared rows differ is scored with one response a row.
+
+    Raises:
+        InputError: the model cannot be scored in packed rows at all.
     """
-    device = next(model.parameters()).device
     was_training = model.training
     model.eval()
     try:
-        batch = collate([contrast], pad_token_id).to(device)
-        shared_CRT = token_logprobs(model, batch)[0]
-        difference = 0.0
-        for c, prompt in enumerate(contrast.prompt_ids):
-            for r, response in enumerate(contrast.response_ids):
-                sequence = torch.tensor([prompt + response], device=device)
-                logits_TV = model(input_ids=sequence, use_cache=False).logits[0, len(prompt) - 1 : -1]
-                alone_T = logits_TV.float().log_softmax(-1)[torch.arange(len(response)), response]
-                difference = max(difference, float((shared_CRT[c, r, : len(response)] - alone_T).abs().max()))
+        alone_CRT = _token_logprobs_alone(model, contrast)
+        difference = _difference(model, contrast, pad_token_id, True, alone_CRT)
+        if difference <= PACKING_TOLERANCE:
+            return PackingCheck(True, difference)
+        if _difference(model, contrast, pad_token_id, False, alone_CRT) <= PACKING_TOLERANCE:
+            return PackingCheck(False, difference)
     finally:
         model.train(was_training)
-    return SharedPrefixCheck(contrast.id, difference)
+    raise InputError(
+        f"{type(_unwrapped(model)).__name__} gives other log-probs in padded rows than for single sequences, so its "
+        f"contrasts cannot be scored. It may use an attention that ignores masks; use a model of the llama, mistral, "
+        f"mixtral, qwen or gemma families, or its eager attention."
+    )
+
+
+def _token_logprobs_alone(model: nn.Module, contrast: Contrast) -> Tensor:
+    longest = max(map(len, contrast.response_ids))
+    device = next(model.parameters()).device
+    alone_CRT = torch.zeros(len(contrast.prompt_ids), len(contrast.response_ids), longest, device=device)
+    for c, prompt in enumerate(contrast.prompt_ids):
+        for r, response in enumerate(contrast.response_ids):
+            sequence = torch.tensor([prompt + response], device=device)
+            logits_TV = model(input_ids=sequence, use_cache=False).logits[0, len(prompt) - 1 : -1].float()
+            logprobs_T = logits_TV.log_softmax(-1)[range(len(response)), response]
+            _require_finite(logprobs_T, [contrast.id])
+            alone_CRT[c, r, : len(response)] = logprobs_T
+    return alone_CRT
+
+
+def _difference(model: nn.Module, contrast: Contrast, pad_token_id: int, shared: bool, alone_CRT: Tensor) -> float:
+    # A longer neighbour, so that the contrast is padded as it is in a real batch.
+    longer = replace(contrast, prompt_ids=[prompt + prompt[-1:] * 3 for prompt in contrast.prompt_ids])
+    batch = collate([contrast, longer], pad_token_id, share_prefix=shared).to(alone_CRT.device)
+    try:
+        return float((token_logprobs(model, batch)[0] - alone_CRT).abs().max())
+    except (RuntimeError, TypeError, IndexError, ValueError):  # an attention that cannot take such a mask
+        return float("inf")
+
+
+def _require_finite(logprobs: Tensor, contrasts: Sequence[str]) -> None:
+    if not torch.isfinite(logprobs).all():
+        raise InputError(
+            f"The model gives log-probs that are not finite for the contrasts {', '.join(contrasts)}. "
+            f"Its weights are damaged or its dtype overflows: try model.dtype=float32 or a lower training.lr."
+        )
+
+
+def _unwrapped(model: nn.Module) -> Any:
+    inner: Any = model
+    while not hasattr(inner, "config") and hasattr(inner, "module"):
+        inner = inner.module
+    return inner

@@ -62,6 +62,7 @@ def summarise(
             for n in range(1, len(policies))
             if (record := directory.record(f"train-{n}")) is not None
         },
+        "shared_prefix": _shares_prefix(directory),
         "model": recipe.model.source if recipe.model.source.startswith("pypi:") else recipe.model.source.split("/")[-1],
         "timings": _timings(directory, policies),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}},
@@ -161,11 +162,17 @@ def _read(directory: RunDirectory, name: str, iteration: int, base: Health | Non
     raw = json.loads(directory.scores(name).read_text(encoding="utf-8"))
     known = {f.name for f in fields(Health)} - {"words_ratio", "failures"}
     figures = {key: value for key, value in raw["health"].items() if key in known}
-    own = Health(**figures, words_ratio=figures["words"] / base.words if base else 1.0)
+    own = Health(**figures, words_ratio=figures["words"] / base.words if base and base.words else 1.0)
     if base is not None:
         own = Health(**{**asdict(own), "failures": health.check(own, base, recipe.health)})
     scores = PolicyScores(*([ContrastScores(**s) for s in raw[scorer]] for scorer in ("policy", "base")))
     return Evaluated(name, iteration, scores, raw["verdicts"], own)
+
+
+def _shares_prefix(directory: RunDirectory) -> bool:
+    """Whether responses were scored in shared rows: asked for, and right on this model."""
+    record = directory.record("packing")
+    return bool(record and record["result"]["shared"])
 
 
 def _timings(directory: RunDirectory, policies: Sequence[str]) -> dict[str, float]:

@@ -29,9 +29,9 @@ from sami.contrasts import Contrast, ContrastBatch, collate, row_tokens
 from sami.errors import InputError
 from sami.models import load_model, load_tokenizer
 from sami.recipe import Model
-from sami.scoring import ComputeIn, SharedPrefixCheck, check_shared_prefix, logprob_matrix
+from sami.scoring import ComputeIn, PackingCheck, check_packing, logprob_matrix
 
-# Values of each weight tensor that are watched for change; enough for a share within 1 %.
+# Values of each weight tensor that are watched for change: enough for its share within 1 point.
 WATCHED_VALUES = 1 << 14
 # Below this share of watched weights changed after rounding, the saved model is the one that was loaded.
 UNCHANGED_BELOW = 1e-3
@@ -68,6 +68,16 @@ class SAMIConfig(TrainingArguments):
         default="bfloat16", metadata={"help": "Dtype of forward and backward; master weights stay fp32."}
     )
     explode_above: float = field(default=1e4, metadata={"help": "A gradient norm above this stops training."})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.compute_dtype == "bfloat16" and (self.gradient_checkpointing or self.fsdp or self.deepspeed):
+            raise InputError(
+                "compute_dtype bfloat16 casts fp32 master weights for each forward pass, which gradient "
+                "checkpointing, FSDP and DeepSpeed undo. Use compute_dtype='float32' with them."
+            )
+        if self.n_gpu > 1:
+            self._n_gpu = 1  # without a launcher Trainer would split one batch over GPUs; launch processes instead
 
 
 class SAMITrainer(Trainer):
@@ -119,7 +129,7 @@ class SAMITrainer(Trainer):
         self._pad_token_id: int = pad if pad is not None else processing_class.eos_token_id
         self._compute_dtype = torch.bfloat16 if args.compute_dtype == "bfloat16" else torch.float32
         self._sums: dict[str, list[float]] = defaultdict(list)
-        self.shared_prefix_check: SharedPrefixCheck | None = None
+        self.packing: PackingCheck | None = None
         self.weight_change = _WeightChange(model, self._compute_dtype)
         self._share_prefix = args.share_prefix
         self._contrasts = train_dataset
@@ -140,8 +150,8 @@ class SAMITrainer(Trainer):
         return self.accelerator.unwrap_model(self.model)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        if self._share_prefix and self.shared_prefix_check is None:
-            self._check_shared_prefix()
+        if self._share_prefix and self.packing is None:
+            self._check_packing()
         result = super().train(*args, **kwargs)
         self.weight_change.check_rounded(self.args.learning_rate, self.state.global_step)
         return result
@@ -192,18 +202,18 @@ class SAMITrainer(Trainer):
         batch = collate(contrasts, self._pad_token_id, share_prefix=self._share_prefix, train_eos=self.args.train_eos)
         return {"contrasts": batch}
 
-    def _check_shared_prefix(self) -> None:
-        """Compare shared rows with single sequences on the longest contrast; where they differ, go plain.
+    def _check_packing(self) -> None:
+        """Compare shared rows with single sequences on the longest contrast; where they differ, share nothing.
 
         The longest, because a wrong mask or window can leave short responses untouched.
         """
         longest = max(self._contrasts, key=row_tokens)
-        self.shared_prefix_check = check_shared_prefix(self.trained_model, longest, self._pad_token_id)
-        if not self.shared_prefix_check.passed:
+        self.packing = check_packing(self.trained_model, longest, self._pad_token_id)
+        if not self.packing.shared:
             self._share_prefix = False
             warnings.warn(
-                f"Shared-prefix scoring differs from plain scoring by {self.shared_prefix_check.difference:.2g} "
-                f"nats on this model, so the plain path is used. It is slower and gives the same results.",
+                f"Scores in shared rows differ by {self.packing.difference:.2g} nats from those of single sequences "
+                f"on this model, so each response gets a row of its own: slower, and checked to be right.",
                 stacklevel=2,
             )
 
@@ -244,10 +254,17 @@ class _StepSampler(Sampler[int]):
 
 
 class _WeightChange(TrainerCallback):
-    """Watches a fixed sample of every weight tensor: how far a step moves it, and whether rounding hides that."""
+    """Watches a random sample of every weight tensor: how far a step moves it, and whether rounding hides that."""
 
     def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
         self._weights = [p for p in model.parameters() if p.requires_grad]
+        generator = torch.Generator().manual_seed(0)
+        self._watched = [
+            torch.randint(p.numel(), (WATCHED_VALUES,), generator=generator)
+            if p.numel() > WATCHED_VALUES
+            else torch.arange(p.numel())
+            for p in self._weights
+        ]
         self._dtype = dtype
         self._start = self._sample()
         self._before: list[Tensor] = []
@@ -257,10 +274,9 @@ class _WeightChange(TrainerCallback):
         self._before = self._sample()
 
     def on_optimizer_step(self, *_: Any, **__: Any) -> None:
-        moved = size = 0.0
-        for before, after in zip(self._before, self._sample(), strict=True):
-            moved += (after - before).double().square().sum().item()
-            size += before.double().square().sum().item()
+        after = self._sample()
+        moved = self._over_all([(a - b).double().square().mean() for a, b in zip(after, self._before, strict=True)])
+        size = self._over_all([b.double().square().mean() for b in self._before])
         self._relative = (moved / size) ** 0.5 if size else 0.0
 
     def figures(self) -> dict[str, float]:
@@ -269,11 +285,12 @@ class _WeightChange(TrainerCallback):
 
     def share_changed(self) -> float:
         """Share of weights that differ from the start after rounding to the dtype they are saved in."""
-        changed = total = 0
-        for start, now in zip(self._start, self._sample(), strict=True):
-            changed += int((start.to(self._dtype) != now.to(self._dtype)).sum())
-            total += now.numel()
-        return changed / total
+        return self._over_all(
+            [
+                (start.to(self._dtype) != now.to(self._dtype)).double().mean()
+                for start, now in zip(self._start, self._sample(), strict=True)
+            ]
+        )
 
     def check_rounded(self, lr: float, steps: int) -> None:
         share = self.share_changed()
@@ -284,9 +301,13 @@ class _WeightChange(TrainerCallback):
                 f"that was loaded. Raise training.lr or training.steps, or set model.dtype=float32."
             )
 
+    def _over_all(self, means: list[Tensor]) -> float:
+        """Mean over all weights, from the means of each tensor's sample."""
+        sizes = [p.numel() for p in self._weights]
+        return sum(size * float(mean) for size, mean in zip(sizes, means, strict=True)) / sum(sizes)
+
     def _sample(self) -> list[Tensor]:
-        samples = []
-        for weight in self._weights:
-            flat = weight.detach().flatten()
-            samples.append(flat[:: max(1, flat.numel() // WATCHED_VALUES)].cpu().clone())
-        return samples
+        return [
+            weight.detach().flatten()[watched.to(weight.device)].cpu()
+            for weight, watched in zip(self._weights, self._watched, strict=True)
+        ]

@@ -95,6 +95,7 @@ def relevance(
     pad_token_id: int,
     queries: int,
     batch_size: int,
+    share_prefix: bool = True,
 ) -> float:
     """How much likelier a response is under its own query than under the next contrast's, nats per token.
 
@@ -122,7 +123,7 @@ def relevance(
                     ],
                 )
             )
-        batch = collate(swapped, pad_token_id).to(base.device)
+        batch = collate(swapped, pad_token_id, share_prefix).to(base.device)
         under_other_BRT = torch.diagonal(token_logprobs(base, batch), dim1=1, dim2=2).permute(0, 2, 1)
         means = under_other_BRT.sum(-1) / batch.response_mask.sum(-1)
         for i, row in zip(part, means.tolist(), strict=True):
@@ -185,6 +186,7 @@ def check(policy: Health, base: Health, limits: HealthLimits) -> tuple[str, ...]
         ("leakage", "copy from their constitution"),
         ("loops", "repeat themselves"),
         ("unfinished", "are cut off"),
+        ("template_leftovers", "hold template markers"),
     ):
         now, before, limit = getattr(policy, name), getattr(base, name), getattr(limits, name)
         if not now - before <= limit:

@@ -52,6 +52,7 @@ def score_contrasts(
     contrasts: Sequence[Contrast],
     held_out: set[str],
     batch_size: int,
+    share_prefix: bool = True,
     on_contrasts: Callable[[int], None] = lambda done: None,
 ) -> list[ContrastScores]:
     """Score every response of every contrast under every constitution.
@@ -59,13 +60,14 @@ def score_contrasts(
     Args:
         held_out: ids of the principles that are not trained on; a contrast with one of them is not learned.
         batch_size: contrasts per forward pass.
+        share_prefix: whether responses share rows; see `sami.scoring.check_packing`.
         on_contrasts: called with the number of contrasts scored so far.
     """
     scores: dict[str, ContrastScores] = {}
     order = sorted(contrasts, key=row_tokens)
     for start in range(0, len(order), batch_size):
         chunk = order[start : start + batch_size]
-        batch = collate(chunk, tokenizer.pad_token_id).to(model.device)
+        batch = collate(chunk, tokenizer.pad_token_id, share_prefix).to(model.device)
         logprobs_BCRT = token_logprobs(model, batch)
         plain = reduce_tokens(logprobs_BCRT, batch.response_mask).tolist()
         unleaked_BRT = _unleaked(chunk, tokenizer, batch.response_mask)

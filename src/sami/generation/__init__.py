@@ -4,10 +4,13 @@ An engine gets prompts as ids and gives completions as ids. Text is made from id
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Literal, Protocol
 
-from sami.contrasts import FinishReason
+FinishReason = Literal["stop", "length"]
+
+# Called while an engine works: the share of the work that is done, and the tokens generated so far.
+OnProgress = Callable[[float, int], None]
 
 
 @dataclass(frozen=True)
@@ -25,8 +28,9 @@ class SamplingSettings:
 class Completion:
     """One response.
 
-    `token_ids` end with EOS where `finish_reason` is "stop"; where a stop string ended the response they are
-    the longest prefix of the generated ids before that string, plus EOS. `text` is what they decode to.
+    `token_ids` end with the end token that was generated where `finish_reason` is "stop"; where a stop string
+    ended the response they are the longest prefix of the generated ids before that string, plus the tokenizer's
+    EOS. `text` is what they decode to.
     """
 
     token_ids: list[int]
@@ -34,17 +38,9 @@ class Completion:
     finish_reason: FinishReason
 
 
-@dataclass
-class Progress:
-    """Reports generated tokens while an engine works; the default reports nothing."""
-
-    on_tokens: Callable[[int, int], None] = field(default=lambda done, total: None)
-    """Called with the tokens generated so far and the most there can be."""
-
-
 class Engine(Protocol):
     """What generates: one completion for each prompt, in the order of the prompts."""
 
     def generate(
-        self, prompts: Sequence[Sequence[int]], settings: SamplingSettings, progress: Progress | None = None
+        self, prompts: Sequence[Sequence[int]], settings: SamplingSettings, on_progress: OnProgress | None = None
     ) -> list[Completion]: ...

@@ -14,8 +14,7 @@ from transformers import (
     StopStringCriteria,
 )
 
-from sami.contrasts import FinishReason
-from sami.generation import Completion, Progress, SamplingSettings
+from sami.generation import Completion, FinishReason, OnProgress, SamplingSettings
 from sami.generation.decoding import decoding_attention
 
 
@@ -38,30 +37,35 @@ class TransformersEngine:
         }
 
     def generate(
-        self, prompts: Sequence[Sequence[int]], settings: SamplingSettings, progress: Progress | None = None
+        self, prompts: Sequence[Sequence[int]], settings: SamplingSettings, on_progress: OnProgress | None = None
     ) -> list[Completion]:
         """One completion for each prompt."""
         order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
         completions: dict[int, Completion] = {}
-        total = len(prompts) * settings.max_new_tokens
+        tokens = 0
         for start in range(0, len(order), self._batch_size):
             chosen = order[start : start + self._batch_size]
-            counter = _StepCounter(progress or Progress(), start * settings.max_new_tokens, len(chosen), total)
+            steps = None
+            if on_progress:
+                share = len(chosen) / len(prompts)
+                steps = _StepCounter(on_progress, start / len(prompts), share / settings.max_new_tokens, tokens)
             torch.manual_seed(settings.seed + start)
-            rows = self._generate_batch([prompts[i] for i in chosen], settings, counter)
+            rows = self._generate_batch([prompts[i] for i in chosen], settings, steps)
             completions.update({i: self._completion(row, settings) for i, row in zip(chosen, rows, strict=True)})
-            (progress or Progress()).on_tokens((start + len(chosen)) * settings.max_new_tokens, total)
+            tokens += sum(len(completions[i].token_ids) for i in chosen)
+            if on_progress:
+                on_progress((start + len(chosen)) / len(prompts), tokens)
         return [completions[i] for i in range(len(prompts))]
 
     @torch.inference_mode()
     def _generate_batch(
-        self, prompts: Sequence[Sequence[int]], settings: SamplingSettings, counter: StoppingCriteria
+        self, prompts: Sequence[Sequence[int]], settings: SamplingSettings, steps: "_StepCounter | None"
     ) -> list[list[int]]:
         width = max(map(len, prompts))
         pad = self._tokenizer.pad_token_id
         input_ids = torch.tensor([[pad] * (width - len(p)) + list(p) for p in prompts])
         attention = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts])
-        criteria = StoppingCriteriaList([counter])
+        criteria = StoppingCriteriaList([steps.watching(width, self._eos_ids)] if steps else [])
         if settings.stop:
             criteria.append(_StopInResponse(self._tokenizer, settings.stop, width))
         sampling: dict[str, Any] = {"do_sample": False}
@@ -93,22 +97,23 @@ class TransformersEngine:
         """Cut a row at its EOS or stop string; what the batch generated after that is padding."""
         finish: FinishReason = "length"
         end = next((at for at, token in enumerate(row) if token in self._eos_ids), None)
-        ids = row
+        ids, eos = row, self._tokenizer.eos_token_id
         if end is not None:
-            ids, finish = row[:end], "stop"
-        text = self._text(ids)
+            ids, eos, finish = row[:end], row[end], "stop"
+        # A stop string may be a special token's, so those count in the search.
+        text = self._text(ids, skip_special_tokens=False)
         found = [at for stop in settings.stop if (at := text.find(stop)) >= 0]
         if found:
-            finish = "stop"
-            while len(text) > min(found):
+            eos, finish = self._tokenizer.eos_token_id, "stop"
+            while len(self._text(ids, skip_special_tokens=False)) > min(found):
                 ids = ids[:-1]
-                text = self._text(ids)
-        if finish == "stop":
-            ids = [*ids, self._tokenizer.eos_token_id]
-        return Completion(token_ids=list(ids), text=text, finish_reason=finish)
+        kept = [*ids, eos] if finish == "stop" else ids
+        return Completion(token_ids=kept, text=self._text(ids, skip_special_tokens=True), finish_reason=finish)
 
-    def _text(self, ids: Sequence[int]) -> str:
-        return str(self._tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+    def _text(self, ids: list[int], *, skip_special_tokens: bool) -> str:
+        return str(
+            self._tokenizer.decode(ids, skip_special_tokens=skip_special_tokens, clean_up_tokenization_spaces=False)
+        )
 
 
 @contextmanager
@@ -133,12 +138,20 @@ class _StopInResponse(StoppingCriteria):
 
 
 class _StepCounter(StoppingCriteria):
-    """Called once for each step of a batch; stops nothing."""
+    """Called once for each step of a batch; reports the tokens of rows that have not ended, and stops nothing."""
 
-    def __init__(self, progress: Progress, done: int, sequences: int, total: int) -> None:
-        self._progress, self._done, self._sequences, self._total = progress, done, sequences, total
+    def __init__(self, on_progress: OnProgress, done: float, share_of_a_step: float, tokens: int) -> None:
+        self._on_progress, self._done, self._step, self._tokens = on_progress, done, share_of_a_step, tokens
+        self._width, self._eos_ids = 0, torch.tensor([])
+
+    def watching(self, prompt_width: int, eos_ids: set[int]) -> "_StepCounter":
+        self._width, self._eos_ids = prompt_width, torch.tensor(sorted(eos_ids))
+        return self
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_: Any) -> torch.Tensor:
-        self._done += self._sequences
-        self._progress.on_tokens(self._done, self._total)
+        before = input_ids[:, self._width : -1]
+        ended = torch.isin(before, self._eos_ids.to(before.device)).any(dim=1)
+        self._done += self._step
+        self._tokens += int((~ended).sum())
+        self._on_progress(self._done, self._tokens)
         return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
