@@ -165,8 +165,6 @@ def test_a_config_that_is_not_json_is_refused(tmp_path: Path) -> None:
 def test_an_architecture_without_logits_to_keep_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_tiny(tmp_path)
 
-    nothing_missing: dict[str, list[str]] = {"missing_keys": [], "mismatched_keys": []}
-
     class NoChoice(torch.nn.Module):
         def forward(self, input_ids: Any) -> Any: ...
 
