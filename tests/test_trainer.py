@@ -1,5 +1,6 @@
 """Training by different routes gives one trajectory, and training that cannot work is an error."""
 
+import json
 import math
 import os
 import subprocess
@@ -459,8 +460,6 @@ SCRIPT = """
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_two_processes_train_to_the_weights_of_one(tmp_path: Path, dtype: str) -> None:
-    import json
-
     script = tmp_path / "train.py"
     script.write_text(textwrap.dedent(SCRIPT).format(tests=str(Path(__file__).parent)))
     # Not `accelerate launch --cpu`: without MPI it quietly starts one process.
@@ -506,3 +505,23 @@ def test_a_tokenizer_without_pad_token_trains_like_one_with_it(tmp_path: Path, m
     )
     trainer.train()
     assert largest_difference(weights_of(trainer), trained(make, contrasts_of(4))) == 0.0
+
+
+@pytest.mark.parametrize("option", ["gradient_checkpointing", "fsdp"])
+def test_what_undoes_the_cast_to_bf16_is_refused(tmp_path: Path, option: str) -> None:
+    with pytest.raises(InputError, match="compute_dtype='float32'"):
+        SAMIConfig(output_dir=str(tmp_path), **{option: True})
+
+
+def test_warmup_of_a_recipe_has_an_effect(model_folder: Callable[[str, bool], Path], tmp_path: Path) -> None:
+    from sami.pipeline import Pipeline
+    from sami.recipe import load_recipe
+    from test_pipeline import write_recipe
+
+    changes = {"training__steps": 4, "training__warmup_steps": 2}
+    pipeline = Pipeline(load_recipe(write_recipe(tmp_path, model_folder("llama", True), **changes)), tmp_path / "run")
+    pipeline.generate(1)
+    pipeline.train(1)
+    lines = [json.loads(line) for line in pipeline.directory.metrics(1).read_text().splitlines()]
+    rates = [line["learning_rate"] for line in lines]
+    assert rates[0] < rates[1] < rates[2] == rates[3]

@@ -41,6 +41,7 @@ def run(recipe: RecipeArgument, overrides: Overrides = None, output: Output = No
 def plan(recipe: RecipeArgument, overrides: Overrides = None, as_json: Json = False) -> None:
     """Show the resolved recipe and what it will cost; run nothing."""
     resolved = load_recipe(recipe, overrides or [])
+    _quiet_libraries()
     from sami import plan as planning
 
     costs = planning.plan(resolved)
@@ -137,6 +138,7 @@ def _tune_process() -> None:
 def _quiet_libraries() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TQDM_DISABLE", "1")  # sami has bars of its own
     import transformers
 
     transformers.utils.logging.disable_progress_bar()

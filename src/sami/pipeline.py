@@ -10,58 +10,42 @@ import gc
 import hashlib
 import itertools
 import json
-import math
 import random
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, TrainerCallback
+from transformers import PreTrainedModel
 from transformers.integrations.integration_utils import get_available_reporting_integrations
 from transformers.trainer_callback import PrinterCallback
 
 from sami import models, summary
 from sami.contrasts import Contrast, filter_contrasts, read_contrasts, row_tokens, write_contrasts
 from sami.errors import InputError
-from sami.evaluation import health, information
-from sami.files import append_json_line, replacing, write_json
+from sami.evaluation.measure import measure
+from sami.files import write_json
 from sami.generation import Engine, SamplingSettings
 from sami.generation.transformers_engine import TransformersEngine
-from sami.principles import (
-    Constitution,
-    Principle,
-    check_sampling,
-    distinct_constitutions,
-    load_principles,
-    sample_constitutions,
-)
+from sami.principles import Principle, check_sampling, load_principles
 from sami.progress import bar, say
 from sami.prompts import PromptBuilder
 from sami.queries import Query, Splits, load_queries, split_queries
 from sami.recipe import Model, Recipe
 from sami.run_directory import RunDirectory
+from sami.sampling import Planned, evaluation_plan, training_plan
 from sami.scoring import check_packing
 from sami.trainer import SAMIConfig, SAMITrainer
+from sami.training_log import Recorder, keep_steps, last_checkpoint, last_line, step_of
 
 BASE = "base"
 
 
 def policy_name(iteration: int) -> str:
     return BASE if iteration == 0 else f"iteration-{iteration}"
-
-
-@dataclass(frozen=True)
-class Planned:
-    """A contrast before its responses: a query and the constitutions to answer it under."""
-
-    id: str
-    query: str
-    constitutions: list[Constitution]
 
 
 class Pipeline:
@@ -169,57 +153,10 @@ class Pipeline:
     # What is generated for.
 
     def training_plan(self, iteration: int) -> list[Planned]:
-        """The contrasts to generate for an iteration: what its steps need, and the surplus for the filters."""
-        training, sampling = self.recipe.training, self.recipe.sampling
-        needed = training.steps_of(iteration) * training.batch_size
-        rng = random.Random(f"constitutions of iteration {iteration}, seed {sampling.seed}")
-        queries = list(self.splits.for_iteration(iteration))
-        planned = []
-        for number in range(math.ceil(needed * (1 + self.recipe.generation.surplus))):
-            if number % len(queries) == 0:
-                rng.shuffle(queries)
-            constitutions = self._sample(self.learned, rng)
-            planned.append(Planned(f"{iteration}-{number:05d}", queries[number % len(queries)].text, constitutions))
-        return planned
+        return training_plan(self.recipe, self.learned, self.splits.for_iteration(iteration), iteration)
 
     def evaluation_plan(self) -> list[Planned]:
-        """Held-out queries with the principles in turns, held-out principles included."""
-        rng = random.Random(f"constitutions of evaluation, seed {self.recipe.evaluation.seed}")
-        turns = itertools.cycle(rng.sample(self.principles, len(self.principles)))
-        each = min(self.recipe.evaluation.principles_per_query, len(self.principles))
-        planned = []
-        for query in self.splits.evaluation:
-            for principle in itertools.islice(turns, each):
-                constitutions = self._sample(self._around(principle, rng), rng)
-                planned.append(Planned(f"{query.id}-{principle.id}", query.text, constitutions))
-        return planned
-
-    def _around(self, principle: Principle, rng: random.Random) -> list[Principle]:
-        """The principle with as few others as a contrast needs, so that every contrast has to do with it.
-
-        The others are of its own kind, learned or held out, as long as there are enough of those.
-        """
-        others = [p for p in self.principles if p is not principle]
-        rng.shuffle(others)
-        others.sort(key=lambda p: p.held_out != principle.held_out)
-        sampling = self.recipe.sampling
-        for size in range(len(others) + 1):
-            possible = distinct_constitutions(
-                size + 1, scheme=sampling.scheme, principles_per_constitution=sampling.principles_per_constitution
-            )
-            if possible >= sampling.constitutions:
-                break
-        return [principle, *others[:size]]
-
-    def _sample(self, principles: Sequence[Principle], rng: random.Random) -> list[Constitution]:
-        sampling = self.recipe.sampling
-        return sample_constitutions(
-            principles,
-            scheme=sampling.scheme,
-            constitutions=sampling.constitutions,
-            principles_per_constitution=sampling.principles_per_constitution,
-            rng=rng,
-        )
+        return evaluation_plan(self.recipe, self.principles, self.splits.evaluation)
 
     def _split(self) -> Splits:
         q = self.recipe.queries
@@ -266,7 +203,7 @@ class Pipeline:
 
     def _respond(self, engine: Engine, planned: Sequence[Planned], label: str, *, shuffle: bool) -> list[Contrast]:
         """Answer each planned contrast; the principles' order is shuffled in the training prompt."""
-        flat = [self.prompts.generation_prompt(p.query, _texts(c), c.text) for p in planned for c in p.constitutions]
+        flat = [self.prompts.generation_prompt(p.query, c.texts, c.text) for p in planned for c in p.constitutions]
         generation = self.recipe.generation
         settings = SamplingSettings(
             max_new_tokens=generation.max_new_tokens,
@@ -287,7 +224,7 @@ class Pipeline:
                     id=p.id,
                     query=p.query,
                     constitutions=[c.text for c in p.constitutions],
-                    prompt_ids=[self.prompts.training_prompt(p.query, _texts(c), c.text) for c in trained],
+                    prompt_ids=[self.prompts.training_prompt(p.query, c.texts, c.text) for c in trained],
                     response_ids=[c.token_ids for c in own],
                     responses=[c.text for c in own],
                     finish_reasons=[c.finish_reason for c in own],
@@ -309,8 +246,8 @@ class Pipeline:
 
         def work() -> dict[str, Any]:
             metrics, checkpoints = self.directory.metrics(iteration), self.directory.checkpoints(iteration)
-            resumable = _last_checkpoint(checkpoints)
-            _keep_steps(metrics, int(resumable.name.split("-")[-1]) if resumable else 0)
+            resumable = last_checkpoint(checkpoints)
+            keep_steps(metrics, step_of(resumable) if resumable else 0)
             steps = training.steps_of(iteration)
             contrasts = read_contrasts(contrasts_file)
             trainer = SAMITrainer(
@@ -321,14 +258,14 @@ class Pipeline:
             )
             trainer.remove_callback(PrinterCallback)
             with bar(f"iteration {iteration}: training", steps, "steps") as update:
-                trainer.add_callback(_Recorder(metrics, update))
+                trainer.add_callback(Recorder(metrics, update))
                 trainer.train(resume_from_checkpoint=str(resumable) if resumable else None)
             models.save_model(trainer.trained_model, self.tokenizer, self.directory.model(iteration), self.dtype)
             for checkpoint in checkpoints.glob("checkpoint-*"):
                 shutil.rmtree(checkpoint)
             with suppress(OSError):  # what a tracker wrote there stays
                 checkpoints.rmdir()
-            last = json.loads(metrics.read_text(encoding="utf-8").splitlines()[-1])
+            last = last_line(metrics)
             say(
                 f"iteration {iteration}: {steps} steps, bound on its training contrasts {last['bound']:.3f} nats "
                 f"at the last one, {last['weights_changed']:.0%} of weights changed after rounding"
@@ -402,58 +339,24 @@ class Pipeline:
 
     def _score(self, iteration: int, contrasts: list[Contrast]) -> dict[str, Any]:
         """Log-prob matrices by the policy and by the base model, verdicts and health of one policy."""
-        settings, name = self.recipe.evaluation, policy_name(iteration)
-        shares_prefix = self._packing(contrasts)
+        share_prefix = self._packing(contrasts)
         base = self._load(0)
-        policy = base if iteration == 0 else self._load(iteration)
-        size = self.recipe.training.micro_batch_size * 2
-        score = partial(
-            information.score_contrasts,
-            tokenizer=self.tokenizer,
-            contrasts=contrasts,
-            held_out={p.id for p in self.held_out},
-            batch_size=size,
-            share_prefix=shares_prefix,
-        )
-        with bar(f"{name}: scoring", len(contrasts) * (1 + (iteration > 0)), "contrasts") as update:
-            by_base = score(base, on_contrasts=update)
-            by_policy = by_base
-            if iteration > 0:
-                by_policy = score(policy, on_contrasts=lambda n: update(len(contrasts) + n))
-        texts = {
-            health.principle_key(p.id, positive): p.text(positive)
-            for p in self.principles
-            for positive in (True, False)
-        }
-        figures = health.text_figures(contrasts) | {
-            "base_logprob": health.base_logprob(by_base),
-            "relevance": health.relevance(
-                base,
-                contrasts,
-                by_base,
-                self.prompts,
-                texts,
-                pad_token_id=self.tokenizer.pad_token_id,
-                queries=settings.health_queries,
-                batch_size=size,
-                share_prefix=shares_prefix,
-            ),
-            "forgetting": 0.0
-            if iteration == 0
-            else health.forgetting(
+        policy = None if iteration == 0 else self._load(iteration)
+        total = len(contrasts) * (1 if policy is None else 2)
+        with bar(f"{policy_name(iteration)}: scoring", total, "contrasts") as update:
+            return measure(
                 policy,
                 base,
-                self._plain_answers(base),
-                pad_token_id=self.tokenizer.pad_token_id,
-                batch_size=size,
-            ),
-        }
-        return {
-            "policy": [s.as_json() for s in by_policy],
-            "base": [s.as_json() for s in by_base],
-            "verdicts": [v for contrast in contrasts for v in self._verify(contrast)],
-            "health": figures,
-        }
+                contrasts,
+                tokenizer=self.tokenizer,
+                prompts=self.prompts,
+                principles=self.principles,
+                plain_answers=[] if policy is None else self._plain_answers(base),
+                health_queries=self.recipe.evaluation.health_queries,
+                batch_size=2 * self.recipe.training.micro_batch_size,  # no gradients, so twice the contrasts fit
+                share_prefix=share_prefix,
+                on_contrasts=update,
+            )
 
     def _packing(self, contrasts: list[Contrast]) -> bool:
         """Whether responses may share rows on this model: as the recipe says, checked once on the base model."""
@@ -477,23 +380,6 @@ class Pipeline:
         settings = SamplingSettings(max_new_tokens=self.recipe.generation.max_new_tokens, stop=self.prompts.stop)
         answers = self._engine(base).generate(asked, settings)
         return [(prompt, answer.token_ids) for prompt, answer in zip(asked, answers, strict=True)]
-
-    def _verify(self, contrast: Contrast) -> Iterator[dict[str, Any]]:
-        """What the principles' own verifiers say of each response; principles without one give nothing."""
-        known = {p.id: p for p in self.principles}
-        for number, constitution in enumerate(contrast.principles):
-            for name, positive in constitution:
-                passed = known[name].follows(contrast.responses[number], positive)
-                if passed is not None:
-                    yield {
-                        "contrast": contrast.id,
-                        "query": contrast.query,
-                        "constitution": number,
-                        "principle": name,
-                        "positive": positive,
-                        "learned": not known[name].held_out,
-                        "passed": passed,
-                    }
 
     # Summarise.
 
@@ -543,7 +429,7 @@ class Pipeline:
         plans = [self.evaluation_plan(), *(self.training_plan(i + 1) for i in range(self.iterations))]
         for p in itertools.chain.from_iterable(plans):
             for c in p.constitutions:
-                longest = len(self.prompts.generation_prompt(p.query, _texts(c), c.text))
+                longest = len(self.prompts.generation_prompt(p.query, c.texts, c.text))
                 if context and longest + new > context:
                     raise InputError(
                         f"The prompt for the query {p.query[:60]!r} has {longest} tokens and may get {new} more, and "
@@ -558,47 +444,6 @@ class Pipeline:
 def run(recipe: Recipe, folder: str | Path) -> dict[str, Any]:
     """Run a recipe into a folder, or continue what is there; returns the summary."""
     return Pipeline(recipe, folder).run()
-
-
-class _Recorder(TrainerCallback):
-    """Appends each step's figures to metrics.jsonl and moves the bar."""
-
-    def __init__(self, file: Path, update: Any) -> None:
-        self._file, self._update = file, update
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
-        if logs and "loss" in logs and state.is_world_process_zero:
-            append_json_line(self._file, {"step": state.global_step, **logs})
-            self._update(state.global_step)
-
-
-def _last_checkpoint(folder: Path) -> Path | None:
-    """The newest whole checkpoint; a save that was killed leaves one whose state does not parse."""
-    for path in sorted(folder.glob("checkpoint-*"), key=lambda p: -int(p.name.split("-")[-1])):
-        try:
-            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            continue
-        return path
-    return None
-
-
-def _keep_steps(metrics: Path, last: int) -> None:
-    """Drop the lines of steps that will be done again."""
-    lines = metrics.read_text(encoding="utf-8").splitlines() if metrics.is_file() else []
-    kept = []
-    for line in lines:
-        try:
-            if json.loads(line)["step"] <= last:
-                kept.append(line)
-        except ValueError:
-            break
-    with replacing(metrics) as temporary:
-        temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-
-
-def _texts(constitution: Constitution) -> list[str]:
-    return [principle.text(positive) for principle, positive in constitution.principles]
 
 
 def _hash(text: str) -> str:

@@ -13,8 +13,9 @@ from rich.table import Table
 from transformers import AutoModelForCausalLM
 
 from sami import models
-from sami.pipeline import Pipeline, Planned
+from sami.pipeline import Pipeline
 from sami.recipe import Recipe, describe, flatten
+from sami.sampling import Planned
 
 # Shares of the measured matrix rate that were reached with a 135M model on two cores.
 TRAINING_EFFICIENCY = 0.35
@@ -173,9 +174,7 @@ def cost_table(costs: Costs) -> Table:
 
 def _mean_prompt(pipeline: Pipeline, planned: list[Planned]) -> float:
     lengths = [
-        len(pipeline.prompts.training_prompt(p.query, [q.text(positive) for q, positive in c.principles], c.text))
-        for p in planned
-        for c in p.constitutions
+        len(pipeline.prompts.training_prompt(p.query, c.texts, c.text)) for p in planned for c in p.constitutions
     ]
     return sum(lengths) / len(lengths)
 

@@ -60,12 +60,16 @@ class Constitution:
     principles: tuple[tuple[Principle, bool], ...]
 
     @property
+    def texts(self) -> list[str]:
+        """What each principle asks for, in order."""
+        return [principle.text(positive) for principle, positive in self.principles]
+
+    @property
     def text(self) -> str:
         """One principle stands alone; several are numbered."""
-        texts = [principle.text(positive) for principle, positive in self.principles]
-        if len(texts) == 1:
-            return texts[0]
-        return "\n".join(f"{number}. {text}" for number, text in enumerate(texts, start=1))
+        if len(self.texts) == 1:
+            return self.texts[0]
+        return "\n".join(f"{number}. {text}" for number, text in enumerate(self.texts, start=1))
 
     @property
     def key(self) -> frozenset[tuple[str, bool]]:
