@@ -6,7 +6,7 @@ Everything is drawn from seeds of the recipe, so a plan is made again rather tha
 import itertools
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from sami.principles import Constitution, Principle, distinct_constitutions, sample_constitutions
@@ -35,11 +35,12 @@ def training_plan(
     needed = recipe.training.steps_of(iteration) * recipe.training.batch_size
     rng = random.Random(f"constitutions of iteration {iteration}, seed {recipe.sampling.seed}")
     order = list(queries)
+    groups = _in_turns(principles, recipe.sampling, rng)
     planned = []
     for number in range(math.ceil(needed * (1 + recipe.generation.surplus))):
         if number % len(order) == 0:
             rng.shuffle(order)
-        constitutions = _sample(principles, recipe.sampling, rng)
+        constitutions = _sample(next(groups), recipe.sampling, rng)
         planned.append(Planned(f"{iteration}-{number:05d}", order[number % len(order)].text, constitutions))
     return planned
 
@@ -55,6 +56,20 @@ def evaluation_plan(recipe: Recipe, principles: Sequence[Principle], queries: Se
             constitutions = _sample(_around(principle, principles, recipe.sampling, rng), recipe.sampling, rng)
             planned.append(Planned(f"{query.id}-{principle.id}", query.text, constitutions))
     return planned
+
+
+def _in_turns(principles: Sequence[Principle], sampling: Sampling, rng: random.Random) -> Iterator[list[Principle]]:
+    """The principles to draw each contrast from: k at a time through a shuffled deck, so that all get their share.
+
+    Independent constitutions draw from all principles each time.
+    """
+    k = sampling.principles_per_constitution
+    while True:
+        deck = rng.sample(principles, len(principles))
+        if sampling.scheme == "independent":
+            yield deck
+        else:
+            yield from (deck[start : start + k] for start in range(0, len(deck) - k + 1, k))
 
 
 def _around(

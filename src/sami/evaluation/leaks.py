@@ -74,7 +74,6 @@ def leaked_words(constitutions: Sequence[str], query: str) -> set[str]:
     """Stems of content words that stand in any constitution of a contrast and not in its query.
 
     One set for all cells of the contrast, so that masking takes the same tokens from each row and column.
-    Source: method.md section 6.
     """
     return set[str]().union(*map(content_words, constitutions)) - content_words(query)
 

@@ -74,8 +74,6 @@ def repeated_loop(
 
     Raises:
         ValueError: a number of repeats below 2.
-
-    Source: the degenerate text of a 270M base model, method.md section 6.
     """
     if min(phrase_times, interjection_times, sentence_times, run_times) < 2:
         raise ValueError("A unit that stands once is not repeated: every number of times must be 2 or more.")
@@ -200,8 +198,7 @@ def commonest_opening(texts: Sequence[str], words: int = 3) -> tuple[str, float]
     """The opening that most responses share, and its share of all responses, from 0 to 1.
 
     Responses without a word have no opening but count in the share. Of equally common ones the first wins;
-    ("", 0.0) without any. Source: "Thank you for" opened 86 % of the reference's helpful answers, method.md
-    section 5.
+    ("", 0.0) without any.
     """
     openings = Counter(first for first in (opening(text, words) for text in texts) if first)
     if not openings:
@@ -247,8 +244,6 @@ def template_leftover(text: str) -> str | None:
     a label. Anywhere: the text of special tokens ("<|…|>", "[INST]", "</s>") and places never filled in
     ("[insert …]", "{query}"). A markdown heading ("### Ingredients"), a label inside a line and other
     brackets ("[25 F]") are ordinary text.
-
-    Source: the reference's filters, method.md section 3, without the ones that dropped sound text.
     """
     match = _LEFTOVER.search(text)
     if match is None:
