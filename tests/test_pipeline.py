@@ -411,7 +411,7 @@ def _run_killed(recipe: Recipe, folder: Path, done: Path, only: str) -> None:
     Before an output's rename its temporary file is whole; before the rename of a step's record all the
     outputs of that step are.
     """
-    from sami import contrasts, files, models, pipeline, run_directory
+    from sami import contrasts, files, models, pipeline, run_directory, training_log
 
     def die_once(place: str) -> None:
         if only in place and place not in done.read_text().splitlines():
@@ -419,7 +419,7 @@ def _run_killed(recipe: Recipe, folder: Path, done: Path, only: str) -> None:
                 file.write(place + "\n")
             os.kill(os.getpid(), signal.SIGKILL)
 
-    rename, append = Path.rename, pipeline.append_json_line
+    rename, append = Path.rename, training_log.append_json_line
 
     def deadly_rename(self: Path, target: Path) -> Path:
         name = str(Path(target).relative_to(folder))
@@ -431,8 +431,8 @@ def _run_killed(recipe: Recipe, folder: Path, done: Path, only: str) -> None:
         die_once(f"line {value['step']} of {path.parent.name}")
 
     Path.rename = deadly_rename  # type: ignore[method-assign, assignment]
-    pipeline.append_json_line = deadly_append
-    assert {contrasts.replacing, models.replacing, run_directory.replacing} == {files.replacing}
+    training_log.append_json_line = deadly_append
+    assert {contrasts.replacing, models.replacing, run_directory.replacing, training_log.replacing} == {files.replacing}
     pipeline.run(recipe, folder)
 
 
