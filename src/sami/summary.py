@@ -228,7 +228,7 @@ def sentences(value: dict[str, Any]) -> list[str]:
         ratio = after[key]["bound"] / before[key]["bound"] if before[key]["bound"] > 0 else None
         said.append(
             f"{label} principles, {last['policy']} against base: bound {_difference(figures['bound'], 3)} nats"
-            + (f" ({ratio:.1f} x base)" if ratio else "")
+            + (f" ({ratio:.2f} x base)" if ratio else "")
             + f"; under the frozen base {_difference(figures['base_bound'], 3)} nats"
             + (
                 f"; verifiers {_difference(figures['verifier_rate'], 1)} points"
