@@ -288,7 +288,7 @@ class Pipeline:
             learning_rate=t.lr_of(iteration),
             lr_scheduler_type=scheduler,
             warmup_steps=t.warmup_steps,
-            optim={"adamw": "adamw_torch", "rmsprop": "rmsprop"}[t.optimizer],
+            optim={"adamw": "adamw_torch_fused", "rmsprop": "rmsprop"}[t.optimizer],
             weight_decay=t.weight_decay,
             max_grad_norm=t.max_grad_norm,
             explode_above=t.explode_above,

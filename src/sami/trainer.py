@@ -21,6 +21,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
     Trainer,
+    TrainerCallback,
     TrainingArguments,
 )
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
@@ -42,13 +43,13 @@ class SAMIConfig(TrainingArguments):
     """Arguments of `SAMITrainer` on top of `TrainingArguments`.
 
     Defaults that differ from the parent's: learning_rate 1.5e-5, lr_scheduler_type "constant", optim
-    "adamw_torch", per_device_train_batch_size 4 (contrasts), logging_steps 1, logging_nan_inf_filter False,
+    "adamw_torch_fused", per_device_train_batch_size 4 (contrasts), logging_steps 1, logging_nan_inf_filter False,
     save_strategy "no", remove_unused_columns False, dataloader_pin_memory only with a GPU, seed 0.
     """
 
     learning_rate: float = field(default=1.5e-5, metadata={"help": "Initial learning rate."})
     lr_scheduler_type: str = field(default="constant", metadata={"help": "Course of the learning rate."})
-    optim: str = field(default="adamw_torch", metadata={"help": "adamw_torch or rmsprop, on fp32 weights."})
+    optim: str = field(default="adamw_torch_fused", metadata={"help": "adamw_torch_fused or rmsprop, on fp32 weights."})
     per_device_train_batch_size: int = field(default=4, metadata={"help": "Contrasts per forward pass."})
     logging_steps: float = field(default=1, metadata={"help": "Steps between log lines."})
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "A NaN loss is an error here."})
@@ -267,7 +268,9 @@ class SAMITrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         step = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
-        return _StepSampler([row_tokens(c) for c in self._contrasts], step, self.args.seed)
+        sampler = _StepSampler([row_tokens(c) for c in self._contrasts], step, self.args.seed)
+        self.add_callback(_Epochs(sampler))
+        return sampler
 
     def _collate(self, contrasts: Sequence[Contrast]) -> dict[str, list[ContrastBatch]]:
         rows = [[c] for c in range(len(contrasts[0].prompt_ids))] if self.gradient_cache else [None]
@@ -310,6 +313,16 @@ class _Contrasts(Dataset[Contrast]):
 
     def __getitem__(self, index: int) -> Contrast:
         return self.contrasts[index]
+
+
+class _Epochs(TrainerCallback):
+    """Tells the sampler its epoch: in a resumed run of several processes nothing else does."""
+
+    def __init__(self, sampler: "_StepSampler") -> None:
+        self._sampler = sampler
+
+    def on_epoch_begin(self, args: Any, state: Any, *_: Any, **__: Any) -> None:
+        self._sampler.set_epoch(int(state.epoch + 1e-6))
 
 
 class _StepSampler(Sampler[int]):
