@@ -26,7 +26,10 @@ from transformers.trainer_callback import PrinterCallback
 from sami import models, summary
 from sami.contrasts import Contrast, filter_contrasts, read_contrasts, row_tokens, write_contrasts
 from sami.errors import InputError
+from sami.evaluation.calibration import Calibration
+from sami.evaluation.comparison import calibrate_all, every_pair, judge_all
 from sami.evaluation.measure import measure
+from sami.evaluation.pairs import Policy, from_contrasts
 from sami.files import write_json
 from sami.generation import Engine, SamplingSettings
 from sami.generation.transformers_engine import TransformersEngine
@@ -310,11 +313,7 @@ class Pipeline:
 
     def _evaluate(self, iteration: int) -> None:
         policy = policy_name(iteration)
-        generation = self._inputs("prompt", "sampling", "generation", "evaluation")
-        generation |= {
-            "policy": self._policy_inputs(iteration),
-            "queries": _hash_queries((self.splits.evaluation,)),
-        }
+        generation = self._answering_inputs() | {"policy": self._policy_inputs(iteration)}
         responses = self.directory.responses(policy)
 
         def respond() -> dict[str, Any]:
@@ -386,8 +385,35 @@ class Pipeline:
     def _summarise(self) -> dict[str, Any]:
         policies = [policy_name(i) for i in range(self.trained() + 1)]
         value = summary.summarise(self.directory, self.recipe, self.principles, policies)
+        value |= self._judge(policies)
         write_json(self.directory.summary, value)
         return value
+
+    # Judge.
+
+    def judge(self) -> dict[str, Any]:
+        """Ask the recipe's judges about what is evaluated; returns the summary with their win rates."""
+        with self.opened():
+            self.directory.require(f"score-{BASE}", "sami evaluate")
+            return self._summarise()
+
+    def calibrate(self) -> list[Calibration]:
+        """Measure the recipe's judges on base's responses, whose better one is known."""
+        with self.opened():
+            self.directory.require(f"respond-{BASE}", "sami evaluate")
+            folder = self.directory.evaluation
+            return calibrate_all(self.recipe.evaluation, self._answers(BASE), self.principles, folder)
+
+    def _judge(self, policies: Sequence[str]) -> dict[str, Any]:
+        """Every iteration against base and against the recipe's baselines."""
+        base, *candidates = [self._answers(name) for name in policies]
+        pairs = every_pair(candidates, [base])
+        return judge_all(self.recipe.evaluation, pairs, base, self.principles, self.directory.evaluation)
+
+    def _answers(self, policy: str) -> Policy:
+        ids = {query.text: query.id for query in self.splits.evaluation}
+        contrasts = read_contrasts(self.directory.responses(policy))
+        return from_contrasts(policy, contrasts, ids, [p.id for p in self.held_out])
 
     # Shared.
 
@@ -401,6 +427,12 @@ class Pipeline:
     def _inputs(self, *sections: str) -> dict[str, Any]:
         chosen = {name: getattr(self.recipe, name).model_dump() for name in sections}
         return json.loads(json.dumps(chosen | {"principles": _file_hash(Path(self.recipe.principles))}))
+
+    def _answering_inputs(self) -> dict[str, Any]:
+        """What held-out responses depend on besides the policy."""
+        evaluation = {name: getattr(self.recipe.evaluation, name) for name in ("principles_per_query", "seed")}
+        queries = _hash_queries((self.splits.evaluation,))
+        return self._inputs("prompt", "sampling", "generation") | {"evaluation": evaluation, "queries": queries}
 
     def _policy_inputs(self, iteration: int) -> str:
         """What identifies a policy: the base weights, or the contrasts and settings it was trained with."""

@@ -20,6 +20,11 @@ from sami.recipe import Recipe, dump_recipe, flatten
 
 # Where data lies may change between calls, what it holds may not: steps record content hashes.
 _PLACES = {"principles", "queries.path", "model.source"}
+# Further judges and baselines may be asked for once a run is finished; verdicts have cache keys of their own.
+_JUDGING = {
+    f"evaluation.{name}"
+    for name in ("judges", "baselines", "order", "slope", "unscored_limit", "calibration_pairs", "force")
+}
 
 
 class RunDirectory:
@@ -44,11 +49,15 @@ class RunDirectory:
     def checkpoints(self, iteration: int) -> Path:
         return self._iteration(iteration) / "checkpoints"
 
+    @property
+    def evaluation(self) -> Path:
+        return self.folder / "evaluation"
+
     def responses(self, policy: str) -> Path:
-        return self.folder / "evaluation" / "responses" / f"{policy}.parquet"
+        return self.evaluation / "responses" / f"{policy}.parquet"
 
     def scores(self, policy: str) -> Path:
-        return self.folder / "evaluation" / "scores" / f"{policy}.json"
+        return self.evaluation / "scores" / f"{policy}.json"
 
     def _iteration(self, iteration: int) -> Path:
         return self.folder / f"iteration-{iteration}"
@@ -87,8 +96,7 @@ class RunDirectory:
             if any(self._records.glob("*.json")):
                 self._compare(recipe)
             else:
-                with replacing(self._recipe_file) as temporary:
-                    temporary.write_text(dump_recipe(recipe), encoding="utf-8")
+                self._write_recipe(recipe)
                 with replacing(self.folder / "principles.yaml") as temporary:
                     temporary.write_text(principles, encoding="utf-8")
             yield
@@ -154,12 +162,18 @@ class RunDirectory:
 
     def _compare(self, recipe: Recipe) -> None:
         recorded = yaml.safe_load(self._recipe_file.read_text(encoding="utf-8"))
-        changed = _differences(recorded, recipe.model_dump(), ignore=_PLACES)
+        changed = _differences(recorded, recipe.model_dump(), ignore=_PLACES | _JUDGING)
         if changed:
             raise InputError(
                 f"The folder {self.folder} holds a run of a different recipe:\n{changed}\n"
                 f"Give another --output, or undo the change."
             )
+        if recorded.get("evaluation") != recipe.model_dump()["evaluation"]:
+            self._write_recipe(recipe)
+
+    def _write_recipe(self, recipe: Recipe) -> None:
+        with replacing(self._recipe_file) as temporary:
+            temporary.write_text(dump_recipe(recipe), encoding="utf-8")
 
 
 def _differences(before: dict[str, Any], after: dict[str, Any], ignore: set[str] | frozenset[str] = frozenset()) -> str:
