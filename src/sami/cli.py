@@ -5,7 +5,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -77,6 +77,41 @@ def evaluate(recipe: RecipeArgument, overrides: Overrides = None, output: Output
     """Evaluate base and every trained iteration on held-out queries."""
     pipeline, folder = _pipeline(recipe, overrides, output)
     _finish(pipeline.evaluate(), folder, as_json)
+
+
+@app.command(epilog="Example: sami winrate runs/quickstart/evaluation/verdicts.jsonl --slope shared")
+def winrate(
+    verdicts: Annotated[Path, typer.Argument(metavar="VERDICTS.jsonl", help="Judgements, one a line.")],
+    as_json: Json = False,
+    slope: Annotated[
+        Literal["policy", "shared"],
+        typer.Option(help="Whether the effect of length is fitted for each policy or shared by those of a judge."),
+    ] = "policy",
+    export: Annotated[
+        Literal["alpaca"] | None,
+        typer.Option(help="Print annotations in the format of alpaca_eval instead, as JSON."),
+    ] = None,
+) -> None:
+    """Win rates with intervals, raw and corrected for length, from a file of verdicts."""
+    from sami.evaluation import alpaca, win_rate, win_rate_table
+    from sami.evaluation.verdicts import read_verdicts
+
+    if export and (as_json or slope != "policy"):
+        raise InputError("--export prints annotations, not win rates, so --json and --slope mean nothing there.")
+    judged = read_verdicts(verdicts)
+    if export:
+        print(json.dumps(alpaca.annotations(judged), indent=1, ensure_ascii=False))
+        return
+    rates = win_rate.win_rates(judged, slope=slope)
+    if as_json:
+        print(json.dumps(rates, indent=1, ensure_ascii=False))
+    else:
+        for table in win_rate_table.tables(rates):
+            _print(table)
+        for pair in win_rate.agreement(judged):
+            _print(win_rate_table.agreement_sentence(pair))
+    for warning in win_rate_table.warnings(rates):
+        print(f"warning: {warning}", file=sys.stderr)
 
 
 def main() -> None:

@@ -53,19 +53,21 @@ def length_controlled_rates(
         seed: of the resampling.
 
     Returns:
-        None for every policy where all length differences are the same and not 0: nothing then tells quality
-        and length apart.
+        None for every policy where nothing tells quality and length apart: all length differences are the same
+        and not 0, or there is only one query.
     """
     policy = np.repeat(np.arange(len(policies)), [len(p.scores) for p in policies])
     chars = np.concatenate([np.asarray(p.chars, dtype=np.float64) for p in policies])
     scores = np.concatenate([np.asarray(p.scores, dtype=np.float64) for p in policies])
+    names, query = np.unique(np.concatenate([np.asarray(p.queries) for p in policies]), return_inverse=True)
+    if len(names) == 1:
+        return [None] * len(policies)
     if np.ptp(chars) > 0:
         covariate = np.tanh(chars / chars.std(ddof=1))
     elif chars[0] == 0:
         covariate = np.zeros_like(chars)
     else:
         return [None] * len(policies)
-    names, query = np.unique(np.concatenate([np.asarray(p.queries) for p in policies]), return_inverse=True)
 
     # Both orders of a pair share their lengths: they are one row with a count of two.
     rows, row = np.unique(np.stack([policy, query, covariate]), axis=1, return_inverse=True)

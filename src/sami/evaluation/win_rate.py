@@ -51,7 +51,7 @@ def win_rates(
         and where it is not, in tokens) and `length_controlled` hold rate, low and high; `strata_n` is in
         queries; lengths are means over pairs; `consistency` is the share of pairs whose two orders agree;
         `first_position_rate` is how often the response shown first wins, both orders weighted equally.
-        What is undefined is None.
+        What is undefined is None, as are the limits of a rate that rests on one query.
 
     Raises:
         InputError: there is no verdict, or none with a score.
@@ -143,11 +143,17 @@ def _figures(cell: list[Verdict], length_controlled: Rate, samples: int, seed: i
     weights = np.concatenate([np.ones((1, len(names))), draws])  # the sample itself, then the resamples
 
     def rates(where: NDArray[np.bool_]) -> NDArray[np.float64]:
-        """[1 + samples]: win rate among some judgements, NaN in a resample that holds none of them."""
+        """[1 + samples]: win rate among some judgements, NaN in a resample that holds none of them.
+
+        All resamples are NaN where the judgements are of one query, whose spread nothing tells.
+        """
         wins = np.bincount(query[where], weights=scores[where], minlength=len(names))
         counts = np.bincount(query[where], minlength=len(names))
         with np.errstate(invalid="ignore"):
-            return 100 * (weights @ wins) / (weights @ counts)
+            values: NDArray[np.float64] = 100 * (weights @ wins) / (weights @ counts)
+        if np.count_nonzero(counts) < 2:
+            values[1:] = np.nan
+        return values
 
     def queries_in(where: NDArray[np.bool_]) -> int:
         return len(np.unique(query[where]))
@@ -183,7 +189,7 @@ def _length_controlled(cells: Mapping[Key, list[Verdict]], slope: Slope, *, samp
         if scored:
             (_, baseline, judge), scope = key
             families[(baseline, judge, scope) if slope == "shared" else key][key] = Judged(*zip(*scored, strict=True))
-    results = {}
+    results: dict[Key, Rate] = {}
     for members in families.values():
         fitted = length_controlled_rates(list(members.values()), samples=samples, seed=seed)
         for key, value in zip(members, fitted, strict=True):
@@ -194,9 +200,9 @@ def _length_controlled(cells: Mapping[Key, list[Verdict]], slope: Slope, *, samp
 
 def _rate(values: NDArray[np.float64]) -> Rate:
     """From the value of the sample, followed by those of the resamples."""
-    if math.isnan(values[0]):
+    if np.isnan(values).all():
         return dict(UNDEFINED)
-    low, high = percentile_interval(values[1:])
+    low, high = (None, None) if np.isnan(values[1:]).all() else percentile_interval(values[1:])
     return {"rate": float(values[0]), "low": low, "high": high}
 
 
