@@ -386,6 +386,8 @@ class Pipeline:
         policies = [policy_name(i) for i in range(self.trained() + 1)]
         value = summary.summarise(self.directory, self.recipe, self.principles, policies)
         value |= self._judge(policies)
+        if value["comparisons"]:
+            value["verdict"] = summary.verdict(value["comparisons"][-1], value["win_rates"])
         write_json(self.directory.summary, value)
         return value
 

@@ -348,7 +348,6 @@ class HumanJudge(Section):
         return self.name or f"human:{Path(self.path).stem}"
 
 
-
 def _kind(value: Any) -> Any:
     return value.get("kind") if isinstance(value, dict) else getattr(value, "kind", None)
 
@@ -514,6 +513,24 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     except ValidationError as error:
         raise InputError(f"The recipe {file} cannot be used.\n{_explain(error)}") from None
     return _with_absolute_paths(recipe, file.resolve().parent)
+
+
+def load_evaluation(overrides: Sequence[str] = ()) -> Evaluation:
+    """The evaluation section alone, for comparing files of responses; paths count from the working directory.
+
+    Raises:
+        InputError: an override is no key of the section, or of the wrong type.
+    """
+    raw: dict[str, Any] = {"evaluation": {}}
+    for override in overrides:
+        if not override.startswith("evaluation."):
+            raise InputError(f"The override {override!r} has no effect on files of responses: only evaluation.* has.")
+        _apply(raw, override)
+    try:
+        recipe = Recipe.model_validate({"model": "–", "queries": {"path": "–"}, "principles": "–", **raw})
+    except ValidationError as error:
+        raise InputError(f"The settings cannot be used.\n{_explain(error)}") from None
+    return _with_absolute_paths(recipe, Path.cwd()).evaluation
 
 
 def dump_recipe(recipe: Recipe) -> str:

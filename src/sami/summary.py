@@ -51,7 +51,6 @@ def summarise(
     return {
         "policies": [_policy(one, principles, sampling) for one in evaluated],
         "comparisons": [compare(one, base, sampling) for one in evaluated[1:]],
-        "win_rates": [],
         "contrasts": {
             f"iteration-{n}": record["result"]
             for n in range(1, len(policies))
@@ -236,7 +235,60 @@ def sentences(value: dict[str, Any]) -> list[str]:
                 else ""
             )
         )
-    return [*said, last["reason"]]
+    return [*said, value["verdict"]]
+
+
+def verdict(comparison: dict[str, Any], win_rates: Sequence[dict[str, Any]]) -> str:
+    """In one sentence, whether a policy is better than base by the frozen base model, health and every judge."""
+    policy, against = comparison["policy"], comparison["against"]
+    cells = [cell for cell in win_rates if (cell["candidate"], cell["baseline"]) == (policy, against)]
+    learned = [cell for cell in cells if cell["scope"] == "learned"]
+    judged = [_judged(cell) for cell in learned or [cell for cell in cells if cell["scope"] == "all"]]
+    evidence = comparison["reason"].partition(": ")[2].rstrip(".")
+    won = all(above for above, _ in judged)
+    if comparison["better"] and won:
+        return (
+            f"{policy} is better than {against}{', '.join([''] * bool(judged) + [t for _, t in judged])}: {evidence}."
+        )
+    losing = [] if won or not comparison["better"] else ["a judge's interval reaches 50 %"]
+    figures = [text.removeprefix("by ") for _, text in judged]
+    return f"{policy} is not called better than {against}: {'; '.join([*losing, evidence, *figures])}."
+
+
+def _judged(cell: dict[str, Any]) -> tuple[bool, str]:
+    """Whether a win rate's interval lies above 50 %, and the figure in words."""
+    kind = "length_controlled" if cell["length_controlled"]["low"] is not None else "raw"
+    rate, accuracy = cell[kind], cell["judge_accuracy"]
+    if accuracy is None:
+        worth = "whose checks define the answer" if cell["judge"] == "verifier" else "not calibrated"
+    else:
+        worth = f"judge accuracy {accuracy['accuracy']:.0f} % [{accuracy['low']:.0f}, {accuracy['high']:.0f}]"
+        worth += "" if accuracy["above_chance"] else ", not above chance"
+    if rate["rate"] is None:
+        return False, f"by no figure of {cell['judge']}, {worth}"
+    gain, low, high = (rate[name] - 50 for name in ("rate", "low", "high"))
+    return low > 0, (
+        f"by {gain:+.1f} points of {kind.replace('_', '-')} win rate, interval [{low:+.1f}, {high:+.1f}], "
+        f"n {cell['queries']} queries ({cell['judge']}, {worth})"
+    )
+
+
+def length_table(lengths: Sequence[dict[str, Any]]) -> Table:
+    """Mean lengths of policies, and words against the first of them."""
+    shown = Table(title="Length of responses", title_justify="left")
+    for column in ("policy", "responses", "words", "of the first", "tokens", "characters"):
+        shown.add_column(column, justify="left" if column == "policy" else "right", no_wrap=True)
+    for row in lengths:
+        ratio = row["words"] / lengths[0]["words"] if lengths[0]["words"] else 1.0
+        shown.add_row(
+            row["policy"],
+            str(row["responses"]),
+            f"{row['words']:.1f}",
+            f"{ratio:.2f}",
+            f"{row['tokens']:.1f}",
+            f"{row['chars']:.0f}",
+        )
+    return shown
 
 
 def _number(value: float | None) -> str:

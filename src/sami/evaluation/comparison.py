@@ -1,6 +1,6 @@
 """Who against whom: every judge of a recipe calibrated, asked about every pair, and turned into win rates."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +8,7 @@ from sami.errors import InputError
 from sami.evaluation.calibration import Calibration, calibrate, known_pairs
 from sami.evaluation.judges import Judge, make_judge
 from sami.evaluation.judging import ask, requests_of, spent
-from sami.evaluation.pairs import Pair, Policy, pair_up
+from sami.evaluation.pairs import Pair, Policy, first_queries, from_file, pair_up
 from sami.evaluation.verdicts import Verdict
 from sami.evaluation.win_rate import agreement, win_rates
 from sami.principles import Principle
@@ -65,8 +65,7 @@ def calibrate_all(
 ) -> list[Calibration]:
     """Only the calibration of every judge that needs one."""
     found = [
-        _calibrate(settings, one, _judge(one, principles, folder), known, principles, folder)
-        for one in settings.judges
+        _calibrate(settings, one, _judge(one, principles, folder), known, principles, folder) for one in settings.judges
     ]
     return [calibration for calibration in found if calibration is not None]
 
@@ -74,6 +73,35 @@ def calibrate_all(
 def every_pair(candidates: Sequence[Policy], baselines: Sequence[Policy]) -> list[Pair]:
     """Each candidate against each baseline."""
     return [pair for c in candidates for b in baselines for pair in pair_up(c, b)]
+
+
+def read_policies(
+    files: Sequence[Path], queries: Mapping[str, str], principles: Sequence[Principle], limit: int | None
+) -> list[Policy]:
+    """Policies from files of responses, with the answers to the first `limit` queries where it is given.
+
+    Raises:
+        InputError: a file cannot be read, or two have the same name.
+    """
+    names = [file.stem for file in files]
+    if repeated := [name for name in names if names.count(name) > 1]:
+        raise InputError(f"Two files of responses are called {repeated[0]!r}, and the name stands for the policy.")
+    policies = [from_file(file, queries, principles) for file in files]
+    return [first_queries(policy, limit) for policy in policies] if limit else policies
+
+
+def lengths(policies: Iterable[Policy]) -> list[dict[str, Any]]:
+    """Mean length of each policy's responses in words, tokens and characters."""
+    return [
+        {
+            "policy": policy.name,
+            "responses": len(policy.responses),
+            "words": policy.words,
+            "tokens": sum(r.tokens for r in policy.responses.values()) / len(policy.responses),
+            "chars": sum(len(r.text) for r in policy.responses.values()) / len(policy.responses),
+        }
+        for policy in policies
+    ]
 
 
 def _judge(settings: Any, principles: Sequence[Principle], folder: Path) -> Judge:
@@ -88,9 +116,7 @@ def _calibrate(
     if not isinstance(one, LocalJudge | EndpointJudge):
         return None
     pairs = known_pairs(known, principles, count=settings.calibration_pairs, seed=settings.seed)
-    found = calibrate(
-        judge, pairs, _calibration_file(folder), seed=settings.seed, samples=settings.bootstrap_samples
-    )
+    found = calibrate(judge, pairs, _calibration_file(folder), seed=settings.seed, samples=settings.bootstrap_samples)
     say(found.sentence())
     return found
 

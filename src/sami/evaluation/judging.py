@@ -117,7 +117,8 @@ def _recorded(file: Path, keys: dict[Slot, str]) -> tuple[dict[Slot, Verdict], d
         return {}, {}
     repair_verdicts(file)
     _repair_requests(file.with_name("requests.jsonl"))
-    kept, gone = [], []
+    kept: list[Verdict] = []
+    gone: list[Verdict] = []
     for verdict in read_verdicts(file):
         slot = _slot_of(verdict)
         unanswered = verdict.score is None and (verdict.reason or "").startswith(NO_ANSWER)
