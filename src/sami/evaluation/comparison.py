@@ -44,6 +44,7 @@ def judge_all(
         calibration = _calibrate(settings, one, judge, known, principles, folder)
         if calibration is not None:
             _refuse_chance(calibration, settings)
+            say(calibration.sentence())
             accuracies[judge.name] = calibration.as_json()
         found = ask(
             judge,
@@ -117,7 +118,6 @@ def _calibrate(
         return None
     pairs = known_pairs(known, principles, count=settings.calibration_pairs, seed=settings.seed)
     found = calibrate(judge, pairs, _calibration_file(folder), seed=settings.seed, samples=settings.bootstrap_samples)
-    say(found.sentence())
     return found
 
 
