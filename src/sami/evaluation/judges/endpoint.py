@@ -49,6 +49,7 @@ class Endpoint:
         self._reserved = 0.0
         self._unanswered = 0  # in a row
         self._answered = 0
+        self._end: InputError | None = None
         self._key = os.environ.get(settings.key_variable, "").strip()
         if not self._key and "api.openai.com" in settings.url:
             raise InputError(
@@ -62,10 +63,11 @@ class Endpoint:
         return {"kind": "endpoint", "url": s.url, "model": s.model, "template": template_id(), **sampling}
 
     def judge(self, questions: Sequence[Question], record: Record) -> None:
+        self._end = None
         try:
             asyncio.run(self._ask_all(iter(questions), record))
-        except BaseExceptionGroup as group:
-            raise _first(group) from None
+        except ExceptionGroup as group:
+            raise group.exceptions[0] from None
 
     async def _ask_all(self, questions: Iterator[Question], record: Record) -> None:
         client = openai.AsyncOpenAI(
@@ -77,15 +79,23 @@ class Endpoint:
 
         async def work() -> None:
             for question in questions:
-                judgement = await self._ask(client, question)
-                record(question, judgement)
-                self._stop_if_gone(judgement)
+                try:
+                    judgement = await self._ask(client, question)
+                except InputError as error:
+                    self._end = self._end or error
+                else:
+                    record(question, judgement)
+                    self._watch(judgement)
+                if self._end:  # the others record what is in flight: it may have been paid for
+                    return
 
         async with client:
             await self._check_server(client)
             async with asyncio.TaskGroup() as group:
                 for _ in range(self._settings.concurrency):
                     group.create_task(work())
+        if self._end:
+            raise self._end
 
     async def _check_server(self, client: openai.AsyncOpenAI) -> None:
         """Whether anyone is there and takes the key; servers without a list of models are left to the questions."""
@@ -123,7 +133,7 @@ class Endpoint:
         attempts = tenacity.AsyncRetrying(
             stop=tenacity.stop_after_attempt(s.retries + 1),
             wait=_wait,
-            retry=tenacity.retry_if_exception(_may_pass),
+            retry=tenacity.retry_if_exception(lambda error: _may_pass(error) and not self._end),
             reraise=True,
         )
         async for attempt in attempts:
@@ -209,14 +219,15 @@ class Endpoint:
             return Judgement(None, reason=f"refused by the server: {words}")
         return Judgement(None, reason=f"{NO_ANSWER}: {words}")
 
-    def _stop_if_gone(self, judgement: Judgement) -> None:
+    def _watch(self, judgement: Judgement) -> None:
+        """End where nobody seems to be there any more."""
         if not (judgement.reason or "").startswith(NO_ANSWER):
             self._unanswered = 0
             self._answered += 1
             return
         self._unanswered += 1
         if self._unanswered >= GIVE_UP_AFTER:
-            raise InputError(
+            self._end = self._end or InputError(
                 f"{self._unanswered} questions in a row to the judge {self.name} at {self._settings.url} were not "
                 f"answered ({judgement.reason}). All verdicts are kept: run the same command again to continue."
             )
@@ -286,11 +297,3 @@ def _retry_after(error: openai.APIStatusError) -> float | None:
         return parsedate_to_datetime(value).timestamp() - time()
     except (ValueError, TypeError):
         return None
-
-
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """One exception of a group, an interrupt or defect before bad input."""
-    leaves: list[BaseException] = []
-    for error in group.exceptions:
-        leaves += [_first(error)] if isinstance(error, BaseExceptionGroup) else [error]
-    return next((error for error in leaves if not isinstance(error, InputError)), leaves[0])
