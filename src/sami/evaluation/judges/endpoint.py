@@ -95,7 +95,7 @@ class Endpoint:
                 for _ in range(self._settings.concurrency):
                     group.create_task(work())
         if self._end:
-            raise self._end
+            raise self._end from None
 
     async def _check_server(self, client: openai.AsyncOpenAI) -> None:
         """Whether anyone is there and takes the key; servers without a list of models are left to the questions."""
