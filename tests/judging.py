@@ -43,6 +43,9 @@ class Scripted:
     def identity(self) -> dict[str, Any]:
         return {"kind": "scripted", "version": self.version}
 
+    def concerns(self, question: Question) -> bool:
+        return True
+
     def judge(self, questions: Sequence[Question], record: Record) -> None:
         for question in questions:
             self.asked.append(question)

@@ -27,7 +27,9 @@ KIND = Principle(id="kind", definition="Be kind.", antithesis="Be stern.", held_
 
 def said(judge: Any, questions: list[Question]) -> dict[tuple[str, str], Judgement]:
     found = {}
-    judge.judge(questions, lambda q, j: found.update({(q.pair.item.query_id, q.order): j}))
+    judge.judge(
+        [q for q in questions if judge.concerns(q)], lambda q, j: found.update({(q.pair.item.query_id, q.order): j})
+    )
     return found
 
 

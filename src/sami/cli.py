@@ -214,7 +214,7 @@ def _finish(summary: dict[str, Any], folder: Path, as_json: bool) -> None:
 
 def _judged(value: dict[str, Any], folder: Path, as_json: bool) -> None:
     from sami.evaluation import win_rate_table
-    from sami.summary import length_table
+    from sami.judged_summary import length_table
 
     if as_json:
         print(json.dumps(value, indent=1, ensure_ascii=False))

@@ -12,7 +12,7 @@ import itertools
 import json
 import random
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
@@ -23,13 +23,13 @@ from transformers import PreTrainedModel
 from transformers.integrations.integration_utils import get_available_reporting_integrations
 from transformers.trainer_callback import PrinterCallback
 
-from sami import models, summary
+from sami import judged_summary, models, summary
 from sami.contrasts import Contrast, filter_contrasts, read_contrasts, row_tokens, write_contrasts
 from sami.errors import InputError
 from sami.evaluation.calibration import Calibration
 from sami.evaluation.comparison import calibrate_all, every_pair, judge_all
 from sami.evaluation.measure import measure
-from sami.evaluation.pairs import Policy, from_contrasts
+from sami.evaluation.pairs import Policy, answering, from_contrasts, from_file
 from sami.files import write_json
 from sami.generation import Engine, SamplingSettings
 from sami.generation.transformers_engine import TransformersEngine
@@ -37,8 +37,8 @@ from sami.principles import Principle, check_sampling, load_principles
 from sami.progress import bar, say
 from sami.prompts import PromptBuilder
 from sami.queries import Query, Splits, load_queries, split_queries
-from sami.recipe import Model, Recipe
-from sami.run_directory import RunDirectory
+from sami.recipe import Baseline, Model, Recipe
+from sami.run_directory import RunDirectory, last_model
 from sami.sampling import Planned, evaluation_plan, training_plan
 from sami.scoring import check_packing
 from sami.trainer import SAMIConfig, SAMITrainer
@@ -204,15 +204,28 @@ class Pipeline:
 
         self.directory.step(f"generate-{iteration}", inputs, [target], work)
 
-    def _respond(self, engine: Engine, planned: Sequence[Planned], label: str, *, shuffle: bool) -> list[Contrast]:
-        """Answer each planned contrast; the principles' order is shuffled in the training prompt."""
-        flat = [self.prompts.generation_prompt(p.query, c.texts, c.text) for p in planned for c in p.constitutions]
+    def _respond(
+        self,
+        engine: Engine,
+        planned: Sequence[Planned],
+        label: str,
+        *,
+        shuffle: bool,
+        prompts: PromptBuilder | None = None,
+    ) -> list[Contrast]:
+        """Answer each planned contrast; the principles' order is shuffled in the training prompt.
+
+        Args:
+            prompts: of the engine's model, where it is not the recipe's.
+        """
+        prompts = prompts or self.prompts
+        flat = [prompts.generation_prompt(p.query, c.texts, c.text) for p in planned for c in p.constitutions]
         generation = self.recipe.generation
         settings = SamplingSettings(
             max_new_tokens=generation.max_new_tokens,
             temperature=generation.temperature,
             top_p=generation.top_p,
-            stop=self.prompts.stop,
+            stop=prompts.stop,
             seed=generation.seed,
         )
         with bar(label, 1.0, "tokens") as update:
@@ -227,7 +240,7 @@ class Pipeline:
                     id=p.id,
                     query=p.query,
                     constitutions=[c.text for c in p.constitutions],
-                    prompt_ids=[self.prompts.training_prompt(p.query, c.texts, c.text) for c in trained],
+                    prompt_ids=[prompts.training_prompt(p.query, c.texts, c.text) for c in trained],
                     response_ids=[c.token_ids for c in own],
                     responses=[c.text for c in own],
                     finish_reasons=[c.finish_reason for c in own],
@@ -385,9 +398,11 @@ class Pipeline:
     def _summarise(self) -> dict[str, Any]:
         policies = [policy_name(i) for i in range(self.trained() + 1)]
         value = summary.summarise(self.directory, self.recipe, self.principles, policies)
-        value |= self._judge(policies)
+        baselines = [self._baseline(one) for one in self.recipe.evaluation.baselines]
+        value["policies"] += [judged_summary.baseline(one, self.principles, self.recipe) for one in baselines]
+        value |= self._judge(policies, baselines)
         if value["comparisons"]:
-            value["verdict"] = summary.verdict(value["comparisons"][-1], value["win_rates"])
+            value["verdict"] = judged_summary.verdict(value["comparisons"][-1], value["win_rates"])
         write_json(self.directory.summary, value)
         return value
 
@@ -406,11 +421,34 @@ class Pipeline:
             folder = self.directory.evaluation
             return calibrate_all(self.recipe.evaluation, self._answers(BASE), self.principles, folder)
 
-    def _judge(self, policies: Sequence[str]) -> dict[str, Any]:
+    def _judge(self, policies: Sequence[str], baselines: Sequence[Policy]) -> dict[str, Any]:
         """Every iteration against base and against the recipe's baselines."""
         base, *candidates = [self._answers(name) for name in policies]
-        pairs = every_pair(candidates, [base])
+        pairs = every_pair(candidates, [base, *baselines])
         return judge_all(self.recipe.evaluation, pairs, base, self.principles, self.directory.evaluation)
+
+    def _baseline(self, baseline: Baseline) -> Policy:
+        """A baseline's responses to the held-out queries and constitutions of this run."""
+        if baseline.responses is not None:
+            read = from_file(Path(baseline.responses), None)
+            return answering(read, self._answers(BASE).responses, baseline.name)
+        source = baseline.model or Model(source=str(last_model(Path(baseline.run or ""))))
+        target = self.directory.responses(baseline.name)
+
+        def respond() -> dict[str, Any]:
+            tokenizer = models.load_tokenizer(source)
+            prompts = PromptBuilder(tokenizer, self.recipe.prompt)
+            plan = self.evaluation_plan()
+            self._check_prompts(source, prompts, plan)
+            model = models.load_model(source, models.resolve_dtype(source.dtype))
+            engine = TransformersEngine(model, tokenizer, self.recipe.generation.batch_size)
+            label = f"{baseline.name}: answering"
+            write_contrasts(target, self._respond(engine, plan, label, shuffle=False, prompts=prompts))
+            return {}
+
+        inputs = self._answering_inputs() | {"policy": models.fingerprint(source)}
+        self.directory.step(f"respond-{baseline.name}", inputs, [target], respond)
+        return self._answers(baseline.name)
 
     def _answers(self, policy: str) -> Policy:
         ids = {query.text: query.id for query in self.splits.evaluation}
@@ -458,16 +496,20 @@ class Pipeline:
 
     def check_context(self) -> None:
         """Refuse a prompt that leaves no room for its response in the model's context."""
-        context = models.context_length(models.load_config(self.recipe.model))
-        new = self.recipe.generation.max_new_tokens
         plans = [self.evaluation_plan(), *(self.training_plan(i + 1) for i in range(self.iterations))]
-        for p in itertools.chain.from_iterable(plans):
+        self._check_prompts(self.recipe.model, self.prompts, itertools.chain.from_iterable(plans))
+
+    def _check_prompts(self, model: Model, prompts: PromptBuilder, plan: Iterable[Planned]) -> None:
+        context = models.context_length(models.load_config(model))
+        new = self.recipe.generation.max_new_tokens
+        for p in plan:
             for c in p.constitutions:
-                longest = len(self.prompts.generation_prompt(p.query, c.texts, c.text))
+                longest = len(prompts.generation_prompt(p.query, c.texts, c.text))
                 if context and longest + new > context:
                     raise InputError(
                         f"The prompt for the query {p.query[:60]!r} has {longest} tokens and may get {new} more, and "
-                        f"the model's context is {context}. Lower queries.max_chars or generation.max_new_tokens."
+                        f"the context of {model.source} is {context}. Lower queries.max_chars or "
+                        f"generation.max_new_tokens."
                     )
 
     def _check_iteration(self, iteration: int) -> None:

@@ -176,6 +176,18 @@ class RunDirectory:
             temporary.write_text(dump_recipe(recipe), encoding="utf-8")
 
 
+def last_model(folder: Path) -> Path:
+    """The model of a run's last trained iteration.
+
+    Raises:
+        InputError: the folder holds none.
+    """
+    found = {int(name): path for path in folder.glob("iteration-*/model") if (name := path.parent.name[10:]).isdigit()}
+    if not found:
+        raise InputError(f"The folder {folder} holds no iteration-*/model, so it is no run with a trained model.")
+    return found[max(found)].resolve()
+
+
 def _differences(before: dict[str, Any], after: dict[str, Any], ignore: set[str] | frozenset[str] = frozenset()) -> str:
     old, new = dict(flatten(before)), dict(flatten(after))
     return "\n".join(

@@ -125,7 +125,7 @@ def _policy(one: Evaluated, principles: Sequence[Principle], sampling: dict[str,
         "information": info(True),
         "information_held_out": info(False),
         "verifier": {
-            scope: asdict(_verifier_rate([v for v in one.verdicts if v["learned"] == learned], sampling))
+            scope: asdict(verifier_rate([v for v in one.verdicts if v["learned"] == learned], sampling))
             for scope, learned in (("learned", True), ("held_out", False))
         },
         "principles": {p.id: _principle(one, p, sampling) for p in principles},
@@ -133,7 +133,8 @@ def _policy(one: Evaluated, principles: Sequence[Principle], sampling: dict[str,
     }
 
 
-def _verifier_rate(verdicts: list[dict[str, Any]], sampling: dict[str, int]) -> Estimate:
+def verifier_rate(verdicts: list[dict[str, Any]], sampling: dict[str, int]) -> Estimate:
+    """Share of passed verdicts, as a fraction."""
     return mean_by_query([float(v["passed"]) for v in verdicts], [v["query"] for v in verdicts], **sampling)
 
 
@@ -141,7 +142,7 @@ def _principle(one: Evaluated, principle: Principle, sampling: dict[str, int]) -
     scores = one.scores.where(lambda s: principle.id in s.principles)
     verdicts = [v for v in one.verdicts if v["principle"] == principle.id]
     figures = information.summarise(scores, **sampling)
-    rate = _verifier_rate(verdicts, sampling)
+    rate = verifier_rate(verdicts, sampling)
     return {
         "learned": not principle.held_out,
         "bound": figures.bound.value,
@@ -151,8 +152,8 @@ def _principle(one: Evaluated, principle: Principle, sampling: dict[str, int]) -
         "verifier_rate": rate.value,
         "verifier_low": rate.low,
         "verifier_high": rate.high,
-        "verifier_rate_definition": _verifier_rate([v for v in verdicts if v["positive"]], sampling).value,
-        "verifier_rate_antithesis": _verifier_rate([v for v in verdicts if not v["positive"]], sampling).value,
+        "verifier_rate_definition": verifier_rate([v for v in verdicts if v["positive"]], sampling).value,
+        "verifier_rate_antithesis": verifier_rate([v for v in verdicts if not v["positive"]], sampling).value,
         "verdicts": rate.n,
     }
 
@@ -188,7 +189,8 @@ def table(value: dict[str, Any]) -> Table:
         shown.add_column(column, justify="left" if left else "right", no_wrap=left)
     for policy in value["policies"]:
         info, verifier, state = policy["information"], policy["verifier"], policy["health"]
-        ill = "base" if policy["iteration"] == 0 else "ok" if not state["failures"] else "FAILS"
+        trained = "ok" if not state["failures"] else "FAILS"
+        ill = {0: "base", None: "–"}.get(policy["iteration"], trained)
         shown.add_row(
             policy["name"],
             _interval(info["bound"], info["low"], info["high"]),
@@ -215,7 +217,8 @@ def sentences(value: dict[str, Any]) -> list[str]:
     if not value["comparisons"]:
         return ["No iteration is trained yet."]
     last = value["comparisons"][-1]
-    before, after = value["policies"][0], value["policies"][-1]
+    before = value["policies"][0]
+    after = next(policy for policy in value["policies"] if policy["name"] == last["policy"])
     said = []
     for scope, key, label in (
         ("learned", "information", "learned"),
@@ -236,59 +239,6 @@ def sentences(value: dict[str, Any]) -> list[str]:
             )
         )
     return [*said, value["verdict"]]
-
-
-def verdict(comparison: dict[str, Any], win_rates: Sequence[dict[str, Any]]) -> str:
-    """In one sentence, whether a policy is better than base by the frozen base model, health and every judge."""
-    policy, against = comparison["policy"], comparison["against"]
-    cells = [cell for cell in win_rates if (cell["candidate"], cell["baseline"]) == (policy, against)]
-    learned = [cell for cell in cells if cell["scope"] == "learned"]
-    judged = [_judged(cell) for cell in learned or [cell for cell in cells if cell["scope"] == "all"]]
-    evidence = comparison["reason"].partition(": ")[2].rstrip(".")
-    won = all(above for above, _ in judged)
-    if comparison["better"] and won:
-        return (
-            f"{policy} is better than {against}{', '.join([''] * bool(judged) + [t for _, t in judged])}: {evidence}."
-        )
-    losing = [] if won or not comparison["better"] else ["a judge's interval reaches 50 %"]
-    figures = [text.removeprefix("by ") for _, text in judged]
-    return f"{policy} is not called better than {against}: {'; '.join([*losing, evidence, *figures])}."
-
-
-def _judged(cell: dict[str, Any]) -> tuple[bool, str]:
-    """Whether a win rate's interval lies above 50 %, and the figure in words."""
-    kind = "length_controlled" if cell["length_controlled"]["low"] is not None else "raw"
-    rate, accuracy = cell[kind], cell["judge_accuracy"]
-    if accuracy is None:
-        worth = "whose checks define the answer" if cell["judge"] == "verifier" else "not calibrated"
-    else:
-        worth = f"judge accuracy {accuracy['accuracy']:.0f} % [{accuracy['low']:.0f}, {accuracy['high']:.0f}]"
-        worth += "" if accuracy["above_chance"] else ", not above chance"
-    if rate["rate"] is None:
-        return False, f"by no figure of {cell['judge']}, {worth}"
-    gain, low, high = (rate[name] - 50 for name in ("rate", "low", "high"))
-    return low > 0, (
-        f"by {gain:+.1f} points of {kind.replace('_', '-')} win rate, interval [{low:+.1f}, {high:+.1f}], "
-        f"n {cell['queries']} queries ({cell['judge']}, {worth})"
-    )
-
-
-def length_table(lengths: Sequence[dict[str, Any]]) -> Table:
-    """Mean lengths of policies, and words against the first of them."""
-    shown = Table(title="Length of responses", title_justify="left")
-    for column in ("policy", "responses", "words", "of the first", "tokens", "characters"):
-        shown.add_column(column, justify="left" if column == "policy" else "right", no_wrap=True)
-    for row in lengths:
-        ratio = row["words"] / lengths[0]["words"] if lengths[0]["words"] else 1.0
-        shown.add_row(
-            row["policy"],
-            str(row["responses"]),
-            f"{row['words']:.1f}",
-            f"{ratio:.2f}",
-            f"{row['tokens']:.1f}",
-            f"{row['chars']:.0f}",
-        )
-    return shown
 
 
 def _number(value: float | None) -> str:

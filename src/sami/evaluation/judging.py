@@ -55,7 +55,8 @@ def ask(
         InputError: the judge cannot go on, or too many verdicts are unscored. What was recorded is kept.
     """
     identity = json.dumps(judge.identity(), sort_keys=True)
-    wanted = {_slot(judge.name, q): (q, _key(identity, q)) for q in questions_of(pairs, order=order, seed=seed)}
+    questions = [q for q in questions_of(pairs, order=order, seed=seed) if judge.concerns(q)]
+    wanted = {_slot(judge.name, q): (q, _key(identity, q)) for q in questions}
     have, pool = _recorded(file, {slot: key for slot, (_, key) in wanted.items()})
 
     def record(slots: Iterable[Slot], judgement: Judgement) -> None:
@@ -86,7 +87,7 @@ def ask(
             chosen = [wanted[slots[0]][0] for slots in waiting.values()]
             keys = {_slot(judge.name, q): key for q, key in zip(chosen, waiting, strict=True)}
             judge.judge(chosen, lambda q, judgement: record(waiting[keys[_slot(judge.name, q)]], judgement))
-    verdicts = [have[slot] for slot in wanted if slot in have]
+    verdicts = [have[slot] for slot in wanted]
     _check_unscored(judge.name, verdicts, unscored_limit, file)
     return verdicts
 

@@ -107,11 +107,11 @@ def from_contrasts(
     return Policy(name, responses)
 
 
-def from_file(path: Path, queries: Mapping[str, str], principles: Sequence[Principle] = ()) -> Policy:
+def from_file(path: Path, queries: Mapping[str, str] | None, principles: Sequence[Principle] = ()) -> Policy:
     """A policy from a file of responses, one `{"id", "constitution", "response"}` a line; named as the file.
 
     Args:
-        queries: query id to text.
+        queries: query id to text; None where the ids are those of a run, see `answering`.
         principles: those that constitutions are made of, found by their texts; others stay unknown.
 
     Raises:
@@ -120,14 +120,14 @@ def from_file(path: Path, queries: Mapping[str, str], principles: Sequence[Princ
     meanings = {p.text(positive): (p, positive) for p in principles for positive in (True, False)}
     responses: dict[Item, Response] = {}
     for place, record in _records(path):
-        if record["id"] not in queries:
+        if queries is not None and record["id"] not in queries:
             raise InputError(f"{place} answers the query {record['id']!r}, which is not among the queries given.")
         lines = [_NUMBERED.sub("", line, count=1) for line in record["constitution"].split("\n")]
         found = [meanings[line] for line in lines if line in meanings]
         known = found if len(found) == len(lines) else []
         item = Item(
             query_id=record["id"],
-            query=queries[record["id"]],
+            query=queries[record["id"]] if queries is not None else "",
             constitution_id=hashlib.sha256(record["constitution"].encode()).hexdigest()[:12],
             constitution=record["constitution"],
             principles=tuple((p.id, positive) for p, positive in known) or None,

@@ -72,8 +72,14 @@ class Judge(Protocol):
     def identity(self) -> dict[str, Any]:
         """Everything besides the question that a verdict depends on, as JSON values."""
 
+    def concerns(self, question: Question) -> bool:
+        """Whether it has a say on a question."""
+
     def judge(self, questions: Sequence[Question], record: Record) -> None:
-        """Call `record` once for each question it has a say on, as soon as it has; in any order.
+        """Call `record` once for each question, as soon as it is answered; in any order.
+
+        Args:
+            questions: some that concern it.
 
         Raises:
             InputError: no further question can be answered.

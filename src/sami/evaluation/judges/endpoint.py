@@ -62,6 +62,9 @@ class Endpoint:
         sampling = {"temperature": s.temperature, "seed": s.seed, "max_tokens": s.max_tokens, "log_probs": s.log_probs}
         return {"kind": "endpoint", "url": s.url, "model": s.model, "template": template_id(), **sampling}
 
+    def concerns(self, question: Question) -> bool:
+        return True
+
     def judge(self, questions: Sequence[Question], record: Record) -> None:
         self._end = None
         try:

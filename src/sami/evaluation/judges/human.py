@@ -69,15 +69,17 @@ class Human:
     def identity(self) -> dict[str, Any]:
         return {"kind": "human", "verdicts": self._text}
 
+    def concerns(self, question: Question) -> bool:
+        return any(line.about(question) for _, line in self._lines)
+
     def judge(self, questions: Sequence[Question], record: Record) -> None:
         for question in questions:
             said = {number: line for number, line in self._lines if line.about(question)}
             if len({line.score for line in said.values()}) > 1:
                 first, second, *_ = said
                 raise InputError(f"Lines {first} and {second} of {self._file} contradict each other.")
-            if said:
-                line = next(iter(said.values()))
-                record(question, Judgement(float(line.score), line.note))
+            line = next(iter(said.values()))
+            record(question, Judgement(line.score, line.note))
 
     def _parse(self, number: int, line: str) -> _Line:
         try:

@@ -37,6 +37,9 @@ class Local:
     def _tokenizer(self) -> Any:
         return models.load_tokenizer(self._settings.model)
 
+    def concerns(self, question: Question) -> bool:
+        return True
+
     def judge(self, questions: Sequence[Question], record: Record) -> None:
         rows = [(question, *self._ids(question)) for question in questions]
         self._check_context(rows)

@@ -15,30 +15,25 @@ class Verifiers:
 
     def __init__(self, name: str, principles: Sequence[Principle]) -> None:
         self.name = name
-        self._principles = {p.id: p for p in principles}
+        self._with_verifier = {p.id: p for p in principles if p.verifier is not None}
 
     def identity(self) -> dict[str, Any]:
         kept = {"id", "verifier", "antithesis_verifier"}
-        return {"kind": "verifier", "principles": [p.model_dump(include=kept) for p in self._principles.values()]}
+        return {"kind": "verifier", "principles": [p.model_dump(include=kept) for p in self._with_verifier.values()]}
+
+    def concerns(self, question: Question) -> bool:
+        chosen = question.pair.item.principles or ()
+        return bool(chosen) and all(name in self._with_verifier for name, _ in chosen)
 
     def judge(self, questions: Sequence[Question], record: Record) -> None:
         for question in questions:
-            passed = [
-                self._passed(question, response.text)
-                for response in (question.pair.candidate_response, question.pair.baseline_response)
-            ]
-            if None in passed:
-                continue
-            candidate, baseline = (sum(map(bool, p)) for p in passed if p is not None)
-            raw = f"candidate passes {candidate} of {len(passed[0] or [])}, baseline {baseline}"
+            pair = question.pair
+            candidate = self._passed(question, pair.candidate_response.text)
+            baseline = self._passed(question, pair.baseline_response.text)
+            raw = f"candidate passes {candidate} of {len(pair.item.principles or ())}, baseline {baseline}"
             record(question, Judgement(0.5 + 0.5 * ((candidate > baseline) - (candidate < baseline)), raw))
 
-    def _passed(self, question: Question, response: str) -> list[bool] | None:
-        """One verdict for each principle of the constitution; None unless all of them have a verifier."""
+    def _passed(self, question: Question, response: str) -> int:
+        """How many principles of the constitution a response follows."""
         chosen = question.pair.item.principles or ()
-        verdicts = [
-            self._principles[name].follows(response, positive) if name in self._principles else None
-            for name, positive in chosen
-        ]
-        known = [v for v in verdicts if v is not None]
-        return known if known and len(known) == len(verdicts) else None
+        return sum(self._with_verifier[name].follows(response, positive) is True for name, positive in chosen)
