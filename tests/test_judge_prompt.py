@@ -51,6 +51,8 @@ def test_a_judge_that_quotes_a_response_says_nothing_by_it(attack: str) -> None:
         ("**Verdict:** tie", "tie"),
         ("**Verdict: A**", "A"),
         ("Final verdict: B.", "B"),
+        ("A", "A"),
+        (" **tie**.\n", "tie"),
         ("A is brief.\n\nVerdict: A\n", "A"),
         ("Verdict: A\nOn reflection:\nVerdict: B", "B"),
     ],
@@ -64,7 +66,7 @@ def test_the_last_verdict_line_counts(answer: str, label: str) -> None:
 
 @pytest.mark.parametrize(
     "answer",
-    ["", "  \n", "A", "I prefer A.", "Verdict: C", "Verdict: A or B", "The verdict: A", "Verdict:", "Verdict: Apple"],
+    ["", "  \n", "A B", "I prefer A.", "Verdict: C", "Verdict: A or B", "The verdict: A", "Verdict:", "Verdict: Apple"],
 )
 def test_anything_else_is_no_verdict(answer: str) -> None:
     assert isinstance(read_verdict(answer, cut_off=False), str)

@@ -136,7 +136,7 @@ def test_a_local_model_prefers_the_likelier_label(model_folder: Folder, architec
         both = [tokenizer(text + f"Verdict: {label}", add_special_tokens=not chat)["input_ids"] for label in "AB"]
         assert both[0][:-1] == both[1][:-1]
         logits = model(torch.tensor([both[0][:-1]])).logits[0, -1]
-        odds = float(logits[both[0][-1]] - logits[both[1][-1]])
+        odds = (logits[both[0][-1]] - logits[both[1][-1]]).item()
         judgement = found[question.pair.item.query_id, question.order]
         assert judgement.raw is not None
         assert float(judgement.raw.rpartition(" ")[2]) == pytest.approx(odds, abs=2e-3)
