@@ -21,7 +21,7 @@ from sami.evaluation.bootstrap import percentile_interval, resamples
 Floats = NDArray[np.float64]
 
 # Penalty RIDGE / 2 x (a^2 + b^2) on the whole log-likelihood. Without it a policy that wins everything, or wins
-# exactly where it is longer, has no finite fit. With 20 judgements it moves a rate by less than 0.01 points.
+# exactly where it is longer, has no finite fit. With 20 queries it moves a rate by less than 0.01 points.
 RIDGE = 1e-4
 MAX_STEP = 2.0  # of a coefficient in one Newton step, so that a start far from the solution cannot overshoot
 MAX_STEPS = 100
