@@ -63,6 +63,11 @@ def test_a_plain_principle_id_stands_for_the_principle_itself(tmp_path: Path) ->
     assert verdict.principles == (("brief", True), ("pirate", False))
 
 
+def test_half_a_surrogate_pair_in_the_judges_words_loses_no_verdict(tmp_path: Path) -> None:
+    append_verdict(tmp_path / "v.jsonl", Verdict(**{**RECORD, "raw": "A \ud83d"}))
+    assert read_verdicts(tmp_path / "v.jsonl") == [Verdict(**{**RECORD, "raw": "A ?"})]
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

@@ -89,7 +89,9 @@ def read_verdicts(path: Path | str) -> list[Verdict]:
 
 def append_verdict(path: Path, verdict: Verdict) -> None:
     """Add one line and sync it to disk. A half-written last line must have been repaired before."""
-    append_json_line(path, verdict.as_json())
+    # A judge's JSON may hold half a surrogate pair, which no UTF-8 file can; a lost verdict would be worse than a "?".
+    record = {k: v.encode(errors="replace").decode() if isinstance(v, str) else v for k, v in verdict.as_json().items()}
+    append_json_line(path, record)
 
 
 def repair_verdicts(path: Path) -> int:
