@@ -147,7 +147,7 @@ def winrate(
     ] = None,
 ) -> None:
     """Win rates with intervals, raw and corrected for length, from a file of verdicts."""
-    from sami.evaluation import alpaca, win_rate, win_rate_table
+    from sami.evaluation import alpaca, comparison, win_rate, win_rate_table
     from sami.evaluation.verdicts import read_verdicts
 
     if export and (as_json or slope != "policy"):
@@ -156,7 +156,8 @@ def winrate(
     if export:
         print(json.dumps(alpaca.annotations(judged), indent=1, ensure_ascii=False))
         return
-    rates = win_rate.win_rates(judged, slope=slope)
+    accuracies = comparison.recorded_accuracies(verdicts, samples=2000, seed=0)
+    rates = win_rate.win_rates(judged, slope=slope, judge_accuracy=accuracies)
     if as_json:
         print(json.dumps(rates, indent=1, ensure_ascii=False))
     else:

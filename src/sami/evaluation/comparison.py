@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from sami.errors import InputError
-from sami.evaluation.calibration import Calibration, calibrate, known_pairs
+from sami.evaluation.calibration import Calibration, calibrate, known_pairs, measured
 from sami.evaluation.judges import Judge, make_judge
 from sami.evaluation.judging import ask, requests_of, spent
-from sami.evaluation.pairs import Pair, Policy, first_queries, from_file, pair_up
-from sami.evaluation.verdicts import Verdict
+from sami.evaluation.pairs import Pair, Policy, from_file, pair_up
+from sami.evaluation.verdicts import Verdict, read_verdicts
 from sami.evaluation.win_rate import agreement, win_rates
 from sami.principles import Principle
 from sami.progress import say
@@ -76,10 +76,8 @@ def every_pair(candidates: Sequence[Policy], baselines: Sequence[Policy]) -> lis
     return [pair for c in candidates for b in baselines for pair in pair_up(c, b)]
 
 
-def read_policies(
-    files: Sequence[Path], queries: Mapping[str, str], principles: Sequence[Principle], limit: int | None
-) -> list[Policy]:
-    """Policies from files of responses, with the answers to the first `limit` queries where it is given.
+def read_policies(files: Sequence[Path], queries: Mapping[str, str], principles: Sequence[Principle]) -> list[Policy]:
+    """Policies from files of responses.
 
     Raises:
         InputError: a file cannot be read, or two have the same name.
@@ -87,8 +85,7 @@ def read_policies(
     names = [file.stem for file in files]
     if repeated := [name for name in names if names.count(name) > 1]:
         raise InputError(f"Two files of responses are called {repeated[0]!r}, and the name stands for the policy.")
-    policies = [from_file(file, queries, principles) for file in files]
-    return [first_queries(policy, limit) for policy in policies] if limit else policies
+    return [from_file(file, queries, principles) for file in files]
 
 
 def lengths(policies: Iterable[Policy]) -> list[dict[str, Any]]:
@@ -123,6 +120,14 @@ def _calibrate(
 
 def _calibration_file(folder: Path) -> Path:
     return folder / "calibration" / "verdicts.jsonl"
+
+
+def recorded_accuracies(verdicts: Path, **sampling: int) -> dict[str, dict[str, Any]]:
+    """Calibration figures by judge, from what lies beside a file of verdicts; empty where nothing does."""
+    file = _calibration_file(verdicts.parent)
+    known = read_verdicts(file) if file.is_file() else []
+    judges = dict.fromkeys(v.judge for v in known)
+    return {j: measured(j, [v for v in known if v.judge == j], **sampling).as_json() for j in judges}
 
 
 def _refuse_chance(calibration: Calibration, settings: Evaluation) -> None:
