@@ -47,7 +47,10 @@ def baseline(policy: Policy, principles: Sequence[Principle], recipe: Recipe) ->
 
 
 def verdict(comparison: dict[str, Any], win_rates: Sequence[dict[str, Any]]) -> str:
-    """In one sentence, whether a policy is better than base by the frozen base model, health and every judge."""
+    """In one sentence, whether a policy is better than base: by the frozen base model, health and the judges.
+
+    A judge that was forced though it is not above chance is shown and decides nothing.
+    """
     policy, against = comparison["policy"], comparison["against"]
     cells = [cell for cell in win_rates if (cell["candidate"], cell["baseline"]) == (policy, against)]
     learned = [cell for cell in cells if cell["scope"] == "learned"]
@@ -64,7 +67,7 @@ def verdict(comparison: dict[str, Any], win_rates: Sequence[dict[str, Any]]) -> 
 
 
 def _judged(cell: dict[str, Any]) -> tuple[bool, str]:
-    """Whether a win rate's interval lies above 50 %, and the figure in words."""
+    """Whether a win rate does not speak against the candidate, and the figure in words."""
     kind = "length_controlled" if cell["length_controlled"]["low"] is not None else "raw"
     rate, accuracy = cell[kind], cell["judge_accuracy"]
     if accuracy is None:
@@ -72,10 +75,10 @@ def _judged(cell: dict[str, Any]) -> tuple[bool, str]:
     else:
         worth = f"judge accuracy {accuracy['accuracy']:.0f} % [{accuracy['low']:.0f}, {accuracy['high']:.0f}]"
         worth += "" if accuracy["above_chance"] else ", not above chance"
-    if rate["rate"] is None:
-        return False, f"by no figure of {cell['judge']}, {worth}"
+    if rate["low"] is None:  # a single query has no interval
+        return False, f"by no figure of {cell['judge']} with an interval ({worth})"
     gain, low, high = (rate[name] - 50 for name in ("rate", "low", "high"))
-    return low > 0, (
+    return low > 0 or (accuracy is not None and not accuracy["above_chance"]), (
         f"by {gain:+.1f} points of {kind.replace('_', '-')} win rate, interval [{low:+.1f}, {high:+.1f}], "
         f"n {cell['queries']} queries ({cell['judge']}, {worth})"
     )
