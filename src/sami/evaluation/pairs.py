@@ -118,6 +118,7 @@ def from_file(path: Path, queries: Mapping[str, str] | None, principles: Sequenc
         InputError: the file or a line cannot be read, an id is no query, or a response comes twice.
     """
     meanings = {p.text(positive): (p, positive) for p in principles for positive in (True, False)}
+    some_held_out = any(p.held_out for p in principles)  # else nothing is known of what was trained on
     responses: dict[Item, Response] = {}
     for place, record in _records(path):
         if queries is not None and record["id"] not in queries:
@@ -131,7 +132,7 @@ def from_file(path: Path, queries: Mapping[str, str] | None, principles: Sequenc
             constitution_id=hashlib.sha256(record["constitution"].encode()).hexdigest()[:12],
             constitution=record["constitution"],
             principles=tuple((p.id, positive) for p, positive in known) or None,
-            learned=not any(p.held_out for p, _ in known) if known else None,
+            learned=not any(p.held_out for p, _ in known) if known and some_held_out else None,
         )
         if item in responses:
             raise InputError(f"{place} answers {record['id']!r} under the same constitution a second time.")
