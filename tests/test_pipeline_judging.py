@@ -165,6 +165,27 @@ def test_a_model_an_earlier_run_and_a_file_are_baselines(
         rejudge(recipe, copy, f"evaluation.baselines={json.dumps(baselines)}")
 
 
+@pytest.mark.parametrize("train", ["sft", "dpo"])
+def test_baselines_are_trained_on_the_contrasts_of_the_run(recipe: Path, copy: Path, train: str) -> None:
+    pytest.importorskip("trl", reason="the extra `baselines` is not installed")
+    from safetensors.torch import load_file
+
+    baselines = json.dumps([{"name": "other", "train": train}])
+    summary = rejudge(recipe, copy, f"evaluation.baselines={baselines}")
+    assert [c["baseline"] for c in summary["win_rates"] if c["scope"] == "all"] == ["base", "other"]
+    assert {p.name for p in (copy / "baselines" / "other").iterdir()} == {"model"}
+    from tiny import tiny_model
+
+    base = tiny_model("llama").state_dict()
+    trained = load_file(copy / "baselines" / "other" / "model" / "model.safetensors")
+    changes = {name: float((trained[name] - base[name]).abs().max()) for name in trained}
+    # Two Adam steps of 3e-3 from the base weights reach no further than their sum.
+    assert 1e-3 < max(changes.values()) <= 6e-3 * 1.05
+    before = {path: path.stat().st_mtime_ns for path in (copy / "baselines").rglob("*")}
+    assert rejudge(recipe, copy, f"evaluation.baselines={baselines}") == summary
+    assert {path: path.stat().st_mtime_ns for path in (copy / "baselines").rglob("*")} == before
+
+
 def test_a_folder_without_a_trained_model_is_no_baseline(recipe: Path, copy: Path, tmp_path: Path) -> None:
     baselines = json.dumps([{"name": "earlier", "run": str(tmp_path)}])
     with pytest.raises(InputError, match="no run with a trained model"):

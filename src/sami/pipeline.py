@@ -432,7 +432,11 @@ class Pipeline:
         if baseline.responses is not None:
             read = from_file(Path(baseline.responses), None)
             return answering(read, self._answers(BASE).responses, baseline.name)
-        source = baseline.model or Model(source=str(last_model(Path(baseline.run or ""))))
+        if baseline.train is not None:
+            self._train_baseline(baseline)
+            source = Model(source=str(self.directory.baseline_model(baseline.name).resolve()), dtype="auto")
+        else:
+            source = baseline.model or Model(source=str(last_model(Path(baseline.run or ""))))
         target = self.directory.responses(baseline.name)
 
         def respond() -> dict[str, Any]:
@@ -449,6 +453,37 @@ class Pipeline:
         inputs = self._answering_inputs() | {"policy": models.fingerprint(source)}
         self.directory.step(f"respond-{baseline.name}", inputs, [target], respond)
         return self._answers(baseline.name)
+
+    def _train_baseline(self, baseline: Baseline) -> None:
+        """The base model trained on the last iteration's contrasts, with as many steps, in another way."""
+        target, last = self.directory.baseline_model(baseline.name), self.trained()
+        if last == 0:
+            self.directory.require("train-1", "sami train")
+        contrasts_file = self.directory.contrasts(last)
+        inputs = self._inputs("training") | {
+            "start": self._policy_inputs(0),
+            "contrasts": _file_hash(contrasts_file),
+            "train": baseline.train,
+        }
+
+        def work() -> dict[str, Any]:
+            from sami.evaluation import trained_baselines as trl
+
+            contrasts = read_contrasts(contrasts_file)
+            schedule = trl.Schedule(self.recipe.training, last, self.dtype == torch.bfloat16)
+            model, scratch = self._load(0, torch.float32), target.with_name("trainer")
+            say(f"{baseline.name}: training by {baseline.train} on the contrasts of iteration {last}")
+            if baseline.train == "sft":
+                trl.train_sft(model, self.tokenizer, contrasts, schedule, scratch)
+            else:
+                reference = self._load(0, torch.float32)
+                trl.train_dpo(model, reference, self.tokenizer, contrasts, schedule, scratch)
+            models.save_model(model, self.tokenizer, target, self.dtype)
+            shutil.rmtree(scratch, ignore_errors=True)
+            gc.collect()
+            return {}
+
+        self.directory.step(f"train-{baseline.name}", inputs, [target], work)
 
     def _answers(self, policy: str) -> Policy:
         ids = {query.text: query.id for query in self.splits.evaluation}

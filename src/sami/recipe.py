@@ -378,11 +378,13 @@ class Baseline(Section):
     """Folder of an earlier run, whose last trained model answers them."""
     responses: str | None = None
     """JSONL with id, constitution and response for each held-out query and constitution."""
+    train: Literal["sft", "dpo"] | None = None
+    """The base model trained through TRL on the last iteration's contrasts: sft on each response, dpo on the pairs."""
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
-        if sum(source is not None for source in (self.model, self.run, self.responses)) != 1:
-            raise ValueError("give a baseline exactly one of model, run and responses")
+        if sum(source is not None for source in (self.model, self.run, self.responses, self.train)) != 1:
+            raise ValueError("give a baseline exactly one of model, run, responses and train")
         if self.name == "base" or self.name.startswith("iteration-"):
             raise ValueError(f"the name {self.name!r} is that of a policy of the run; choose another")
         return self

@@ -43,6 +43,9 @@ class RunDirectory:
     def model(self, iteration: int) -> Path:
         return self._iteration(iteration) / "model"
 
+    def baseline_model(self, name: str) -> Path:
+        return self.folder / "baselines" / name / "model"
+
     def metrics(self, iteration: int) -> Path:
         return self._iteration(iteration) / "metrics.jsonl"
 
