@@ -130,7 +130,7 @@ PASSING: dict[str, Callable[[Request], Any]] = {
     "500": lambda r: r.fail(500),
     "503 with text": lambda r: r.send(503, b"<html>busy</html>"),
     "stall": lambda r: r.stall(1.0),
-    "drip": lambda r: r.stall(2.0, drip=True),
+    "drip": lambda r: r.stall(9.0, drip=True),
     "dropped": lambda r: r.drop(),
     "truncated": lambda r: r.truncate(),
     "invalid JSON": lambda r: r.send(200, b'{"choices": [{"mess'),
@@ -141,8 +141,10 @@ PASSING: dict[str, Callable[[Request], Any]] = {
 
 @pytest.mark.parametrize("fault", PASSING)
 def test_a_fault_that_passes_costs_an_attempt_and_no_verdict(tmp_path: Path, fault: str) -> None:
+    started = time.monotonic()
     with serving(once(PASSING[fault])) as server:
         verdicts = run(server.url, tmp_path, 2, timeout=0.5, retries=2)
+    assert time.monotonic() - started < 5  # a stall or a drip ends with the attempt's time
     assert [v.score for v in verdicts] == [1.0] * 4
     assert len(server.requests) == 8
     assert len(read_verdicts(tmp_path / "verdicts.jsonl")) == 4

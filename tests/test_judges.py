@@ -124,11 +124,12 @@ def test_a_local_model_prefers_the_likelier_label(model_folder: Folder, architec
 
     folder = model_folder(architecture, chat)
     settings = LocalJudge(kind="local", model=Model(source=str(folder), dtype="float32"), batch_size=3)
-    found = said(Local(settings), questions_of(pairs(4), order="both", seed=0))
+    ragged = [pair(n, "A word. " * 3**n, "Another.") for n in range(4)]  # so that a batch is padded
+    found = said(Local(settings), questions_of(ragged, order="both", seed=0))
     assert len(found) == 8
     tokenizer = models.load_tokenizer(settings.model)
     model = models.load_model(settings.model, torch.float32)
-    for question in questions_of(pairs(4), order="both", seed=0):
+    for question in questions_of(ragged, order="both", seed=0):
         text = prompt(question) + "\n\n"
         if chat:
             message = [{"role": "user", "content": prompt(question)}]
@@ -173,25 +174,28 @@ def answers() -> Policy:
     for n in range(6):
         for number, positive in enumerate((True, False)):
             one = Item(f"q{n}", f"What is {n}?", f"q{n}/{number}", BRIEF.text(positive), (("brief", positive),), True)
-            texts[one] = f"It is {n}." if positive else f"It is {n}, as we will now see at length."
+            long = "It was 5." if n == 5 else f"It is {n}, as we will now see at length."  # q5 ignores the antithesis
+            texts[one] = f"It is {n}." if positive else long
     return policy("base", texts)
 
 
 def test_known_pairs_hold_a_right_and_a_wrong_response() -> None:
-    found = known_pairs(answers(), [BRIEF], count=12, seed=0)
+    found = known_pairs(answers(), [BRIEF], count=40, seed=0)
     kinds = [p.baseline for p in found]
-    assert (kinds.count("wrong-principle"), kinds.count("wrong-query")) == (6, 6)
+    assert (kinds.count("wrong-principle"), kinds.count("wrong-query")) == (10, 12)
     for p in found:
         number = p.item.query_id[1:]
-        assert f"It is {number}" in p.candidate_response.text
+        assert f"{number}" in p.candidate_response.text
         positive = p.item.principles == (("brief", True),)
-        assert BRIEF.follows(p.candidate_response.text, positive)
         if p.baseline == "wrong-query":
-            assert f"It is {number}" not in p.baseline_response.text
+            assert number not in p.baseline_response.text
         else:
-            assert f"It is {number}" in p.baseline_response.text
+            assert number in p.baseline_response.text
+            assert BRIEF.follows(p.candidate_response.text, positive)
             assert BRIEF.follows(p.baseline_response.text, positive) is False
-    assert known_pairs(answers(), [BRIEF], count=12, seed=0) == found
+    assert known_pairs(answers(), [BRIEF], count=40, seed=0) == found
+    some = [p.baseline for p in known_pairs(answers(), [BRIEF], count=12, seed=0)]
+    assert (some.count("wrong-principle"), some.count("wrong-query")) == (6, 6)
 
 
 def test_without_verifiers_all_known_pairs_have_a_wrong_query() -> None:
@@ -235,7 +239,7 @@ def test_unscored_verdicts_are_counted_and_not_part_of_the_accuracy(tmp_path: Pa
     found = calibration(tmp_path, lambda q: None if q.pair.item.query_id == "q0" else 1.0)
     assert found.accuracy.value == 1.0
     assert found.unscored > 0
-    assert found.accuracy.n + found.unscored == 2 * 24
+    assert found.accuracy.n + found.unscored == 2 * 22
 
 
 # Pairs and files.
