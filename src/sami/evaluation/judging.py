@@ -129,7 +129,8 @@ def _recorded(file: Path, keys: dict[Slot, str]) -> tuple[dict[Slot, Verdict], d
         for verdict in gone:
             append_verdict(file.with_name("superseded.jsonl"), verdict)
         with replacing(file) as temporary:
-            temporary.write_text("".join(json.dumps(v.as_json(), ensure_ascii=False) + "\n" for v in kept))
+            lines = (json.dumps(v.as_json(), ensure_ascii=False) + "\n" for v in kept)
+            temporary.write_text("".join(lines), encoding="utf-8")
     have = {slot: v for v in kept if (slot := _slot_of(v)) in keys}
     return have, {v.key: v for v in kept if v.key is not None and v.score is not None}
 
