@@ -192,6 +192,27 @@ def test_a_folder_without_a_trained_model_is_no_baseline(recipe: Path, copy: Pat
         rejudge(recipe, copy, f"evaluation.baselines={baselines}")
 
 
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("evaluation.judges=[{kind: human, path: nowhere.jsonl}]", "nowhere.jsonl"),
+        ("evaluation.judges=[{kind: local, model: /nowhere/model}]", "/nowhere/model"),
+        ("evaluation.judges=[{kind: endpoint, model: m, key_variable: NO_SUCH_KEY}]", "NO_SUCH_KEY"),
+        ("evaluation.baselines=[{name: a, responses: nowhere.jsonl}]", "nowhere.jsonl"),
+        ("evaluation.baselines=[{name: a, run: nowhere}]", "no run with a trained model"),
+        ("evaluation.baselines=[{name: a, model: /nowhere/model}]", "/nowhere/model"),
+    ],
+)
+def test_judges_and_baselines_that_cannot_work_are_refused_before_anything_is_done(
+    recipe: Path, tmp_path: Path, override: str, words: str
+) -> None:
+    from sami.pipeline import run
+
+    with pytest.raises(InputError, match=words):
+        run(load_recipe(recipe, [override]), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 # A server.
 
 

@@ -8,6 +8,7 @@ recipe: a run that was killed and started again ends with the summary of one tha
 
 import gc
 import hashlib
+import importlib.util
 import itertools
 import json
 import random
@@ -28,6 +29,7 @@ from sami.contrasts import Contrast, filter_contrasts, read_contrasts, row_token
 from sami.errors import InputError
 from sami.evaluation.calibration import Calibration
 from sami.evaluation.comparison import calibrate_all, every_pair, judge_all
+from sami.evaluation.judges import make_judge
 from sami.evaluation.measure import measure
 from sami.evaluation.pairs import Policy, answering, from_contrasts, from_file
 from sami.files import write_json
@@ -37,7 +39,7 @@ from sami.principles import Principle, check_sampling, load_principles
 from sami.progress import bar, say
 from sami.prompts import PromptBuilder
 from sami.queries import Query, Splits, load_queries, split_queries
-from sami.recipe import Baseline, Model, Recipe
+from sami.recipe import Baseline, LocalJudge, Model, Recipe
 from sami.run_directory import RunDirectory, last_model
 from sami.sampling import Planned, evaluation_plan, training_plan
 from sami.scoring import check_packing
@@ -76,6 +78,7 @@ class Pipeline:
             constitutions=recipe.sampling.constitutions,
             principles_per_constitution=recipe.sampling.principles_per_constitution,
         )
+        self._check_judging()
         trackers = get_available_reporting_integrations()
         if unknown := sorted(set(recipe.training.report_to) - set(trackers)):
             raise InputError(
@@ -426,6 +429,25 @@ class Pipeline:
         base, *candidates = [self._answers(name) for name in policies]
         pairs = every_pair(candidates, [base, *baselines])
         return judge_all(self.recipe.evaluation, pairs, base, self.principles, self.directory.evaluation)
+
+    def _check_judging(self) -> None:
+        """Refuse judges and baselines that cannot work now, rather than after the training."""
+        evaluation = self.recipe.evaluation
+        for judge in evaluation.judges:
+            make_judge(judge, self.principles, spent=0.0)
+        for baseline in evaluation.baselines:
+            if baseline.responses is not None:
+                from_file(Path(baseline.responses), None)
+            if baseline.run is not None:
+                last_model(Path(baseline.run))
+            if baseline.train is not None and importlib.util.find_spec("trl") is None:
+                raise InputError(
+                    f"The baseline {baseline.name} is trained through TRL, which is not installed: "
+                    f"pip install 'sami[baselines]'."
+                )
+        used = [judge.model for judge in evaluation.judges if isinstance(judge, LocalJudge)]
+        for model in used + [baseline.model for baseline in evaluation.baselines if baseline.model is not None]:
+            models.load_config(model)
 
     def _baseline(self, baseline: Baseline) -> Policy:
         """A baseline's responses to the held-out queries and constitutions of this run."""
