@@ -320,6 +320,27 @@ def test_orders_and_constitutions_of_a_query_do_not_narrow_the_interval() -> Non
     assert one(repeated)["length_controlled"] == pytest.approx(one(single)["length_controlled"], abs=0.05)
 
 
+def test_without_length_differences_both_intervals_are_the_same() -> None:
+    rng = np.random.default_rng(6)
+    verdicts = [verdict(f"q{i}", float(rng.random() < 0.7)) for i in range(60) for _ in range(2)]
+    cell = one(verdicts)
+    assert cell["raw"]["high"] - cell["raw"]["low"] > 10
+    assert cell["length_controlled"] == pytest.approx(cell["raw"], abs=0.01)
+
+
+def test_a_resample_without_a_policy_says_nothing_of_it() -> None:
+    # Two of 22 queries are the second policy's, and both are won: a seventh of the resamples hold neither.
+    verdicts = two_lengths({100: 0.9, -100: 0.3})
+    verdicts += [verdict(f"r{i}", 1.0, longer_by=-100, candidate="iteration-2") for i in range(2)]
+    second = win_rates(verdicts, slope="shared")[1]["length_controlled"]
+    assert second["low"] > 95
+
+
+def test_one_query_says_nothing_at_equal_length() -> None:
+    verdicts = [verdict("q1", float(i % 2), longer_by=10 * i, constitution=str(i)) for i in range(9)]
+    assert one(verdicts)["length_controlled"] == {"rate": None, "low": None, "high": None}
+
+
 def test_the_interval_depends_on_the_seed_and_not_on_the_order_of_lines() -> None:
     verdicts = evaluation(np.random.default_rng(4), queries=60, quality=0.3, length=1.0)
     shuffled = [verdicts[i] for i in np.random.default_rng(0).permutation(len(verdicts))]

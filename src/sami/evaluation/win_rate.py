@@ -47,11 +47,12 @@ def win_rates(
 
     Returns:
         objects in the order in which comparisons first appear, scope "all" first; "learned" and "held_out"
-        hold the verdicts that say so. `raw`, `stratified` (mean over the strata where the candidate is longer
-        and where it is not, in tokens) and `length_controlled` hold rate, low and high; `strata_n` is in
-        queries; lengths are means over pairs; `consistency` is the share of pairs whose two orders agree;
-        `first_position_rate` is how often the response shown first wins, both orders weighted equally.
-        What is undefined is None, as are the limits of a rate that rests on one query.
+        hold the verdicts that say so. `queries` are those with a score, `judgements` all. `raw`, `stratified`
+        (mean over the strata where the candidate is longer and where it is not, in tokens) and
+        `length_controlled` hold rate, low and high; `strata_n` is in queries; lengths are means over pairs;
+        `consistency` is the share of pairs whose two orders agree; `first_position_rate` is how often the
+        response shown first wins, both orders weighted equally. What is undefined is None, as are the limits
+        of a rate that rests on one query.
 
     Raises:
         InputError: there is no verdict, or none with a score.
