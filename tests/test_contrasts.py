@@ -251,45 +251,63 @@ def test_the_example_of_collate_is_true():
 
 
 def test_a_shared_batch_by_hand():
-    """Prompts of 2 and 1 tokens, responses of 2 and 1; prompts end, and responses begin, at index 2."""
+    """Prompts of 2 and 1 tokens, responses of 2 and 1, whose last tokens predict nothing and are left out."""
     one = contrast(prompt_ids=[[11, 12], [13]], response_ids=[[20, EOS], [30]])
     batch = collate([one], PAD)
-    assert batch.input_ids.tolist() == [[11, 12, 20, EOS, 30], [PAD, 13, 20, EOS, 30]]
-    assert batch.position_ids.tolist() == [[0, 1, 2, 3, 2], [0, 0, 1, 2, 1]]
-    assert batch.segments.tolist() == [[1, 1, 2, 2, 3], [0, 1, 2, 2, 3]]
-    assert batch.cell_row.tolist() == [[[0, 0], [1, 1]]]
-    assert batch.cell_start.tolist() == [[[2, 4], [2, 4]]]
+    assert batch.input_ids.tolist() == [[11, 12, 20, 13, 20]]
+    assert batch.position_ids.tolist() == [[0, 1, 2, 0, 1]]
+    assert batch.attention_mask.tolist() == [[[[2, 1, 0], [1, 1, 0]]]]
+    assert batch.scored.tolist() == [1, 2, 3, 4]
+    assert batch.predictor.tolist() == [[[[0, 1], [0, 0]], [[2, 3], [2, 0]]]]
     assert batch.response_ids.tolist() == [[[20, EOS], [30, PAD]]]
     assert batch.response_mask.tolist() == [[[True, True], [True, False]]]
-    assert (batch.prompt_width, batch.shared, batch.ids, len(batch)) == (2, True, ("a",), 1)
+    assert (batch.shared, batch.ids, len(batch)) == (True, ("a",), 1)
 
 
 def test_a_plain_batch_by_hand():
     one = contrast(prompt_ids=[[11, 12], [13]], response_ids=[[20, EOS], [30]])
     batch = collate([one], PAD, share_prefix=False)
-    assert batch.input_ids.tolist() == [[11, 12, 20, EOS], [11, 12, 30, PAD], [PAD, 13, 20, EOS], [PAD, 13, 30, PAD]]
-    assert batch.position_ids.tolist() == [[0, 1, 2, 3], [0, 1, 2, 0], [0, 0, 1, 2], [0, 0, 1, 0]]
-    assert batch.segments.tolist() == [[1, 1, 2, 2], [1, 1, 2, 0], [0, 1, 2, 2], [0, 1, 2, 0]]
-    assert batch.cell_row.tolist() == [[[0, 1], [2, 3]]]
-    assert batch.cell_start.tolist() == [[[2, 2], [2, 2]]]
+    assert batch.input_ids.tolist() == [[11, 12, 20], [11, 12, PAD], [PAD, 13, 20], [PAD, 13, PAD]]
+    assert batch.position_ids.tolist() == [[0, 1, 2], [0, 1, 1], [0, 0, 1], [0, 0, 0]]
+    assert batch.attention_mask.tolist() == [[1, 1, 1], [1, 1, 0], [0, 1, 1], [0, 1, 0]]
+    assert batch.scored.tolist() == [1, 2, 4, 7, 8, 10]
+    assert batch.predictor.tolist() == [[[[0, 1], [2, 0]], [[3, 4], [5, 0]]]]
     assert not batch.shared
 
 
 @pytest.mark.parametrize("share", [True, False], ids=["shared", "plain"])
 @pytest.mark.parametrize("c", [2, 4])
-def test_every_cell_points_at_its_prompt_and_its_response(share, c):
-    packed = [random_contrast(seed, c) for seed in range(4)]
-    batch = collate(packed, PAD, share_prefix=share)
-    assert batch.input_ids.shape[0] == len(packed) * c * (1 if share else c)
-    for b, one in enumerate(packed):
+def test_every_response_token_is_predicted_where_the_tokens_before_it_stand(share, c):
+    contrasts = [random_contrast(seed, c) for seed in range(4)]
+    batch = collate(contrasts, PAD, share_prefix=share)
+    ids, positions = batch.input_ids.flatten(), batch.position_ids.flatten()
+    for b, one in enumerate(contrasts):
         for i, prompt in enumerate(one.prompt_ids):
             for r, response in enumerate(one.response_ids):
-                row, start = batch.cell_row[b, i, r], int(batch.cell_start[b, i, r])
-                ids = batch.input_ids[row]
-                assert ids[batch.prompt_width - len(prompt) : batch.prompt_width].tolist() == prompt
-                assert ids[start : start + len(response)].tolist() == response
-                positions = batch.position_ids[row, start : start + len(response)]
-                assert positions.tolist() == list(range(len(prompt), len(prompt) + len(response)))
+                at = batch.scored[batch.predictor[b, i, r, : len(response)]]
+                assert ids[at].tolist() == [prompt[-1], *response[:-1]]
+                assert positions[at].tolist() == list(range(len(prompt) - 1, len(prompt) + len(response) - 1))
+
+
+def test_shared_rows_hold_no_padding_and_no_token_that_predicts_nothing():
+    contrasts = [random_contrast(seed, 3) for seed in range(5)]
+    batch = collate(contrasts, PAD)
+    needed = sum(len(p) + sum(len(r) - 1 for r in c.response_ids) for c in contrasts for p in c.prompt_ids)
+    assert batch.input_ids.numel() == needed == int(batch.attention_mask.sum())
+
+
+@pytest.mark.parametrize("share", [True, False], ids=["shared", "plain"])
+def test_constitutions_can_be_taken_apart(share):
+    contrasts = [random_contrast(seed, 3) for seed in range(2)]
+    whole = collate(contrasts, PAD, share)
+    for c in range(3):
+        part = collate(contrasts, PAD, share, constitutions=[c])
+        mask = whole.response_mask
+        for b in range(2):
+            for r in range(3):
+                ours = part.input_ids.flatten()[part.scored[part.predictor[b, 0, r][mask[b, r]]]]
+                theirs = whole.input_ids.flatten()[whole.scored[whole.predictor[b, c, r][mask[b, r]]]]
+                assert torch.equal(ours, theirs)
 
 
 def test_without_train_eos_only_finished_responses_lose_their_last_token():
@@ -305,14 +323,16 @@ def test_contrasts_of_different_sizes_do_not_share_a_batch():
         collate([random_contrast(0, 2), random_contrast(1, 3)], PAD)
 
 
-def test_moving_a_batch_moves_every_tensor():
-    batch = collate([contrast()], PAD)
+@pytest.mark.parametrize("share", [True, False], ids=["shared", "plain"])
+def test_moving_a_batch_moves_every_tensor_but_the_mask_of_packed_rows(share):
+    batch = collate([contrast()], PAD, share)
     moved = batch.to("meta")
-    assert {value.device.type for value in vars(moved).values() if isinstance(value, torch.Tensor)} == {"meta"}
-    assert (moved.prompt_width, moved.shared, moved.ids) == (batch.prompt_width, batch.shared, batch.ids)
+    there = {name for name, value in vars(moved).items() if isinstance(value, torch.Tensor) and value.is_meta}
+    tensors = {name for name, value in vars(moved).items() if isinstance(value, torch.Tensor)}
+    assert tensors - there == ({"attention_mask"} if share else set())
+    assert (moved.shared, moved.ids) == (batch.shared, batch.ids)
 
 
-def test_row_tokens_is_the_length_of_the_row():
-    for seed in range(5):
-        one = random_contrast(seed, 3)
-        assert row_tokens(one) == collate([one], PAD).input_ids.shape[1]
+def test_row_tokens_is_the_length_of_the_longest_row_with_whole_responses():
+    one = contrast(prompt_ids=[[11, 12], [13]], response_ids=[[20, EOS], [30]])
+    assert row_tokens(one) == 5

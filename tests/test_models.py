@@ -66,13 +66,25 @@ def test_saving_that_fails_leaves_neither_folder_nor_rest(model_folder: Folder, 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_gemma2_loads_with_eager_attention(model_folder: Folder) -> None:
-    assert (
-        models.load_model(Model(source=str(model_folder("gemma2", True))), torch.float32).config._attn_implementation
-        == "eager"
-    )
-    llama = models.load_model(Model(source=str(model_folder("llama", True))), torch.float32)
-    assert llama.config._attn_implementation == "sdpa"
+def test_a_loaded_model_gives_the_logits_of_transformers_own_attention(model_folder: Folder) -> None:
+    """gemma2 included, whose soft-capping SDPA drops without a word; with padding and without."""
+    ids = torch.randint(10, 300, (2, 20), generator=torch.Generator().manual_seed(0))
+    mask = torch.ones_like(ids)
+    mask[1, :5] = 0
+    for architecture in ("llama", "gemma2", "gemma3", "mistral"):
+        loaded = models.load_model(Model(source=str(model_folder(architecture, True))), torch.float32)
+        eager = AutoModelForCausalLM.from_pretrained(model_folder(architecture, True), attn_implementation="eager")
+        with torch.no_grad():
+            for padding in (None, mask):
+                ours, theirs = (m(input_ids=ids, attention_mask=padding).logits for m in (loaded, eager.eval()))
+                real = mask.bool() if padding is not None else torch.ones_like(mask).bool()
+                assert (ours - theirs)[real].abs().max() < 2e-5, architecture
+
+
+def test_what_is_saved_names_no_attention_of_ours(tmp_path: Path, model_folder: Folder) -> None:
+    loaded = models.load_model(Model(source=str(model_folder("llama", True))), torch.float32)
+    loaded.save_pretrained(tmp_path / "saved")
+    assert "sami" not in (tmp_path / "saved" / "config.json").read_text()
 
 
 def test_the_models_own_generation_config_is_kept_for_its_users(tmp_path: Path) -> None:

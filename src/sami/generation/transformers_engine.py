@@ -15,7 +15,6 @@ from transformers import (
 )
 
 from sami.generation import Completion, FinishReason, OnProgress, SamplingSettings
-from sami.generation.decoding import decoding_attention
 
 
 class TransformersEngine:
@@ -83,7 +82,7 @@ class TransformersEngine:
             bos_token_id=self._tokenizer.bos_token_id,
             **sampling,
         )
-        with decoding_attention(self._model), _generating_by(config, self._model):
+        with _generating_by(config, self._model):
             output = self._model.generate(  # type: ignore[operator]
                 input_ids=input_ids.to(self._model.device),
                 attention_mask=attention.to(self._model.device),
