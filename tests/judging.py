@@ -46,7 +46,7 @@ class Scripted:
     def concerns(self, question: Question) -> bool:
         return True
 
-    def judge(self, questions: Sequence[Question], record: Record) -> None:
+    def judge(self, questions: Sequence[Question], record: Record, among: Sequence[Question]) -> None:
         for question in questions:
             self.asked.append(question)
             score = self.says(question)

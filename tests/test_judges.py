@@ -27,9 +27,8 @@ KIND = Principle(id="kind", definition="Be kind.", antithesis="Be stern.", held_
 
 def said(judge: Any, questions: list[Question]) -> dict[tuple[str, str], Judgement]:
     found = {}
-    judge.judge(
-        [q for q in questions if judge.concerns(q)], lambda q, j: found.update({(q.pair.item.query_id, q.order): j})
-    )
+    asked = [q for q in questions if judge.concerns(q)]
+    judge.judge(asked, lambda q, j: found.update({(q.pair.item.query_id, q.order): j}), asked)
     return found
 
 
@@ -142,6 +141,22 @@ def test_a_local_model_prefers_the_likelier_label(model_folder: Folder, architec
         assert judgement.raw is not None
         assert float(judgement.raw.rpartition(" ")[2]) == pytest.approx(odds, abs=2e-3)
         assert judgement.score == question.score("A" if odds > 0 else "B")
+
+
+def test_a_local_judge_says_the_same_whatever_is_answered_already(model_folder: Folder) -> None:
+    from sami.evaluation.judges.local import Local
+    from sami.recipe import Model
+
+    model = Model(source=str(model_folder("llama", True)), dtype="bfloat16")  # rounding shows other batches
+    judge = Local(LocalJudge(kind="local", model=model, batch_size=3))
+    ragged = [pair(n, "A word. " * (n + 1), "Another.") for n in range(6)]
+    questions = questions_of(ragged, order="both", seed=0)
+    through = said(judge, questions)
+    rest: dict[Question, Judgement] = {}
+    judge.judge(questions[5:7], lambda q, j: rest.update({q: j}), questions)
+    assert {(q.pair.item.query_id, q.order): j for q, j in rest.items()} == {
+        (q.pair.item.query_id, q.order): through[q.pair.item.query_id, q.order] for q in questions[5:7]
+    }
 
 
 def test_a_constitution_longer_than_the_judges_context_is_refused(model_folder: Folder) -> None:

@@ -126,7 +126,7 @@ def test_all_unscored_fails_whatever_the_limit(tmp_path: Path) -> None:
 
 def test_questions_that_nobody_answered_are_asked_again_and_unreadable_answers_are_not(tmp_path: Path) -> None:
     class Failing(Scripted):
-        def judge(self, questions: Any, record: Record) -> None:
+        def judge(self, questions: Any, record: Record, among: Any) -> None:
             for q in questions:
                 gone = q.pair.item.query_id == "q0"
                 record(q, Judgement(None, reason=f"{NO_ANSWER}: it took too long" if gone else "no verdict line"))

@@ -565,7 +565,7 @@ class Pipeline:
                 if context and longest + new > context:
                     raise InputError(
                         f"The prompt for the query {p.query[:60]!r} has {longest} tokens and may get {new} more, and "
-                        f"the context of {model.source} is {context}. Lower queries.max_chars or "
+                        f"the model's context is {context} ({model.source}). Lower queries.max_chars or "
                         f"generation.max_new_tokens."
                     )
 

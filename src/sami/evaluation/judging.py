@@ -73,20 +73,27 @@ def ask(
 
     file.parent.mkdir(parents=True, exist_ok=True)
     with bar(f"{judge.name}: {label}", len(wanted), "verdicts") as update:
+        once: dict[str, Question] = {}  # by key: policies that gave the same texts share a question
         waiting: dict[str, list[Slot]] = defaultdict(list)
         for slot, (question, key) in wanted.items():
+            identical = question.responses[0] == question.responses[1]
+            if not identical:
+                once.setdefault(key, question)
             if slot in have:
                 continue
-            if (same := pool.get(key)) is not None:  # another policy gave the same texts
+            if (same := pool.get(key)) is not None:
                 record([slot], Judgement(same.score, same.raw, same.reason))
-            elif question.responses[0] == question.responses[1]:
+            elif identical:
                 record([slot], Judgement(0.5, "identical responses"))
             else:
                 waiting[key].append(slot)
         if waiting:
-            chosen = [wanted[slots[0]][0] for slots in waiting.values()]
-            keys = {_slot(judge.name, q): key for q, key in zip(chosen, waiting, strict=True)}
-            judge.judge(chosen, lambda q, judgement: record(waiting[keys[_slot(judge.name, q)]], judgement))
+            keys = {question: key for key, question in once.items()}
+            judge.judge(
+                [once[key] for key in waiting],
+                lambda question, judgement: record(waiting[keys[question]], judgement),
+                list(once.values()),
+            )
     verdicts = [have[slot] for slot in wanted]
     _check_unscored(judge.name, verdicts, unscored_limit, file)
     return verdicts

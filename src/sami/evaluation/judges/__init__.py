@@ -75,11 +75,13 @@ class Judge(Protocol):
     def concerns(self, question: Question) -> bool:
         """Whether it has a say on a question."""
 
-    def judge(self, questions: Sequence[Question], record: Record) -> None:
+    def judge(self, questions: Sequence[Question], record: Record, among: Sequence[Question]) -> None:
         """Call `record` once for each question, as soon as it is answered; in any order.
 
         Args:
             questions: some that concern it.
+            among: these and those that are answered already. A judge whose answers depend on what it computes
+                together forms its batches of these, so that it says the same after an interruption.
 
         Raises:
             InputError: no further question can be answered.

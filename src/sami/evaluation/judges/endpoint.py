@@ -65,7 +65,7 @@ class Endpoint:
     def concerns(self, question: Question) -> bool:
         return True
 
-    def judge(self, questions: Sequence[Question], record: Record) -> None:
+    def judge(self, questions: Sequence[Question], record: Record, among: Sequence[Question]) -> None:
         self._end = None
         try:
             asyncio.run(self._ask_all(iter(questions), record))

@@ -72,7 +72,7 @@ class Human:
     def concerns(self, question: Question) -> bool:
         return any(line.about(question) for _, line in self._lines)
 
-    def judge(self, questions: Sequence[Question], record: Record) -> None:
+    def judge(self, questions: Sequence[Question], record: Record, among: Sequence[Question]) -> None:
         for question in questions:
             said = {number: line for number, line in self._lines if line.about(question)}
             if len({line.score for line in said.values()}) > 1:

@@ -40,16 +40,20 @@ class Local:
     def concerns(self, question: Question) -> bool:
         return True
 
-    def judge(self, questions: Sequence[Question], record: Record) -> None:
-        rows = [(question, *self._ids(question)) for question in questions]
+    def judge(self, questions: Sequence[Question], record: Record, among: Sequence[Question]) -> None:
+        rows = [(question, *self._ids(question)) for question in among]
+        wanted = set(questions)
         self._check_context(rows)
         model = models.load_model(self._settings.model, self._dtype)
         rows.sort(key=lambda row: -len(row[1]))  # the longest first: running out of memory shows at once
         for start in range(0, len(rows), self._settings.batch_size):
             chunk = rows[start : start + self._settings.batch_size]
+            if wanted.isdisjoint(question for question, _, _ in chunk):
+                continue
             for (question, _, _), odds in zip(chunk, self._log_odds(model, chunk), strict=True):
                 label: Label = "A" if odds > 0 else "B" if odds < 0 else "tie"
-                record(question, Judgement(question.score(label), f"log-odds of A over B: {odds:+.4f}"))
+                if question in wanted:
+                    record(question, Judgement(question.score(label), f"log-odds of A over B: {odds:+.4f}"))
 
     def _ids(self, question: Question) -> tuple[list[int], tuple[int, int]]:
         """Ids up to the label, and the first id in which the two labels differ."""

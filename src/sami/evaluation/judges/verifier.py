@@ -25,7 +25,7 @@ class Verifiers:
         chosen = question.pair.item.principles or ()
         return bool(chosen) and all(name in self._with_verifier for name, _ in chosen)
 
-    def judge(self, questions: Sequence[Question], record: Record) -> None:
+    def judge(self, questions: Sequence[Question], record: Record, among: Sequence[Question]) -> None:
         for question in questions:
             pair = question.pair
             candidate = self._passed(question, pair.candidate_response.text)
