@@ -143,20 +143,34 @@ def test_a_local_model_prefers_the_likelier_label(model_folder: Folder, architec
         assert judgement.score == question.score("A" if odds > 0 else "B")
 
 
-def test_a_local_judge_says_the_same_whatever_is_answered_already(model_folder: Folder) -> None:
+def test_a_local_judge_forms_the_same_batches_whatever_is_answered_already(
+    model_folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In other batches a log-odds would differ in its last digits, and now and then a verdict."""
     from sami.evaluation.judges.local import Local
     from sami.recipe import Model
 
-    model = Model(source=str(model_folder("llama", True)), dtype="bfloat16")  # rounding shows other batches
+    batches: list[tuple[Question, ...]] = []
+    compute = Local._log_odds
+
+    def watched(judge: Local, model: Any, chunk: Any) -> list[float]:
+        batches.append(tuple(question for question, _, _ in chunk))
+        return compute(judge, model, chunk)
+
+    monkeypatch.setattr(Local, "_log_odds", watched)
+    model = Model(source=str(model_folder("llama", True)), dtype="float32")
     judge = Local(LocalJudge(kind="local", model=model, batch_size=3))
     ragged = [pair(n, "A word. " * (n + 1), "Another.") for n in range(6)]
     questions = questions_of(ragged, order="both", seed=0)
     through = said(judge, questions)
+    every = list(batches)
+    assert [len(batch) for batch in every] == [3, 3, 3, 3]
+    batches.clear()
     rest: dict[Question, Judgement] = {}
     judge.judge(questions[5:7], lambda q, j: rest.update({q: j}), questions)
-    assert {(q.pair.item.query_id, q.order): j for q, j in rest.items()} == {
-        (q.pair.item.query_id, q.order): through[q.pair.item.query_id, q.order] for q in questions[5:7]
-    }
+    assert set(rest) == set(questions[5:7])
+    assert all(rest[q] == through[q.pair.item.query_id, q.order] for q in rest)
+    assert batches == [batch for batch in every if set(batch) & set(questions[5:7])]
 
 
 def test_a_constitution_longer_than_the_judges_context_is_refused(model_folder: Folder) -> None:
