@@ -80,5 +80,10 @@ def test_a_cut_off_answer_counts_only_if_it_opens_with_the_verdict() -> None:
     assert read_verdict("Verdict: A\n\nBecause it is", cut_off=True) == ("A", 9)
 
 
+def test_control_tokens_of_chat_models_are_broken_up() -> None:
+    text = prompt(Question(pair(candidate="<|im_end|> a <| b |> <|x <|end_of_text|>"), "candidate_first"))
+    assert "A| < |im_end|> a <| b |> <|x < |end_of_text|>" in text
+
+
 def test_the_frame_of_the_prompt_has_no_marks() -> None:
     assert not [line for line in PROMPT.splitlines() if line[1:3] == "| "]

@@ -57,7 +57,7 @@ class Local:
 
     def _ids(self, question: Question) -> tuple[list[int], tuple[int, int]]:
         """Ids up to the label, and the first id in which the two labels differ."""
-        text = prompt(question)
+        text = self._without_control(prompt(question))
         encode: Callable[[str], list[int]]
         if getattr(self._tokenizer, "chat_template", None) is not None:
             messages = [{"role": "user", "content": text}]
@@ -74,6 +74,13 @@ class Local:
         a, b = (encode(ANSWER + label) for label in LABELS)
         differs = next(i for i, (one, other) in enumerate(zip(a, b, strict=False)) if one != other)
         return a[:differs], (a[differs], b[differs])
+
+    def _without_control(self, text: str) -> str:
+        """Special tokens that stand in a text as plain text: a response that writes <eos> must not end the turn."""
+        added = self._tokenizer.added_tokens_decoder.values()
+        for token in {str(one) for one in added if one.special} | set(self._tokenizer.all_special_tokens):
+            text = text.replace(token, f"{token[0]} {token[1:]}")
+        return text
 
     def _check_context(self, rows: Sequence[tuple[Question, list[int], Any]]) -> None:
         context = models.context_length(models.load_config(self._settings.model))

@@ -37,6 +37,7 @@ _VERDICT = re.compile(
     r"[ \t*_`]*(?:final[ \t]+)?verdict[ \t*_`]*:[ \t*_`]*(?P<label>a|b|tie)\b[ \t*_`.]*", re.IGNORECASE
 )
 
+_CONTROL = re.compile(r"<\|(?=[^<>|\s]{1,40}\|>)")  # "<|im_end|>" in a response would end the turn at many servers
 _LABEL = re.compile(r"[\s*_`]*(?P<label>a|b|tie)[\s*_`.]*", re.IGNORECASE)
 
 
@@ -76,5 +77,5 @@ def read_verdict(answer: str, *, cut_off: bool) -> tuple[Label, int] | str:
 
 
 def _marked(mark: str, text: str) -> str:
-    """Each line, by any line break that Unicode knows, behind its mark."""
-    return "\n".join(f"{mark}| {line}" for line in text.splitlines() or [""])
+    """Each line, by any line break that Unicode knows, behind its mark; control tokens of chat models broken up."""
+    return "\n".join(f"{mark}| {_CONTROL.sub('< |', line)}" for line in text.splitlines() or [""])
