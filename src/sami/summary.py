@@ -238,7 +238,7 @@ def sentences(value: dict[str, Any]) -> list[str]:
                 else ""
             )
         )
-    return [*said, value["verdict"]]
+    return [*said, value.get("verdict", last["reason"])]  # no verdict before judges were asked
 
 
 def _number(value: float | None) -> str:
