@@ -22,7 +22,7 @@ from sami.evaluation.judges import endpoint
 from sami.evaluation.judges.endpoint import Endpoint
 from sami.evaluation.judging import ask, requests_of, spent
 from sami.evaluation.verdicts import Verdict, read_verdicts
-from sami.recipe import EndpointJudge
+from sami.recipe import EndpointJudge, load_recipe
 
 KEY = "sk-very-secret-5f2e"
 
@@ -366,6 +366,14 @@ def test_settings_hold_no_place_for_a_key() -> None:
             settings(url)
     with pytest.raises(ValueError, match="key"):
         settings("http://host/v1", key=KEY)
+
+
+def test_a_key_in_the_wrong_place_of_a_recipe_is_not_repeated() -> None:
+    for place in ("key_variable", "key", "api_key"):
+        judge = json.dumps({"kind": "endpoint", "model": "m", place: KEY})
+        with pytest.raises(InputError, match=place) as caught:
+            load_recipe("quickstart", [f"evaluation.judges=[{judge}]"])
+        assert KEY not in str(caught.value)
 
 
 def test_the_identity_covers_sampling_and_template_but_not_how_it_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ Nothing here imports torch: `sami --help` and errors in a recipe must answer at 
 """
 
 import difflib
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
@@ -315,11 +316,18 @@ class EndpointJudge(Section):
     budget: float | None = Field(default=None, gt=0.0)
     """Most that this judge may cost in this run, in the currency of the prices."""
 
+    @field_validator("key_variable")
+    @classmethod
+    def _names_a_variable(cls, value: str) -> str:
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value):  # the value is not repeated: it may be the key
+            raise ValueError("key_variable must be the name of an environment variable; the key itself stands nowhere")
+        return value
+
     @field_validator("url")
     @classmethod
     def _without_secrets(cls, value: str) -> str:
         if not value.startswith(("http://", "https://")):
-            raise ValueError(f"url is {value!r}, and must start with http:// or https://")
+            raise ValueError("url must start with http:// or https://")
         if "@" in value or "?" in value:
             raise ValueError("url holds credentials or a query, which would be stored; put the key into key_variable")
         return value
