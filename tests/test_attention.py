@@ -57,10 +57,13 @@ def by_masks(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, rows: 
 
 
 @pytest.mark.parametrize("heads", [(6, 2), (4, 4)], ids=["grouped", "plain"])
+@pytest.mark.parametrize("short", [0, 20, 256], ids=["long rows", "both", "short rows"])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-6), (torch.bfloat16, 2e-2)])
 def test_packed_attention_in_pieces_gives_values_and_gradients_of_a_mask(
-    heads: tuple[int, int], dtype: torch.dtype, tolerance: float
+    heads: tuple[int, int], dtype: torch.dtype, tolerance: float, short: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    attention._by_length.cache_clear()
+    monkeypatch.setattr(attention, "SHORT", short)
     generator = torch.Generator().manual_seed(0)
     tokens = sum(map(sum, ROWS))
     tensors = [torch.randn(1, h, tokens, 16, generator=generator).to(dtype) for h in (heads[0], heads[1], heads[1])]
@@ -71,18 +74,20 @@ def test_packed_attention_in_pieces_gives_values_and_gradients_of_a_mask(
         out = attend(*inputs)
         out.backward(upstream.to(out.dtype))
         results.append([out.detach().double(), *(x.grad.double() for x in inputs)])
+    attention._by_length.cache_clear()
     for ours, expected in zip(*results, strict=True):
         assert (ours - expected).abs().max() / expected.abs().max() <= tolerance
 
 
-def test_the_fused_gradient_is_the_plain_one() -> None:
+def test_the_gradient_of_the_scores_by_hand() -> None:
     generator = torch.Generator().manual_seed(0)
-    scores, grad = (torch.randn(3, 5, 4, generator=generator) for _ in range(2))
-    lse, delta = (torch.randn(3, 5, generator=generator) for _ in range(2))
-    weights, grad_scores = attention._softmax_gradient(scores, grad, lse, delta, 0.5)
+    scores, grad = (torch.randn(1, 3, 5, 4, generator=generator) for _ in range(2))
+    lse, delta = (torch.randn(1, 3, 5, generator=generator) for _ in range(2))
+    mask = torch.ones(5, 4, dtype=torch.bool).tril()
+    weights, grad_scores = attention._softmax_gradient(scores, grad, lse, delta, mask, 0.5)
     for z, i, j in ((0, 0, 0), (1, 3, 2), (2, 4, 3)):
-        expected = float((scores[z, i, j] * 0.5 - lse[z, i]).exp())
-        assert float(weights[z, i, j]) == pytest.approx(expected, rel=1e-5)
-        wanted = expected * float(grad[z, i, j] - delta[z, i]) * 0.5
-        assert float(grad_scores[z, i, j]) == pytest.approx(wanted, rel=1e-4)
-    assert not weights[:, 0, 1:].any()  # a query sees no later key
+        expected = float((scores[0, z, i, j] * 0.5 - lse[0, z, i]).exp())
+        assert float(weights[0, z, i, j]) == pytest.approx(expected, rel=1e-5)
+        wanted = expected * float(grad[0, z, i, j] - delta[0, z, i]) * 0.5
+        assert float(grad_scores[0, z, i, j]) == pytest.approx(wanted, rel=1e-4)
+    assert not weights[0, :, 0, 1:].any()  # what the mask forbids has no weight

@@ -11,6 +11,7 @@ T tokens of the longest response, D head size.
 
 import functools
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -23,6 +24,8 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 NAME = "sami"
 
 RowLengths = tuple[int, ...]  # (prompt, response 1, …, response R)
+# Rows of at most so many tokens are attended together; for longer ones masked pairs would cost more than calls.
+SHORT = 256
 
 
 def packed_mask(rows: list[RowLengths]) -> Tensor:
@@ -135,36 +138,30 @@ def _row_mask(row: RowLengths, window: int | None, device: torch.device) -> Tens
 
 
 class _PackedOnCPU(torch.autograd.Function):
-    """Packed attention in pieces that need no mask: prompt, responses on prompt, responses on themselves.
+    """Packed attention as few large products.
 
-    The two pieces of a response are merged by their log-sum-exps. In the backward pass the merged ones give the
-    exact share of each piece, so the pieces' gradients add up; written as matrix products it takes half the time
-    of PyTorch's own backward pass on CPU.
+    Short rows are padded to one length and attended together under a mask. A long row is attended in pieces that
+    need no mask: prompt, responses on prompt, responses on themselves. The two pieces of a response are merged by
+    their log-sum-exps; in the backward pass the merged ones give the exact share of each piece, so the pieces'
+    gradients add up. As matrix products the backward pass takes half the time of PyTorch's own on CPU.
     """
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, rows: list[RowLengths], scale: float) -> Tensor:
         output = query.new_empty(query.transpose(1, 2).shape)  # [1, S, H, D]
         lse = torch.empty(query.shape[1], query.shape[2], dtype=torch.float32)  # [H, S]
-        start = 0
-        for row in rows:
-            prompt, end = start + row[0], start + sum(row)
-            q, k, v = query[:, :, start:end], key[:, :, start:end], value[:, :, start:end]
-            p = row[0]
-            output[:, start:prompt], lse[:, start:prompt] = _flash(q[:, :, :p], k[:, :, :p], v[:, :, :p], True, scale)
-            if end == prompt:  # responses of one token each, which their prompt predicts
-                start = end
-                continue
-            on_prompt, lse_prompt = _flash(q[:, :, p:], k[:, :, :p], v[:, :, :p], False, scale)
-            index_RT, real_RT = _responses(row)
-            q_R, k_R, v_R = (_by_response(x, index_RT) for x in (q, k, v))
-            own, lse_own = _flash(q_R, k_R, v_R, True, scale)
-            on_own, lse_own = own[real_RT], lse_own.view(-1, *index_RT.shape).flatten(1)[:, real_RT.flatten()]
-            merged = torch.logaddexp(lse_prompt, lse_own)
-            share = (lse_own - merged).exp_().t()[..., None]  # of the response itself, [T', H, 1]
-            output[0, prompt:end] = torch.lerp(on_prompt[0].float(), on_own.float(), share)
-            lse[:, prompt:end] = merged
-            start = end
+        heads_first = output[0].transpose(0, 1)
+        short, long = _by_length(tuple(rows))
+        if short is not None:
+            q, k, v = (x[0][:, short.index_NL].transpose(0, 1) for x in (query, key, value))
+            out, lse_NHL = _flash(q, k, v, scale, mask=_additive(short.mask_NLL[:, None], query.dtype))
+            heads_first[:, short.real_S] = out.transpose(0, 1).flatten(1, 2)[:, short.real_NL]
+            lse[:, short.real_S] = lse_NHL.transpose(0, 1).flatten(1)[:, short.real_NL]
+        for start, row in long:
+            part = slice(start, start + sum(row))
+            heads_first[:, part], lse[:, part] = _attend_row(
+                query[:, :, part], key[:, :, part], value[:, :, part], row, scale
+            )
         ctx.save_for_backward(query, key, value, output, lse)
         ctx.rows, ctx.scale = rows, scale
         return output
@@ -172,85 +169,142 @@ class _PackedOnCPU(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
         query, key, value, output, lse = ctx.saved_tensors
-        keys, heads, size = key.shape[1], query.shape[1], query.shape[3]
-        groups = heads // keys
-        grad_q, grad_k, grad_v = torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
         delta = (grad.float() * output.float()).sum(-1)[0].t()  # [H, S]
-        grad = grad.transpose(1, 2)
-        start = 0
-        for row in ctx.rows:
-            p, end = row[0], start + sum(row)
-            q, g = query[0, :, start:end], grad[0, :, start:end]
-            k, v = key[0, :, start:end], value[0, :, start:end]
-            lse_row, delta_row = lse[:, start:end], delta[:, start:end]
-            # All tokens of the row on the prompt.
-            q_K, g_K = q.reshape(keys, -1, size), g.reshape(keys, -1, size)
-            dq, dk, dv = _gradients(q_K, g_K, k[:, :p], v[:, :p], lse_row, delta_row, ctx.scale)
-            dq = dq.view(heads, -1, size)
-            grad_k[0, :, start : start + p], grad_v[0, :, start : start + p] = dk, dv
-            if row[0] == sum(row):
-                grad_q[0, :, start:end], start = dq, end
-                continue
-            # The responses on themselves.
-            index_RT, real_RT = _responses(row)
-            responses, longest = index_RT.shape
-            q_R, g_R, k_R, v_R = (x[:, index_RT] for x in (q, g, k, v))
-            rq, rg = (
-                x.view(keys, groups, responses, longest, size).transpose(1, 2).reshape(-1, groups * longest, size)
-                for x in (q_R, g_R)
-            )
-            padded = lse_row[:, index_RT].masked_fill(~real_RT, torch.inf)
-            lse_R, delta_R = (
-                x.view(keys, groups, responses, longest).transpose(1, 2).reshape(-1, longest)
-                for x in (padded, delta_row[:, index_RT])
-            )
-            dq_R, dk_R, dv_R = _gradients(
-                rq, rg, k_R.reshape(-1, longest, size), v_R.reshape(-1, longest, size), lse_R, delta_R, ctx.scale
-            )
-            dq_R = dq_R.view(keys, responses, groups, longest, size).transpose(1, 2).reshape(heads, -1, size)
-            real = real_RT.flatten()
-            dq[:, p:] += dq_R[:, real]
-            grad_q[0, :, start:end] = dq
-            grad_k[0, :, start + p : end] = dk_R.view(keys, -1, size)[:, real]
-            grad_v[0, :, start + p : end] = dv_R.view(keys, -1, size)[:, real]
-            start = end
-        return grad_q, grad_k, grad_v, None, None
+        tensors = (query[0], grad[0].transpose(0, 1), key[0], value[0], lse, delta)
+        gradients = torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
+        short, long = _by_length(tuple(ctx.rows))
+        if short is not None:
+            q, g, k, v, lse_N, delta_N = (x[:, short.index_NL].transpose(0, 1) for x in tensors)
+            pieces = _gradients(q, g, k, v, lse_N, delta_N, short.mask_NLL[:, None], ctx.scale)
+            for whole, piece in zip(gradients, pieces, strict=True):
+                whole[0][:, short.real_S] = piece.transpose(0, 1).flatten(1, 2)[:, short.real_NL]
+        for start, row in long:
+            part = slice(start, start + sum(row))
+            q, g, k, v, lse_L, delta_L = (x[:, part] for x in tensors)
+            pieces = _row_gradients(q, g, k, v, lse_L, delta_L, row, ctx.scale)
+            for whole, piece in zip(gradients, pieces, strict=True):
+                whole[0, :, part] = piece
+        return (*gradients, None, None)
 
 
-def _flash(query: Tensor, key: Tensor, value: Tensor, causal: bool, scale: float) -> tuple[Tensor, Tensor]:
-    """PyTorch's flash attention on CPU: output [B, S, H, D] and log-sum-exp [H, B * S] (of one sequence, [H, S])."""
-    output, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-        query, key, value, 0.0, causal, scale=scale
+@dataclass(frozen=True)
+class _ShortRows:
+    """Rows that are attended together, padded to L tokens."""
+
+    index_NL: Tensor  # where the tokens stand in the batch; padding repeats the first
+    mask_NLL: Tensor  # which tokens see which; padding sees nothing and is not seen
+    real_NL: Tensor  # flat positions of real tokens in [N, L]
+    real_S: Tensor  # and in the batch
+
+
+@functools.lru_cache(maxsize=64)
+def _by_length(rows: tuple[RowLengths, ...]) -> tuple[_ShortRows | None, list[tuple[int, RowLengths]]]:
+    """The short rows of a batch as one group, and the long ones with where each starts."""
+    starts = [sum(map(sum, rows[:n])) for n in range(len(rows))]
+    short = [(start, row) for start, row in zip(starts, rows, strict=True) if sum(row) <= SHORT]
+    long = [(start, row) for start, row in zip(starts, rows, strict=True) if sum(row) > SHORT]
+    if not short:
+        return None, long
+    length = max(sum(row) for _, row in short)
+    step_L = torch.arange(length)
+    lengths_N1 = torch.tensor([[sum(row)] for _, row in short])
+    real_NL = step_L < lengths_N1
+    index_NL = torch.tensor([[start] for start, _ in short]) + torch.where(real_NL, step_L, 0)
+    mask_NLL = torch.zeros(len(short), length, length, dtype=torch.bool)
+    for mask, (_, row) in zip(mask_NLL, short, strict=True):
+        mask[: sum(row), : sum(row)] = _row_mask(row, None, torch.device("cpu"))
+    return _ShortRows(index_NL, mask_NLL, real_NL.flatten().nonzero()[:, 0], index_NL[real_NL]), long
+
+
+def _attend_row(query: Tensor, key: Tensor, value: Tensor, row: RowLengths, scale: float) -> tuple[Tensor, Tensor]:
+    """Output [H, L, D] and log-sum-exp [H, L] of one long row."""
+    p = row[0]
+    output, lse = _flash(query[:, :, :p], key[:, :, :p], value[:, :, :p], scale, causal=True)
+    if sum(row) == p:  # responses of one token each, which their prompt predicts
+        return output[0], lse[0]
+    on_prompt, lse_prompt = _flash(query[:, :, p:], key[:, :, :p], value[:, :, :p], scale)
+    index_RT, real_RT = _responses(row)
+    q_R, k_R, v_R = (x[0][:, index_RT].transpose(0, 1) for x in (query, key, value))
+    own_R, lse_R = _flash(q_R, k_R, v_R, scale, causal=True)
+    own, lse_own = own_R.transpose(0, 1)[:, real_RT], lse_R.transpose(0, 1)[:, real_RT]
+    merged = torch.logaddexp(lse_prompt[0], lse_own)
+    share = (lse_own - merged).exp_()[..., None]  # of the response itself
+    on_responses = torch.lerp(on_prompt[0].float(), own.float(), share).to(query.dtype)
+    return torch.cat([output[0], on_responses], 1), torch.cat([lse[0], merged], 1)
+
+
+def _row_gradients(
+    q: Tensor, g: Tensor, k: Tensor, v: Tensor, lse: Tensor, delta: Tensor, row: RowLengths, scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of one long row, in the shapes of q [H, L, D], k and v [K, L, D]."""
+    p = row[0]
+    grad_q, on_k, on_v = _gradients(
+        q[None], g[None], k[None, :, :p], v[None, :, :p], lse[None], delta[None], _lower(len(lse[0]), p), scale
     )
-    return output.transpose(1, 2), lse.transpose(0, 1).flatten(1)
+    if sum(row) == p:
+        return grad_q[0], on_k[0], on_v[0]
+    index_RT, real_RT = _responses(row)
+    q_R, g_R, k_R, v_R, lse_R, delta_R = (x[:, index_RT].transpose(0, 1) for x in (q, g, k, v, lse, delta))
+    longest = index_RT.shape[1]
+    pieces = _gradients(q_R, g_R, k_R, v_R, lse_R, delta_R, _lower(longest, longest) & real_RT[:, None, :, None], scale)
+    own_q, own_k, own_v = (piece.transpose(0, 1)[:, real_RT] for piece in pieces)
+    grad_q[0][:, p:] += own_q
+    return grad_q[0], torch.cat([on_k[0], own_k], 1), torch.cat([on_v[0], own_v], 1)
 
 
-def _softmax_gradient(scores: Tensor, grad: Tensor, lse: Tensor, delta: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """Attention weights and the gradient of the scores, [Z, Q, P] each; later keys than the query are masked."""
-    weights = (scores.float() * scale - lse[..., None]).exp().tril()
+def _gradients(
+    q: Tensor, g: Tensor, k: Tensor, v: Tensor, lse: Tensor, delta: Tensor, mask: Tensor, scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of q, k and v from that of the output, g.
+
+    q, g are [N, H, Q, D], k, v [N, K, P, D], lse and delta [N, H, Q], mask is broadcast to [N, H, Q, P]. The query
+    heads of a group stand as positions of their key head, so keys are not repeated and their gradients are summed.
+    """
+    grouped = (k.shape[0], k.shape[1], -1, k.shape[3])
+    q_G, g_G = q.reshape(grouped), g.reshape(grouped)
+    scores, grad = q_G @ k.transpose(-1, -2), g_G @ v.transpose(-1, -2)
+    shape = (*lse.shape, k.shape[2])
+    weights, grad_scores = _softmax_gradient_of(scores.view(shape), grad.view(shape), lse, delta, mask, scale)
+    weights, grad_scores = weights.view_as(scores), grad_scores.view_as(scores)
+    return (
+        (grad_scores @ k).view(q.shape),
+        grad_scores.transpose(-1, -2) @ q_G,
+        weights.transpose(-1, -2) @ g_G,
+    )
+
+
+def _softmax_gradient(
+    scores: Tensor, grad: Tensor, lse: Tensor, delta: Tensor, mask: Tensor, scale: float
+) -> tuple[Tensor, Tensor]:
+    """Attention weights and the gradient of the scores, [N, H, Q, P] each."""
+    weights = ((scores.float() * scale - lse[..., None]).exp()).masked_fill(~mask, 0.0)
     grad_scores = weights * (grad.float() - delta[..., None]) * scale
     return weights.to(scores.dtype), grad_scores.to(scores.dtype)
 
 
-_fused_softmax_gradient: Callable[..., tuple[Tensor, Tensor]] = _softmax_gradient
+_softmax_gradient_of: Callable[..., tuple[Tensor, Tensor]] = _softmax_gradient
 
 
 def fuse_softmax_gradient() -> None:
     """Compile the elementwise part of the backward pass, half of its time on CPU."""
-    global _fused_softmax_gradient
-    if _fused_softmax_gradient is _softmax_gradient:
-        _fused_softmax_gradient = torch.compile(_softmax_gradient, dynamic=True)
+    global _softmax_gradient_of
+    if _softmax_gradient_of is _softmax_gradient:
+        _softmax_gradient_of = torch.compile(_softmax_gradient, dynamic=True)
 
 
-def _gradients(
-    q: Tensor, g: Tensor, k: Tensor, v: Tensor, lse: Tensor, delta: Tensor, scale: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of a causal piece: q, g [Z, G * Q, D], k, v [Z, P, D], lse and delta [Z * G, Q]."""
-    scores, grad = q @ k.transpose(-1, -2), g @ v.transpose(-1, -2)
-    shape = (*lse.shape, k.shape[1])
-    weights, grad_scores = _fused_softmax_gradient(scores.view(shape), grad.view(shape), lse, delta, scale)
-    weights, grad_scores = weights.view_as(scores), grad_scores.view_as(scores)
-    return grad_scores @ k, grad_scores.transpose(-1, -2) @ q, weights.transpose(-1, -2) @ g
+def _flash(
+    query: Tensor, key: Tensor, value: Tensor, scale: float, *, causal: bool = False, mask: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """PyTorch's flash attention on CPU: output [N, H, Q, D] and log-sum-exp [N, H, Q]."""
+    output, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        query, key, value, 0.0, causal, attn_mask=mask, scale=scale
+    )
+    return output, lse
+
+
+@functools.lru_cache(maxsize=64)
+def _lower(queries: int, keys: int) -> Tensor:
+    return torch.ones(queries, keys, dtype=torch.bool).tril()
 
 
 @functools.lru_cache(maxsize=256)
@@ -261,11 +315,6 @@ def _responses(row: RowLengths) -> tuple[Tensor, Tensor]:
     step_T = torch.arange(int(lengths.max()))
     real_RT = step_T < lengths[:, None]
     return torch.where(real_RT, starts[:, None] + step_T, row[0]), real_RT
-
-
-def _by_response(x: Tensor, index_RT: Tensor) -> Tensor:
-    """[1, H, L, D] to [R, H, T, D]."""
-    return x[0][:, index_RT].transpose(0, 1)
 
 
 def _groups(query: Tensor, key: Tensor) -> int:
