@@ -13,7 +13,7 @@ quickstart: $(READY)
 test: $(READY) lint
 	$(BIN)/pytest -m "not slow"
 
-test-all: $(READY) lint
+test-all: .venv/.ready-all lint
 	$(BIN)/pytest
 
 lint: $(READY)
@@ -27,6 +27,11 @@ $(READY): pyproject.toml constraints.txt
 	test -d .venv || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet "$$(grep '^torch==' constraints.txt)"
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+# The package with which win rates are compared.
+.venv/.ready-all: $(READY)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,alpaca]"
 	touch $@
 
 clean:

@@ -19,7 +19,7 @@ from test_pipeline import PRINCIPLES, timeless, write_recipe
 
 Folder = Callable[[str, bool], Path]
 Sami = Callable[..., tuple[int, str, str]]
-COMMANDS = ("run", "plan", "generate", "train", "evaluate")
+COMMANDS = ("run", "plan", "generate", "train", "evaluate", "judge", "winrate")
 
 
 @pytest.fixture
@@ -272,7 +272,7 @@ def test_run_again_prints_the_table_and_the_verdict(
         f"{base['bound']:.3f} [{base['low']:.3f}, {base['high']:.3f}]",
         "learned principles, iteration-2 against base: bound",
         "held-out principles, iteration-2 against base: bound",
-        summary["comparisons"][-1]["reason"],
+        summary["verdict"],
         str(folder / "summary.json"),
     ):
         assert expected in out

@@ -31,6 +31,7 @@ def test_counts_follow_from_the_recipe(recipe: Path) -> None:
     costs = plan(load_recipe(recipe))
     assert costs.parameters == sum(weight.numel() for weight in tiny_model("llama").parameters())
     assert (costs.training_queries, costs.evaluation_queries) == (8, 3)
+    assert costs.win_rate_queries == 783
     assert costs.steps == [2, 3]
     assert costs.contrasts == [9, 14]  # 8 and 12, and a tenth more
     # Two responses of six tokens for each contrast; base and two policies answer 3 queries x 4 principles.
@@ -114,7 +115,16 @@ def test_plan_prints_the_recipe_and_the_costs(
     before = sorted(tmp_path.rglob("*"))
     code, out, _ = sami("plan", recipe, "training.lr=0.5")
     assert code == 0
-    for expected in ("training.lr", "[0.5]", "training.weight_decay", "9 in iteration 1", "2, 3", "GiB", "Decoupled"):
+    for expected in (
+        "training.lr",
+        "[0.5]",
+        "training.weight_decay",
+        "9 in iteration 1",
+        "2, 3",
+        "GiB",
+        "Decoupled",
+        "783 held-out",
+    ):
         assert expected in out
     assert sorted(tmp_path.rglob("*")) == before
 

@@ -5,12 +5,12 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
 from sami.errors import InputError
-from sami.recipe import Recipe, load_recipe
+from sami.recipe import Recipe, load_evaluation, load_recipe
 
 app = typer.Typer(
     name="sami",
@@ -79,6 +79,96 @@ def evaluate(recipe: RecipeArgument, overrides: Overrides = None, output: Output
     _finish(pipeline.evaluate(), folder, as_json)
 
 
+@app.command(
+    epilog="Example: sami judge quickstart --judge '{kind: local, model: HuggingFaceTB/SmolLM2-1.7B-Instruct}' "
+    "or, for files: sami judge --candidate new.jsonl --baseline old.jsonl --queries queries.jsonl --judge '{…}'"
+)
+def judge(
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[RECIPE] [KEY=VALUE]...", help="A recipe whose run is judged, and settings."),
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="The run's folder; for files, where verdicts go.")] = None,
+    candidate: Annotated[list[Path] | None, typer.Option(help="Responses of a candidate (JSONL).")] = None,
+    baseline: Annotated[list[Path] | None, typer.Option(help="Responses it is compared with (JSONL).")] = None,
+    queries: Annotated[Path | None, typer.Option(help="The queries that the responses answer.")] = None,
+    field: Annotated[str, typer.Option(help="The field of the queries' text.")] = "query",
+    principles: Annotated[Path | None, typer.Option(help="Principles that the constitutions are made of.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Judge the first so many queries of the files.")] = None,
+    judges: Annotated[
+        list[str] | None, typer.Option("--judge", help="In place of evaluation.judges: a kind, or YAML with `kind`.")
+    ] = None,
+    calibrate: Annotated[bool, typer.Option("--calibrate", help="Only measure the judges on known answers.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Use judges that are not above chance.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Ask judges which responses follow the constitution better: of a run, or of files of responses."""
+    settings = [f"evaluation.judges=[{', '.join(judges)}]"] if judges else []
+    settings += ["evaluation.force=true"] if force else []
+    given = arguments or []
+    if candidate or baseline:
+        if not (candidate and baseline and queries and output):
+            raise InputError("Files of responses need --candidate, --baseline, --queries and --output together.")
+        if given and "=" not in given[0]:
+            raise InputError(f"Give either the recipe {given[0]} or files of responses with --candidate.")
+        _quiet_libraries()
+        from sami.evaluation import response_files
+
+        files = response_files.Files(candidate, baseline, queries, field, principles, limit)
+        compared = response_files.Comparison(files, load_evaluation([*given, *settings]), output)
+        if calibrate:
+            _calibrated(compared.calibrate(), as_json)
+        else:
+            _judged(compared.judge(), output, as_json)
+        return
+    idle = {"--queries": queries, "--principles": principles, "--limit": limit}
+    if named := [name for name, value in idle.items() if value is not None]:
+        raise InputError(f"{', '.join(named)} has no effect on a run; it goes with --candidate and --baseline.")
+    if not given or "=" in given[0]:
+        raise InputError("Name the recipe whose run is judged, or files of responses with --candidate and --baseline.")
+    pipeline, folder = _pipeline(given[0], [*given[1:], *settings], output)
+    if calibrate:
+        _calibrated(pipeline.calibrate(), as_json)
+    else:
+        _judged(pipeline.judge(), folder / "evaluation", as_json)
+
+
+@app.command(epilog="Example: sami winrate runs/quickstart/evaluation/verdicts.jsonl --slope shared")
+def winrate(
+    verdicts: Annotated[Path, typer.Argument(metavar="VERDICTS.jsonl", help="Judgements, one a line.")],
+    as_json: Json = False,
+    slope: Annotated[
+        Literal["policy", "shared"],
+        typer.Option(help="Whether the effect of length is fitted for each policy or shared by those of a judge."),
+    ] = "policy",
+    export: Annotated[
+        Literal["alpaca"] | None,
+        typer.Option(help="Print annotations in the format of alpaca_eval instead, as JSON."),
+    ] = None,
+) -> None:
+    """Win rates with intervals, raw and corrected for length, from a file of verdicts."""
+    from sami.evaluation import alpaca, comparison, win_rate, win_rate_table
+    from sami.evaluation.verdicts import read_verdicts
+
+    if export and (as_json or slope != "policy"):
+        raise InputError("--export prints annotations, not win rates, so --json and --slope mean nothing there.")
+    judged = read_verdicts(verdicts)
+    if export:
+        print(json.dumps(alpaca.annotations(judged), indent=1, ensure_ascii=False))
+        return
+    accuracies = comparison.recorded_accuracies(verdicts, samples=2000, seed=0)
+    rates = win_rate.win_rates(judged, slope=slope, judge_accuracy=accuracies)
+    if as_json:
+        print(json.dumps(rates, indent=1, ensure_ascii=False))
+    else:
+        for table in win_rate_table.tables(rates):
+            _print(table)
+        for pair in win_rate.agreement(judged):
+            _print(win_rate_table.agreement_sentence(pair))
+    for warning in win_rate_table.warnings(rates):
+        print(f"warning: {warning}", file=sys.stderr)
+
+
 def main() -> None:
     """Entry point: bad input is a message and exit code 2, an interrupt leaves a run that continues."""
     try:
@@ -112,9 +202,45 @@ def _finish(summary: dict[str, Any], folder: Path, as_json: bool) -> None:
         print(json.dumps(summary, indent=1, ensure_ascii=False))
         return
     _print(table(summary))
+    if summary["win_rates"]:
+        from sami.evaluation import win_rate_table
+
+        _print(win_rate_table.tables(summary["win_rates"])[0])
+        for pair in summary["agreement"]:
+            _print(win_rate_table.agreement_sentence(pair))
     for sentence in sentences(summary):
         _print(sentence)
     _print(f"All figures: {folder / 'summary.json'}. Answers: {folder / 'evaluation' / 'responses'}.")
+
+
+def _judged(value: dict[str, Any], folder: Path, as_json: bool) -> None:
+    from sami.evaluation import win_rate_table
+    from sami.judged_summary import length_table
+
+    if as_json:
+        print(json.dumps(value, indent=1, ensure_ascii=False))
+        return
+    for table in win_rate_table.tables(value["win_rates"]):
+        _print(table)
+    if "lengths" in value:
+        _print(length_table(value["lengths"]))
+    for pair in value["agreement"]:
+        _print(win_rate_table.agreement_sentence(pair))
+    for warning in win_rate_table.warnings(value["win_rates"]):
+        print(f"warning: {warning}", file=sys.stderr)
+    if "verdict" in value:
+        _print(value["verdict"])
+    _print(f"All verdicts: {folder / 'verdicts.jsonl'}.")
+
+
+def _calibrated(calibrations: list[Any], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps({c.judge: c.as_json() for c in calibrations}, indent=1))
+        return
+    for calibration in calibrations:
+        _print(calibration.sentence())
+    if not calibrations:
+        _print("No judge needs calibration: verifiers define the answer, and people's verdicts are given.")
 
 
 def _tune_process() -> None:

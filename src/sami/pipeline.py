@@ -8,11 +8,12 @@ recipe: a run that was killed and started again ends with the summary of one tha
 
 import gc
 import hashlib
+import importlib.util
 import itertools
 import json
 import random
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
@@ -23,10 +24,14 @@ from transformers import PreTrainedModel
 from transformers.integrations.integration_utils import get_available_reporting_integrations
 from transformers.trainer_callback import PrinterCallback
 
-from sami import models, summary
+from sami import judged_summary, models, summary
 from sami.contrasts import Contrast, filter_contrasts, read_contrasts, row_tokens, write_contrasts
 from sami.errors import InputError
+from sami.evaluation.calibration import Calibration
+from sami.evaluation.comparison import calibrate_all, every_pair, judge_all
+from sami.evaluation.judges import make_judge
 from sami.evaluation.measure import measure
+from sami.evaluation.pairs import Policy, answering, from_contrasts, from_file
 from sami.files import write_json
 from sami.generation import Engine, SamplingSettings
 from sami.generation.transformers_engine import TransformersEngine
@@ -34,8 +39,8 @@ from sami.principles import Principle, check_sampling, load_principles
 from sami.progress import bar, say
 from sami.prompts import PromptBuilder
 from sami.queries import Query, Splits, load_queries, split_queries
-from sami.recipe import Model, Recipe
-from sami.run_directory import RunDirectory
+from sami.recipe import Baseline, LocalJudge, Model, Recipe
+from sami.run_directory import RunDirectory, last_model
 from sami.sampling import Planned, evaluation_plan, training_plan
 from sami.scoring import check_packing
 from sami.trainer import SAMIConfig, SAMITrainer
@@ -73,6 +78,7 @@ class Pipeline:
             constitutions=recipe.sampling.constitutions,
             principles_per_constitution=recipe.sampling.principles_per_constitution,
         )
+        self._check_judging()
         trackers = get_available_reporting_integrations()
         if unknown := sorted(set(recipe.training.report_to) - set(trackers)):
             raise InputError(
@@ -201,15 +207,28 @@ class Pipeline:
 
         self.directory.step(f"generate-{iteration}", inputs, [target], work)
 
-    def _respond(self, engine: Engine, planned: Sequence[Planned], label: str, *, shuffle: bool) -> list[Contrast]:
-        """Answer each planned contrast; the principles' order is shuffled in the training prompt."""
-        flat = [self.prompts.generation_prompt(p.query, c.texts, c.text) for p in planned for c in p.constitutions]
+    def _respond(
+        self,
+        engine: Engine,
+        planned: Sequence[Planned],
+        label: str,
+        *,
+        shuffle: bool,
+        prompts: PromptBuilder | None = None,
+    ) -> list[Contrast]:
+        """Answer each planned contrast; the principles' order is shuffled in the training prompt.
+
+        Args:
+            prompts: of the engine's model, where it is not the recipe's.
+        """
+        prompts = prompts or self.prompts
+        flat = [prompts.generation_prompt(p.query, c.texts, c.text) for p in planned for c in p.constitutions]
         generation = self.recipe.generation
         settings = SamplingSettings(
             max_new_tokens=generation.max_new_tokens,
             temperature=generation.temperature,
             top_p=generation.top_p,
-            stop=self.prompts.stop,
+            stop=prompts.stop,
             seed=generation.seed,
         )
         with bar(label, 1.0, "tokens") as update:
@@ -224,7 +243,7 @@ class Pipeline:
                     id=p.id,
                     query=p.query,
                     constitutions=[c.text for c in p.constitutions],
-                    prompt_ids=[self.prompts.training_prompt(p.query, c.texts, c.text) for c in trained],
+                    prompt_ids=[prompts.training_prompt(p.query, c.texts, c.text) for c in trained],
                     response_ids=[c.token_ids for c in own],
                     responses=[c.text for c in own],
                     finish_reasons=[c.finish_reason for c in own],
@@ -310,11 +329,7 @@ class Pipeline:
 
     def _evaluate(self, iteration: int) -> None:
         policy = policy_name(iteration)
-        generation = self._inputs("prompt", "sampling", "generation", "evaluation")
-        generation |= {
-            "policy": self._policy_inputs(iteration),
-            "queries": _hash_queries((self.splits.evaluation,)),
-        }
+        generation = self._answering_inputs() | {"policy": self._policy_inputs(iteration)}
         responses = self.directory.responses(policy)
 
         def respond() -> dict[str, Any]:
@@ -386,8 +401,116 @@ class Pipeline:
     def _summarise(self) -> dict[str, Any]:
         policies = [policy_name(i) for i in range(self.trained() + 1)]
         value = summary.summarise(self.directory, self.recipe, self.principles, policies)
+        baselines = [self._baseline(one) for one in self.recipe.evaluation.baselines]
+        value["policies"] += [judged_summary.baseline(one, self.principles, self.recipe) for one in baselines]
+        value |= self._judge(policies, baselines)
+        if value["comparisons"]:
+            value["verdict"] = judged_summary.verdict(value["comparisons"][-1], value["win_rates"])
         write_json(self.directory.summary, value)
         return value
+
+    # Judge.
+
+    def judge(self) -> dict[str, Any]:
+        """Ask the recipe's judges about what is evaluated; returns the summary with their win rates."""
+        with self.opened():
+            self.directory.require(f"score-{BASE}", "sami evaluate")
+            return self._summarise()
+
+    def calibrate(self) -> list[Calibration]:
+        """Measure the recipe's judges on base's responses, whose better one is known."""
+        with self.opened():
+            self.directory.require(f"respond-{BASE}", "sami evaluate")
+            folder = self.directory.evaluation
+            return calibrate_all(self.recipe.evaluation, self._answers(BASE), self.principles, folder)
+
+    def _judge(self, policies: Sequence[str], baselines: Sequence[Policy]) -> dict[str, Any]:
+        """Every iteration against base and against the recipe's baselines."""
+        base, *candidates = [self._answers(name) for name in policies]
+        pairs = every_pair(candidates, [base, *baselines])
+        return judge_all(self.recipe.evaluation, pairs, base, self.principles, self.directory.evaluation)
+
+    def _check_judging(self) -> None:
+        """Refuse judges and baselines that cannot work now, rather than after the training."""
+        evaluation = self.recipe.evaluation
+        for judge in evaluation.judges:
+            make_judge(judge, self.principles, spent=0.0)
+        for baseline in evaluation.baselines:
+            if baseline.responses is not None:
+                from_file(Path(baseline.responses), None)
+            if baseline.run is not None:
+                last_model(Path(baseline.run))
+            if baseline.train is not None and importlib.util.find_spec("trl") is None:
+                raise InputError(
+                    f"The baseline {baseline.name} is trained through TRL, which is not installed: "
+                    f"pip install 'sami[baselines]'."
+                )
+        used = [judge.model for judge in evaluation.judges if isinstance(judge, LocalJudge)]
+        for model in used + [baseline.model for baseline in evaluation.baselines if baseline.model is not None]:
+            models.load_config(model)
+
+    def _baseline(self, baseline: Baseline) -> Policy:
+        """A baseline's responses to the held-out queries and constitutions of this run."""
+        if baseline.responses is not None:
+            read = from_file(Path(baseline.responses), None)
+            return answering(read, self._answers(BASE).responses, baseline.name)
+        if baseline.train is not None:
+            self._train_baseline(baseline)
+            source = Model(source=str(self.directory.baseline_model(baseline.name).resolve()), dtype="auto")
+        else:
+            source = baseline.model or Model(source=str(last_model(Path(baseline.run or ""))))
+        target = self.directory.responses(baseline.name)
+
+        def respond() -> dict[str, Any]:
+            tokenizer = models.load_tokenizer(source)
+            prompts = PromptBuilder(tokenizer, self.recipe.prompt)
+            plan = self.evaluation_plan()
+            self._check_prompts(source, prompts, plan)
+            model = models.load_model(source, models.resolve_dtype(source.dtype))
+            engine = TransformersEngine(model, tokenizer, self.recipe.generation.batch_size)
+            label = f"{baseline.name}: answering"
+            write_contrasts(target, self._respond(engine, plan, label, shuffle=False, prompts=prompts))
+            return {}
+
+        inputs = self._answering_inputs() | {"policy": models.fingerprint(source)}
+        self.directory.step(f"respond-{baseline.name}", inputs, [target], respond)
+        return self._answers(baseline.name)
+
+    def _train_baseline(self, baseline: Baseline) -> None:
+        """The base model trained on the last iteration's contrasts, with as many steps, in another way."""
+        target, last = self.directory.baseline_model(baseline.name), self.trained()
+        if last == 0:
+            self.directory.require("train-1", "sami train")
+        contrasts_file = self.directory.contrasts(last)
+        inputs = self._inputs("training") | {
+            "start": self._policy_inputs(0),
+            "contrasts": _file_hash(contrasts_file),
+            "train": baseline.train,
+        }
+
+        def work() -> dict[str, Any]:
+            from sami.evaluation import trained_baselines as trl
+
+            contrasts = read_contrasts(contrasts_file)
+            schedule = trl.Schedule(self.recipe.training, last, self.dtype == torch.bfloat16)
+            model, scratch = self._load(0, torch.float32), target.with_name("trainer")
+            say(f"{baseline.name}: training by {baseline.train} on the contrasts of iteration {last}")
+            if baseline.train == "sft":
+                trl.train_sft(model, self.tokenizer, contrasts, schedule, scratch)
+            else:
+                reference = self._load(0, torch.float32)
+                trl.train_dpo(model, reference, self.tokenizer, contrasts, schedule, scratch)
+            models.save_model(model, self.tokenizer, target, self.dtype)
+            shutil.rmtree(scratch, ignore_errors=True)
+            gc.collect()
+            return {}
+
+        self.directory.step(f"train-{baseline.name}", inputs, [target], work)
+
+    def _answers(self, policy: str) -> Policy:
+        ids = {query.text: query.id for query in self.splits.evaluation}
+        contrasts = read_contrasts(self.directory.responses(policy))
+        return from_contrasts(policy, contrasts, ids, [p.id for p in self.held_out])
 
     # Shared.
 
@@ -401,6 +524,12 @@ class Pipeline:
     def _inputs(self, *sections: str) -> dict[str, Any]:
         chosen = {name: getattr(self.recipe, name).model_dump() for name in sections}
         return json.loads(json.dumps(chosen | {"principles": _file_hash(Path(self.recipe.principles))}))
+
+    def _answering_inputs(self) -> dict[str, Any]:
+        """What held-out responses depend on besides the policy."""
+        evaluation = {name: getattr(self.recipe.evaluation, name) for name in ("principles_per_query", "seed")}
+        queries = _hash_queries((self.splits.evaluation,))
+        return self._inputs("prompt", "sampling", "generation") | {"evaluation": evaluation, "queries": queries}
 
     def _policy_inputs(self, iteration: int) -> str:
         """What identifies a policy: the base weights, or the contrasts and settings it was trained with."""
@@ -424,16 +553,20 @@ class Pipeline:
 
     def check_context(self) -> None:
         """Refuse a prompt that leaves no room for its response in the model's context."""
-        context = models.context_length(models.load_config(self.recipe.model))
-        new = self.recipe.generation.max_new_tokens
         plans = [self.evaluation_plan(), *(self.training_plan(i + 1) for i in range(self.iterations))]
-        for p in itertools.chain.from_iterable(plans):
+        self._check_prompts(self.recipe.model, self.prompts, itertools.chain.from_iterable(plans))
+
+    def _check_prompts(self, model: Model, prompts: PromptBuilder, plan: Iterable[Planned]) -> None:
+        context = models.context_length(models.load_config(model))
+        new = self.recipe.generation.max_new_tokens
+        for p in plan:
             for c in p.constitutions:
-                longest = len(self.prompts.generation_prompt(p.query, c.texts, c.text))
+                longest = len(prompts.generation_prompt(p.query, c.texts, c.text))
                 if context and longest + new > context:
                     raise InputError(
                         f"The prompt for the query {p.query[:60]!r} has {longest} tokens and may get {new} more, and "
-                        f"the model's context is {context}. Lower queries.max_chars or generation.max_new_tokens."
+                        f"the model's context is {context} ({model.source}). Lower queries.max_chars or "
+                        f"generation.max_new_tokens."
                     )
 
     def _check_iteration(self, iteration: int) -> None:

@@ -13,6 +13,7 @@ from rich.table import Table
 from transformers import AutoModelForCausalLM
 
 from sami import models
+from sami.evaluation.win_rate import queries_needed
 from sami.pipeline import Pipeline
 from sami.recipe import Recipe, describe, flatten
 from sami.sampling import Planned
@@ -34,6 +35,8 @@ class Costs:
     parameters: int
     training_queries: int
     evaluation_queries: int
+    win_rate_queries: int
+    """Held-out queries that a win rate 5 points from 50 % needs at 80 % power."""
     contrasts: list[int]
     """Contrasts generated for each iteration, the surplus for filters included."""
     steps: list[int]
@@ -98,6 +101,7 @@ def plan(recipe: Recipe) -> Costs:
         parameters=total,
         training_queries=sum(len(half) for half in pipeline.splits.train),
         evaluation_queries=len(pipeline.splits.evaluation),
+        win_rate_queries=queries_needed(points=5, power=0.8),
         contrasts=[len(p) for p in plans],
         steps=steps,
         prompt_tokens=round(prompt, 1),
@@ -149,6 +153,7 @@ def cost_table(costs: Costs) -> Table:
     for name, value in (
         ("model", f"{costs.parameters / 1e6:,.0f} M parameters"),
         ("queries", f"{costs.training_queries} to train on, {costs.evaluation_queries} held out"),
+        ("win rate", f"{costs.win_rate_queries} held-out queries to see 5 points from 50 % at 80 % power, at most"),
         ("contrasts", ", ".join(f"{n} in iteration {i}" for i, n in enumerate(costs.contrasts, start=1))),
         ("optimiser steps", ", ".join(map(str, costs.steps))),
         (

@@ -6,16 +6,19 @@ Nothing here imports torch: `sami --help` and errors in a recipe must answer at 
 """
 
 import difflib
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
 from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Discriminator,
     Field,
+    Tag,
     ValidationError,
     ValidationInfo,
     field_validator,
@@ -253,9 +256,163 @@ class Training(Section):
         return self.lr[iteration - 1] if len(self.lr) > 1 else self.lr[0]
 
 
+def _as_model(value: Any) -> Any:
+    return {"source": value} if isinstance(value, str) else value
+
+
+class VerifierJudge(Section):
+    kind: Literal["verifier"]
+    """The principles' own checks."""
+
+    @property
+    def label(self) -> str:
+        return self.kind
+
+
+class LocalJudge(Section):
+    kind: Literal["local"]
+    """A causal language model in this process; it prefers the label with the higher log-probability."""
+    model: Annotated[Model, BeforeValidator(_as_model)]
+    """Which model: a source, or a section as in the recipe's `model`."""
+    name: str | None = None
+    """As the judge is called in verdicts; null: the model's name."""
+    batch_size: int = Field(default=8, ge=1)
+    """Questions in one forward pass."""
+
+    @property
+    def label(self) -> str:
+        return self.name or f"local:{self.model.source.rstrip('/').split('/')[-1]}"
+
+
+class EndpointJudge(Section):
+    kind: Literal["endpoint"]
+    """A server that speaks the OpenAI chat protocol."""
+    model: str = Field(min_length=1)
+    """The model's name at the server."""
+    url: str = "https://api.openai.com/v1"
+    """Base URL of the server."""
+    key_variable: str = "OPENAI_API_KEY"
+    """Environment variable that holds the key; the key itself is never stored."""
+    name: str | None = None
+    """As the judge is called in verdicts; null: the model's name."""
+    temperature: float = Field(default=0.0, ge=0.0)
+    """0 asks for the likeliest answer."""
+    seed: int = 0
+    """Seed that the server is asked to sample with."""
+    max_tokens: int = Field(default=512, ge=1)
+    """Longest answer of the judge."""
+    log_probs: bool = True
+    """Ask for token log-probs, and take the verdict from them where the server gives them."""
+    concurrency: int = Field(default=8, ge=1)
+    """Requests in flight."""
+    retries: int = Field(default=6, ge=0)
+    """Further attempts at a question after a failure that may pass."""
+    timeout: float = Field(default=60.0, gt=0.0)
+    """Seconds for one attempt."""
+    prompt_price: float = Field(default=0.0, ge=0.0)
+    """Price of a million prompt tokens, in any currency."""
+    completion_price: float = Field(default=0.0, ge=0.0)
+    """Price of a million answer tokens."""
+    budget: float | None = Field(default=None, gt=0.0)
+    """Most that this judge may cost in this run, in the currency of the prices."""
+
+    @field_validator("key_variable")
+    @classmethod
+    def _names_a_variable(cls, value: str) -> str:
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value):  # the value is not repeated: it may be the key
+            raise ValueError("key_variable must be the name of an environment variable; the key itself stands nowhere")
+        return value
+
+    @field_validator("url")
+    @classmethod
+    def _without_secrets(cls, value: str) -> str:
+        if not value.startswith(("http://", "https://")):
+            raise ValueError("url must start with http:// or https://")
+        if "@" in value or "?" in value:
+            raise ValueError("url holds credentials or a query, which would be stored; put the key into key_variable")
+        return value
+
+    @model_validator(mode="after")
+    def _budget_has_prices(self) -> Self:
+        if self.budget is not None and not (self.prompt_price or self.completion_price):
+            raise ValueError("budget has no effect without prompt_price and completion_price; give these")
+        return self
+
+    @property
+    def label(self) -> str:
+        return self.name or f"endpoint:{self.model.rstrip('/').split('/')[-1]}"
+
+
+class HumanJudge(Section):
+    kind: Literal["human"]
+    """People, whose verdicts are in a file."""
+    path: str = Field(min_length=1)
+    """JSONL with query_id, candidate, baseline, score, and where they matter constitution_id and order."""
+    name: str | None = None
+    """As the judge is called in verdicts; null: the file's name."""
+
+    @property
+    def label(self) -> str:
+        return self.name or f"human:{Path(self.path).stem}"
+
+
+def _kind(value: Any) -> Any:
+    return value.get("kind") if isinstance(value, dict) else getattr(value, "kind", None)
+
+
+Judge = Annotated[
+    Annotated[VerifierJudge, Tag("verifier")]
+    | Annotated[LocalJudge, Tag("local")]
+    | Annotated[EndpointJudge, Tag("endpoint")]
+    | Annotated[HumanJudge, Tag("human")],
+    Discriminator(_kind),
+    BeforeValidator(lambda value: {"kind": value} if isinstance(value, str) else value),
+]
+
+_JUDGES: dict[str, type[Section]] = {
+    "verifier": VerifierJudge,
+    "local": LocalJudge,
+    "endpoint": EndpointJudge,
+    "human": HumanJudge,
+}
+
+
+class Baseline(Section):
+    name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    """As the baseline is called in verdicts and tables."""
+    model: Annotated[Model, BeforeValidator(_as_model)] | None = None
+    """A model that answers the held-out queries, prompted as the recipe says."""
+    run: str | None = None
+    """Folder of an earlier run, whose last trained model answers them."""
+    responses: str | None = None
+    """JSONL with id, constitution and response for each held-out query and constitution."""
+    train: Literal["sft", "dpo"] | None = None
+    """The base model trained through TRL on the last iteration's contrasts: sft on each response, dpo on the pairs."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if sum(source is not None for source in (self.model, self.run, self.responses, self.train)) != 1:
+            raise ValueError("give a baseline exactly one of model, run, responses and train")
+        if self.name == "base" or self.name.startswith("iteration-"):
+            raise ValueError(f"the name {self.name!r} is that of a policy of the run; choose another")
+        return self
+
+
 class Evaluation(Section):
-    judges: list[Literal["verifier"]] = ["verifier"]
-    """Who decides whether a response follows its constitution; verifier: the principles' own checks."""
+    judges: list[Judge] = [VerifierJudge(kind="verifier")]
+    """Who compares responses: verifier, or sections with `kind` local, endpoint or human."""
+    baselines: list[Baseline] = []
+    """What every iteration is compared with besides base."""
+    order: Literal["both", "random"] = "both"
+    """Which response a judge reads first: each once, or one drawn for each pair."""
+    slope: Literal["policy", "shared"] = "policy"
+    """Length slope of the length-controlled win rate: one for each policy, or one for all that a judge compared."""
+    unscored_limit: float = Field(default=5.0, ge=0.0, le=100.0)
+    """The command fails if a judge leaves more than this share of verdicts unscored, in percent."""
+    calibration_pairs: int = Field(default=60, ge=10)
+    """Pairs with a known answer on which a judge is measured before it is asked."""
+    force: bool = False
+    """Use judges that calibration does not find above chance; their win rates say so."""
     principles_per_query: int = Field(default=3, ge=1)
     """Contrasts per held-out query, at most one for each principle, which take turns, held-out ones included."""
     bootstrap_samples: int = Field(default=2000, ge=100)
@@ -263,7 +420,33 @@ class Evaluation(Section):
     health_queries: int = Field(default=40, ge=2)
     """Queries behind relevance and forgetting, which cost forward passes of their own."""
     seed: int = Field(default=0, ge=0)
-    """Seed of evaluation contrasts and of the bootstrap."""
+    """Seed of evaluation contrasts, of the order of responses and of the bootstrap."""
+
+    def with_paths(self, absolute: Callable[[str], str]) -> "Evaluation":
+        """The same with every path of a judge or baseline passed through `absolute`."""
+
+        def resolved(section: Any) -> Any:
+            changes: dict[str, Any] = {}
+            if isinstance(section, LocalJudge | Baseline) and section.model is not None:
+                changes["model"] = section.model.model_copy(update={"source": absolute(section.model.source)})
+            for name in ("path", "run", "responses"):
+                if getattr(section, name, None) is not None:
+                    changes[name] = absolute(getattr(section, name))
+            return section.model_copy(update=changes)
+
+        return self.model_copy(
+            update={"judges": list(map(resolved, self.judges)), "baselines": list(map(resolved, self.baselines))}
+        )
+
+    @model_validator(mode="after")
+    def _distinct_names(self) -> Self:
+        for kind, names in (
+            ("judges", [judge.label for judge in self.judges]),
+            ("baselines", [baseline.name for baseline in self.baselines]),
+        ):
+            if repeated := sorted({name for name in names if names.count(name) > 1}):
+                raise ValueError(f"two {kind} are called {repeated[0]!r}; give them a `name` each")
+        return self
 
 
 class Health(Section):
@@ -291,7 +474,7 @@ class Launch(Section):
 class Recipe(Section):
     """A run: model, queries and principles are required, everything else has a default."""
 
-    model: Annotated[Model, BeforeValidator(lambda v: {"source": v} if isinstance(v, str) else v)]
+    model: Annotated[Model, BeforeValidator(_as_model)]
     """Where the weights come from: a source, or a section with `source` and options."""
     queries: Queries
     """Where the queries come from and how many are used."""
@@ -342,6 +525,24 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     return _with_absolute_paths(recipe, file.resolve().parent)
 
 
+def load_evaluation(overrides: Sequence[str] = ()) -> Evaluation:
+    """The evaluation section alone, for comparing files of responses; paths count from the working directory.
+
+    Raises:
+        InputError: an override is no key of the section, or of the wrong type.
+    """
+    raw: dict[str, Any] = {"evaluation": {}}
+    for override in overrides:
+        if not override.startswith("evaluation."):
+            raise InputError(f"The override {override!r} has no effect on files of responses: only evaluation.* has.")
+        _apply(raw, override)
+    try:
+        recipe = Recipe.model_validate({"model": "–", "queries": {"path": "–"}, "principles": "–", **raw})
+    except ValidationError as error:
+        raise InputError(f"The settings cannot be used.\n{_explain(error)}") from None
+    return _with_absolute_paths(recipe, Path.cwd()).evaluation
+
+
 def dump_recipe(recipe: Recipe) -> str:
     """Every resolved value as YAML; `load_recipe` reads it back to an equal recipe."""
     return yaml.safe_dump(recipe.model_dump(), sort_keys=False, allow_unicode=True, width=100)
@@ -358,10 +559,8 @@ def flatten(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
 
 def describe(key: str) -> str:
     """The one-line description of a dotted key such as "training.lr"."""
-    section: type[BaseModel] = Recipe
     *parents, last = key.split(".")
-    for name in parents:
-        section = section.model_fields[name].annotation  # type: ignore[assignment]
+    section = _section_at(parents)
     return " ".join((section.model_fields[last].description or "").split())
 
 
@@ -418,6 +617,8 @@ def _explain_one(problem: Any) -> str:
             return f"{where} is not a key of a recipe; {hint}"
         case "missing":
             return f"{where} is missing: {describe(where)}"
+        case "union_tag_invalid" | "union_tag_not_found":
+            return f"{where} is {problem['input']!r}; `kind` must be one of {', '.join(_JUDGES)}."
         case "value_error":
             return f"{where or 'recipe'}: {problem['ctx']['error']}."
         case _:
@@ -427,7 +628,12 @@ def _explain_one(problem: Any) -> str:
 def _section_at(location: Sequence[str]) -> type[BaseModel]:
     section: type[BaseModel] = Recipe
     for name in location:
-        section = section.model_fields[name].annotation  # type: ignore[assignment]
+        if name in _JUDGES:
+            section = _JUDGES[name]
+        elif not name.isdigit():  # a number is a place in a list
+            annotation: Any = section.model_fields[name].annotation
+            inner = [one for one in get_args(annotation) if isinstance(one, type) and issubclass(one, Section)]
+            section = inner[0] if inner else annotation
     return section
 
 
@@ -452,6 +658,7 @@ def _with_absolute_paths(recipe: Recipe, folder: Path) -> Recipe:
             "model": recipe.model.model_copy(update={"source": absolute(recipe.model.source)}),
             "queries": recipe.queries.model_copy(update={"path": absolute(recipe.queries.path)}),
             "principles": absolute(recipe.principles, otherwise=str((folder / recipe.principles).resolve())),
+            "evaluation": recipe.evaluation.with_paths(absolute),
         }
     )
 

@@ -20,6 +20,11 @@ from sami.recipe import Recipe, dump_recipe, flatten
 
 # Where data lies may change between calls, what it holds may not: steps record content hashes.
 _PLACES = {"principles", "queries.path", "model.source"}
+# Further judges and baselines may be asked for once a run is finished; verdicts have cache keys of their own.
+_JUDGING = {
+    f"evaluation.{name}"
+    for name in ("judges", "baselines", "order", "slope", "unscored_limit", "calibration_pairs", "force")
+}
 
 
 class RunDirectory:
@@ -38,17 +43,24 @@ class RunDirectory:
     def model(self, iteration: int) -> Path:
         return self._iteration(iteration) / "model"
 
+    def baseline_model(self, name: str) -> Path:
+        return self.folder / "baselines" / name / "model"
+
     def metrics(self, iteration: int) -> Path:
         return self._iteration(iteration) / "metrics.jsonl"
 
     def checkpoints(self, iteration: int) -> Path:
         return self._iteration(iteration) / "checkpoints"
 
+    @property
+    def evaluation(self) -> Path:
+        return self.folder / "evaluation"
+
     def responses(self, policy: str) -> Path:
-        return self.folder / "evaluation" / "responses" / f"{policy}.parquet"
+        return self.evaluation / "responses" / f"{policy}.parquet"
 
     def scores(self, policy: str) -> Path:
-        return self.folder / "evaluation" / "scores" / f"{policy}.json"
+        return self.evaluation / "scores" / f"{policy}.json"
 
     def _iteration(self, iteration: int) -> Path:
         return self.folder / f"iteration-{iteration}"
@@ -87,8 +99,7 @@ class RunDirectory:
             if any(self._records.glob("*.json")):
                 self._compare(recipe)
             else:
-                with replacing(self._recipe_file) as temporary:
-                    temporary.write_text(dump_recipe(recipe), encoding="utf-8")
+                self._write_recipe(recipe)
                 with replacing(self.folder / "principles.yaml") as temporary:
                     temporary.write_text(principles, encoding="utf-8")
             yield
@@ -154,12 +165,30 @@ class RunDirectory:
 
     def _compare(self, recipe: Recipe) -> None:
         recorded = yaml.safe_load(self._recipe_file.read_text(encoding="utf-8"))
-        changed = _differences(recorded, recipe.model_dump(), ignore=_PLACES)
+        changed = _differences(recorded, recipe.model_dump(), ignore=_PLACES | _JUDGING)
         if changed:
             raise InputError(
                 f"The folder {self.folder} holds a run of a different recipe:\n{changed}\n"
                 f"Give another --output, or undo the change."
             )
+        if recorded.get("evaluation") != recipe.model_dump()["evaluation"]:
+            self._write_recipe(recipe)
+
+    def _write_recipe(self, recipe: Recipe) -> None:
+        with replacing(self._recipe_file) as temporary:
+            temporary.write_text(dump_recipe(recipe), encoding="utf-8")
+
+
+def last_model(folder: Path) -> Path:
+    """The model of a run's last trained iteration.
+
+    Raises:
+        InputError: the folder holds none.
+    """
+    found = {int(name): path for path in folder.glob("iteration-*/model") if (name := path.parent.name[10:]).isdigit()}
+    if not found:
+        raise InputError(f"The folder {folder} holds no iteration-*/model, so it is no run with a trained model.")
+    return found[max(found)].resolve()
 
 
 def _differences(before: dict[str, Any], after: dict[str, Any], ignore: set[str] | frozenset[str] = frozenset()) -> str:

@@ -51,7 +51,6 @@ def summarise(
     return {
         "policies": [_policy(one, principles, sampling) for one in evaluated],
         "comparisons": [compare(one, base, sampling) for one in evaluated[1:]],
-        "win_rates": [],
         "contrasts": {
             f"iteration-{n}": record["result"]
             for n in range(1, len(policies))
@@ -126,7 +125,7 @@ def _policy(one: Evaluated, principles: Sequence[Principle], sampling: dict[str,
         "information": info(True),
         "information_held_out": info(False),
         "verifier": {
-            scope: asdict(_verifier_rate([v for v in one.verdicts if v["learned"] == learned], sampling))
+            scope: asdict(verifier_rate([v for v in one.verdicts if v["learned"] == learned], sampling))
             for scope, learned in (("learned", True), ("held_out", False))
         },
         "principles": {p.id: _principle(one, p, sampling) for p in principles},
@@ -134,7 +133,8 @@ def _policy(one: Evaluated, principles: Sequence[Principle], sampling: dict[str,
     }
 
 
-def _verifier_rate(verdicts: list[dict[str, Any]], sampling: dict[str, int]) -> Estimate:
+def verifier_rate(verdicts: list[dict[str, Any]], sampling: dict[str, int]) -> Estimate:
+    """Share of passed verdicts, as a fraction."""
     return mean_by_query([float(v["passed"]) for v in verdicts], [v["query"] for v in verdicts], **sampling)
 
 
@@ -142,7 +142,7 @@ def _principle(one: Evaluated, principle: Principle, sampling: dict[str, int]) -
     scores = one.scores.where(lambda s: principle.id in s.principles)
     verdicts = [v for v in one.verdicts if v["principle"] == principle.id]
     figures = information.summarise(scores, **sampling)
-    rate = _verifier_rate(verdicts, sampling)
+    rate = verifier_rate(verdicts, sampling)
     return {
         "learned": not principle.held_out,
         "bound": figures.bound.value,
@@ -152,8 +152,8 @@ def _principle(one: Evaluated, principle: Principle, sampling: dict[str, int]) -
         "verifier_rate": rate.value,
         "verifier_low": rate.low,
         "verifier_high": rate.high,
-        "verifier_rate_definition": _verifier_rate([v for v in verdicts if v["positive"]], sampling).value,
-        "verifier_rate_antithesis": _verifier_rate([v for v in verdicts if not v["positive"]], sampling).value,
+        "verifier_rate_definition": verifier_rate([v for v in verdicts if v["positive"]], sampling).value,
+        "verifier_rate_antithesis": verifier_rate([v for v in verdicts if not v["positive"]], sampling).value,
         "verdicts": rate.n,
     }
 
@@ -189,7 +189,8 @@ def table(value: dict[str, Any]) -> Table:
         shown.add_column(column, justify="left" if left else "right", no_wrap=left)
     for policy in value["policies"]:
         info, verifier, state = policy["information"], policy["verifier"], policy["health"]
-        ill = "base" if policy["iteration"] == 0 else "ok" if not state["failures"] else "FAILS"
+        trained = "ok" if not state["failures"] else "FAILS"
+        ill = {0: "base", None: "–"}.get(policy["iteration"], trained)
         shown.add_row(
             policy["name"],
             _interval(info["bound"], info["low"], info["high"]),
@@ -216,7 +217,8 @@ def sentences(value: dict[str, Any]) -> list[str]:
     if not value["comparisons"]:
         return ["No iteration is trained yet."]
     last = value["comparisons"][-1]
-    before, after = value["policies"][0], value["policies"][-1]
+    before = value["policies"][0]
+    after = next(policy for policy in value["policies"] if policy["name"] == last["policy"])
     said = []
     for scope, key, label in (
         ("learned", "information", "learned"),
@@ -236,7 +238,7 @@ def sentences(value: dict[str, Any]) -> list[str]:
                 else ""
             )
         )
-    return [*said, last["reason"]]
+    return [*said, value.get("verdict", last["reason"])]  # no verdict before judges were asked
 
 
 def _number(value: float | None) -> str:

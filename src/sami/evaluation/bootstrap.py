@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 CONFIDENCE = 0.95
 
@@ -41,8 +42,18 @@ def mean_by_query(values: Sequence[float], queries: Sequence[str], *, samples: i
     sums = np.bincount(cluster, weights=data)
     counts = np.bincount(cluster).astype(np.float64)
     k = len(counts)
-    draws = np.random.default_rng(seed).multinomial(k, np.full(k, 1 / k), size=samples)
-    means = (draws @ sums) / (draws @ counts)
+    draws = resamples(k, samples=samples, seed=seed)
+    low, high = percentile_interval((draws @ sums) / (draws @ counts))
+    return Estimate(float(data.mean()), low, high, len(data))
+
+
+def resamples(clusters: int, *, samples: int, seed: int) -> NDArray[np.int64]:
+    """[samples, clusters]: how often each cluster is drawn in each resample."""
+    return np.random.default_rng(seed).multinomial(clusters, np.full(clusters, 1 / clusters), size=samples)
+
+
+def percentile_interval(values: NDArray[np.float64]) -> tuple[float, float]:
+    """The middle 95 % of a figure over resamples; resamples in which it is undefined (NaN) are left out."""
     tail = (1 - CONFIDENCE) / 2 * 100
-    low, high = np.percentile(means, [tail, 100 - tail])
-    return Estimate(float(data.mean()), float(low), float(high), len(data))
+    low, high = np.nanpercentile(values, [tail, 100 - tail])
+    return float(low), float(high)

@@ -1,0 +1,112 @@
+"""Any causal model that can be loaded here as a judge: which of the two labels is likelier after "Verdict:"."""
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from sami import models
+from sami.errors import InputError
+from sami.evaluation.judges import Judgement, Question, Record
+from sami.evaluation.judges.prompt import Label, prompt, template_id
+from sami.recipe import LocalJudge
+
+ANSWER = "Verdict:"
+LABELS = (" A", " B")
+
+
+class Local:
+    """Prefers A where log p(A) > log p(B); the model and its tokenizer are loaded at the first question."""
+
+    def __init__(self, settings: LocalJudge) -> None:
+        self.name = settings.label
+        self._settings = settings
+        self._dtype = models.resolve_dtype(settings.model.dtype)
+
+    def identity(self) -> dict[str, Any]:
+        return self._identity
+
+    @cached_property
+    def _identity(self) -> dict[str, Any]:
+        model = models.fingerprint(self._settings.model)  # reads all weights
+        return {"kind": "local", "model": model, "dtype": str(self._dtype), "template": template_id()}
+
+    @cached_property
+    def _tokenizer(self) -> Any:
+        return models.load_tokenizer(self._settings.model)
+
+    def concerns(self, question: Question) -> bool:
+        return True
+
+    def judge(self, questions: Sequence[Question], record: Record, among: Sequence[Question]) -> None:
+        rows = [(question, *self._ids(question)) for question in among]
+        wanted = set(questions)
+        self._check_context(rows)
+        model = models.load_model(self._settings.model, self._dtype)
+        rows.sort(key=lambda row: -len(row[1]))  # the longest first: running out of memory shows at once
+        for start in range(0, len(rows), self._settings.batch_size):
+            chunk = rows[start : start + self._settings.batch_size]
+            if wanted.isdisjoint(question for question, _, _ in chunk):
+                continue
+            for (question, _, _), odds in zip(chunk, self._log_odds(model, chunk), strict=True):
+                label: Label = "A" if odds > 0 else "B" if odds < 0 else "tie"
+                if question in wanted:
+                    record(question, Judgement(question.score(label), f"log-odds of A over B: {odds:+.4f}"))
+
+    def _ids(self, question: Question) -> tuple[list[int], tuple[int, int]]:
+        """Ids up to the label, and the first id in which the two labels differ."""
+        text = self._without_control(prompt(question))
+        encode: Callable[[str], list[int]]
+        if getattr(self._tokenizer, "chat_template", None) is not None:
+            messages = [{"role": "user", "content": text}]
+            text = str(self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
+
+            def encode(answer: str) -> list[int]:
+                return list(self._tokenizer(text + answer, add_special_tokens=False)["input_ids"])
+        else:
+            text += "\n\n"
+
+            def encode(answer: str) -> list[int]:
+                return list(self._tokenizer(text + answer)["input_ids"])
+
+        a, b = (encode(ANSWER + label) for label in LABELS)
+        differs = next(i for i, (one, other) in enumerate(zip(a, b, strict=False)) if one != other)
+        return a[:differs], (a[differs], b[differs])
+
+    def _without_control(self, text: str) -> str:
+        """Special tokens that stand in a text as plain text: a response that writes <eos> must not end the turn."""
+        added = self._tokenizer.added_tokens_decoder.values()
+        for token in {str(one) for one in added if one.special} | set(self._tokenizer.all_special_tokens):
+            text = text.replace(token, f"{token[0]} {token[1:]}")
+        return text
+
+    def _check_context(self, rows: Sequence[tuple[Question, list[int], Any]]) -> None:
+        context = models.context_length(models.load_config(self._settings.model))
+        question, ids, _ = max(rows, key=lambda row: len(row[1]))
+        if context and len(ids) >= context:
+            raise InputError(
+                f"The judge {self.name} has a context of {context} tokens, and the question about the query "
+                f"{question.pair.item.query_id!r} with its constitution and responses has {len(ids)}. "
+                f"Take a judge with a longer context, or shorter constitutions or queries."
+            )
+
+    @torch.inference_mode()
+    def _log_odds(
+        self, model: PreTrainedModel, chunk: Sequence[tuple[Question, list[int], tuple[int, int]]]
+    ) -> list[float]:
+        width = max(len(ids) for _, ids, _ in chunk)
+        pad = self._tokenizer.pad_token_id
+        input_ids = torch.tensor([[pad] * (width - len(ids)) + ids for _, ids, _ in chunk])
+        mask = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for _, ids, _ in chunk])
+        logits_BV = model(
+            input_ids=input_ids.to(model.device),
+            attention_mask=mask.to(model.device),
+            position_ids=(mask.cumsum(-1) - 1).clamp(min=0).to(model.device),
+            logits_to_keep=1,
+        ).logits[:, -1]
+        labels_B2 = torch.tensor([labels for _, _, labels in chunk], device=logits_BV.device)
+        pair_B2 = logits_BV.gather(1, labels_B2).float()
+        odds: list[float] = (pair_B2[:, 0] - pair_B2[:, 1]).tolist()
+        return odds

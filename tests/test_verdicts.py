@@ -1,0 +1,154 @@
+"""verdicts.jsonl: nothing that was recorded is lost, and a bad line is named by its number."""
+
+import json
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sami.errors import InputError
+from sami.evaluation.verdicts import Verdict, append_verdict, read_verdicts, repair_verdicts
+
+RECORD: dict[str, Any] = {
+    "query_id": "q1",
+    "candidate": "iteration-1",
+    "baseline": "base",
+    "judge": "verifier",
+    "order": "candidate_first",
+    "score": 1,
+    "candidate_chars": 90,
+    "baseline_chars": 120,
+    "candidate_tokens": 20,
+    "baseline_tokens": 30,
+    "raw": "A",
+    "cost": None,
+}
+
+
+def write(path: Path, *records: Any) -> Path:
+    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    return path
+
+
+def test_the_record_has_the_fields_of_the_format_in_their_order() -> None:
+    optional = ["constitution_id", "principles", "learned", "key", "reason"]
+    assert [field.name for field in fields(Verdict)] == [*RECORD, *optional]
+
+
+def test_a_verdict_comes_back_as_it_was_appended(tmp_path: Path) -> None:
+    plain = Verdict(**RECORD)
+    full = Verdict(
+        **{**RECORD, "order": "baseline_first", "score": None, "raw": "„?“\n", "cost": 0.25},
+        constitution_id="c1",
+        principles=(("brief", True), ("pirate", False)),
+        learned=False,
+        key="abc",
+        reason="no verdict line",
+    )
+    path = tmp_path / "verdicts.jsonl"
+    append_verdict(path, plain)
+    append_verdict(path, full)
+    assert read_verdicts(path) == [plain, full]
+    assert path.read_text(encoding="utf-8").count("\n") == 2
+
+
+def test_absent_optional_fields_are_not_written(tmp_path: Path) -> None:
+    append_verdict(tmp_path / "v.jsonl", Verdict(**RECORD))
+    assert json.loads((tmp_path / "v.jsonl").read_text()) == RECORD
+
+
+def test_a_plain_principle_id_stands_for_the_principle_itself(tmp_path: Path) -> None:
+    (verdict,) = read_verdicts(write(tmp_path / "v.jsonl", {**RECORD, "principles": ["brief", ["pirate", False]]}))
+    assert verdict.principles == (("brief", True), ("pirate", False))
+
+
+def test_half_a_surrogate_pair_in_the_judges_words_loses_no_verdict(tmp_path: Path) -> None:
+    append_verdict(tmp_path / "v.jsonl", Verdict(**{**RECORD, "raw": "A \ud83d"}))
+    assert read_verdicts(tmp_path / "v.jsonl") == [Verdict(**{**RECORD, "raw": "A ?"})]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"order": "first"}, ["'order'", "'first'", "candidate_first"]),
+        ({"order": ["candidate_first"]}, ["'order'"]),
+        ({"score": 1.5}, ["'score'", "1.5", "0 to 1"]),
+        ({"score": -0.1}, ["'score'"]),
+        ({"score": "1"}, ["'score'", "'1'"]),
+        ({"score": True}, ["'score'", "True"]),
+        ({"score": float("nan")}, ["'score'", "nan"]),
+        ({"candidate_chars": -1}, ["'candidate_chars'", "-1"]),
+        ({"baseline_tokens": 1.5}, ["'baseline_tokens'", "whole number"]),
+        ({"baseline_tokens": None}, ["'baseline_tokens'"]),
+        ({"query_id": 7}, ["'query_id'", "string"]),
+        ({"judge": " "}, ["'judge'", "not empty"]),
+        ({"cost": -1}, ["'cost'"]),
+        ({"cost": float("inf")}, ["'cost'"]),
+        ({"learned": 1}, ["'learned'", "true, false or null"]),
+        ({"principles": "brief"}, ["'principles'", "list"]),
+        ({"principles": [["brief", 1]]}, ["'principles'"]),
+        ({"raw": 3}, ["'raw'"]),
+        ({"scores": 1}, ["unknown field 'scores'", "'score'"]),
+        ({"zzz": 1}, ["unknown field 'zzz'", "query_id"]),
+    ],
+)
+def test_a_wrong_field_is_named_with_its_line(tmp_path: Path, change: dict[str, Any], words: list[str]) -> None:
+    path = write(tmp_path / "v.jsonl", RECORD, RECORD, {**RECORD, **change})
+    with pytest.raises(InputError) as error:
+        read_verdicts(path)
+    for word in [f"Line 3 of {path}: ", *words]:
+        assert word in str(error.value)
+
+
+@pytest.mark.parametrize("name", list(RECORD))
+def test_every_required_field_is_asked_for(tmp_path: Path, name: str) -> None:
+    path = write(tmp_path / "v.jsonl", {k: v for k, v in RECORD.items() if k != name})
+    with pytest.raises(InputError, match=f"Line 1 of .*: no field '{name}'"):
+        read_verdicts(path)
+
+
+@pytest.mark.parametrize("line", [b"[1]", b'"text"', b"null", b'{"query_id": "q', b"\xff\xfe", b"[" * 100_000])
+def test_a_line_that_is_no_object_is_named(tmp_path: Path, line: bytes) -> None:
+    path = write(tmp_path / "v.jsonl", RECORD)
+    path.write_bytes(path.read_bytes() + b"\n" + line + b"\n")
+    with pytest.raises(InputError, match="Line 3 of "):
+        read_verdicts(path)
+
+
+def test_a_missing_file_is_bad_input(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot be read"):
+        read_verdicts(tmp_path / "none.jsonl")
+
+
+def test_a_wrong_value_is_refused_before_it_is_written() -> None:
+    with pytest.raises(InputError, match="'score'"):
+        Verdict(**{**RECORD, "score": 2.0})
+
+
+def test_a_cut_at_any_byte_is_repaired_to_the_whole_lines(tmp_path: Path) -> None:
+    first, second = Verdict(**RECORD), Verdict(**{**RECORD, "query_id": "q2", "raw": "é"})
+    path = tmp_path / "v.jsonl"
+    append_verdict(path, first)
+    kept = path.stat().st_size
+    append_verdict(path, second)
+    whole = path.read_bytes()
+    for cut in range(kept, len(whole) + 1):
+        path.write_bytes(whole[:cut])
+        complete = cut >= len(whole) - 1  # only the newline is missing
+        if not complete and cut > kept:
+            with pytest.raises(InputError, match="Line 2 of "):
+                read_verdicts(path)
+        assert repair_verdicts(path) == (0 if complete else cut - kept)
+        assert read_verdicts(path) == ([first, second] if complete else [first])
+        append_verdict(path, second)
+        assert len(read_verdicts(path)) == (3 if complete else 2)
+
+
+def test_repair_leaves_whole_and_missing_files_alone(tmp_path: Path) -> None:
+    path = write(tmp_path / "v.jsonl", RECORD)
+    before = path.read_bytes()
+    assert repair_verdicts(path) == 0
+    assert path.read_bytes() == before
+    assert repair_verdicts(tmp_path / "none.jsonl") == 0
+    assert not (tmp_path / "none.jsonl").exists()
