@@ -55,7 +55,8 @@ def whole_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[
 
 def restore_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, states: dict[str, Any]) -> None:
     """Shard states that every process has read."""
-    set_optimizer_state_dict(model, optimizer, states, options=StateDictOptions(full_state_dict=True))
+    if states["state"]:  # plain SGD has none
+        set_optimizer_state_dict(model, optimizer, states, options=StateDictOptions(full_state_dict=True))
 
 
 def local(weight: Tensor) -> Tensor:
