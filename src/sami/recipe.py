@@ -467,8 +467,8 @@ class Health(Section):
 
 
 class Launch(Section):
-    processes: Literal[1] = 1
-    """Processes that train."""
+    processes: int = Field(default=1, ge=1)
+    """Processes that train, each with a part of the weights (FSDP2); on GPUs one for each."""
 
 
 class Recipe(Section):
@@ -496,6 +496,15 @@ class Recipe(Section):
     """Limits against base; a policy beyond one of them is never called better."""
     launch: Launch = Launch()
     """How many processes run."""
+
+    @model_validator(mode="after")
+    def _processes_share_a_step(self) -> Self:
+        if self.training.batch_size % self.launch.processes:
+            raise ValueError(
+                f"launch.processes is {self.launch.processes} and training.batch_size {self.training.batch_size}; a "
+                f"step's contrasts must fall evenly to the processes"
+            )
+        return self
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
