@@ -217,6 +217,12 @@ class Training(Section):
     """Train the end-of-sequence token of finished responses."""
     share_prefix: bool = True
     """Score all responses of a contrast in one row per constitution; checked on the first batch."""
+    gradient_cache: bool | None = None
+    """Keep the activations of one constitution at a time, for one more forward pass; null: where memory asks for it."""
+    gradient_checkpointing: bool = False
+    """Keep the activations of one layer at a time, for one more forward pass."""
+    compile: bool = False
+    """Compile the transformer blocks: faster steps after 15 to 25 s; needs a C++ compiler on CPU."""
     checkpoint_steps: int = Field(default=0, ge=0)
     """Steps between resumable checkpoints inside an iteration; 0 makes none."""
     report_to: list[str] = []

@@ -151,6 +151,7 @@ class SAMITrainer(Trainer):
         self._contrasts = train_dataset
         self._compute: ComputeCopy | None = None
         self._sharded: sharding.ShardedScorer | None = None
+        self._compiled = False
         attention.install(causal_lm(model))
         super().__init__(
             model=model,
@@ -191,10 +192,11 @@ class SAMITrainer(Trainer):
         if self._sharded is None and self._compute_dtype != torch.float32:
             if self._compute is None:
                 self._compute = ComputeCopy(self.trained_model, self._compute_dtype)
-                if self.args.compile_layers:
-                    compile_layers(self._compute.model)
             self._compute.refresh()
             model = self._compute.model.train(model.training)
+        if self.args.compile_layers and not self._compiled:
+            compile_layers(model if self._sharded is None else self._sharded.module)
+            self._compiled = True
 
         def score(batch: ContrastBatch) -> Tensor:
             if self._sharded is not None:
