@@ -208,6 +208,8 @@ def _finish(summary: dict[str, Any], folder: Path, as_json: bool) -> None:
         _print(win_rate_table.tables(summary["win_rates"])[0])
         for pair in summary["agreement"]:
             _print(win_rate_table.agreement_sentence(pair))
+        for warning in win_rate_table.warnings(summary["win_rates"]):
+            print(f"warning: {warning}", file=sys.stderr)
     for sentence in sentences(summary):
         _print(sentence)
     _print(f"All figures: {folder / 'summary.json'}. Answers: {folder / 'evaluation' / 'responses'}.")
