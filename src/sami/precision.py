@@ -42,6 +42,15 @@ class ComputeCopy:
         return [master._version for master, _ in self._pairs]
 
 
+def frozen_copy(model: nn.Module, dtype: torch.dtype) -> Any:
+    """A copy of a model in a dtype, in evaluation mode and without gradients; buffers keep their dtype."""
+    memo: dict[int, Any] = {
+        id(weight): nn.Parameter(weight.detach().to(dtype, copy=True), requires_grad=False)
+        for weight in model.parameters()
+    }
+    return copy.deepcopy(model, memo).eval()
+
+
 def _hand_over(master: nn.Parameter) -> Any:
     def add(narrow: Tensor) -> None:
         assert narrow.grad is not None
