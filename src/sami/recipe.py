@@ -197,6 +197,8 @@ class Training(Section):
     """Contrasts per forward pass; changes speed and memory only."""
     lr: Annotated[list[Annotated[float, Field(gt=0)]], BeforeValidator(_as_list)] = [1.5e-5]
     """Learning rate: one number, or one for each iteration."""
+    beta: float = Field(default=0.0, ge=0.0)
+    """Weight of the KL divergence from the base model, per token of each response under its own constitution."""
     lr_scheduler: Literal["constant", "linear", "cosine"] = "constant"
     """Course of the learning rate over an iteration."""
     warmup_steps: int = Field(default=0, ge=0)
@@ -254,6 +256,19 @@ class Training(Section):
 
     def lr_of(self, iteration: int) -> float:
         return self.lr[iteration - 1] if len(self.lr) > 1 else self.lr[0]
+
+
+class Adapter(Section):
+    r: int = Field(default=16, ge=1)
+    """Rank of the two factors that are trained for each weight matrix."""
+    lora_alpha: int = Field(default=32, ge=1)
+    """What the factors add is scaled by lora_alpha / r."""
+    lora_dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Share of an adapter's inputs that are dropped in training."""
+    target_modules: Annotated[str, Field(min_length=1)] | Annotated[list[str], Field(min_length=1)] = "all-linear"
+    """all-linear (without the output head), a list of module names, or a regular expression over full names."""
+    merge: bool = False
+    """Save the whole model with the adapter added to its weights, in place of the adapter alone."""
 
 
 def _as_model(value: Any) -> Any:
@@ -490,6 +505,8 @@ class Recipe(Section):
     """Which contrasts are dropped before training."""
     training: Training = Training()
     """How the model is trained."""
+    adapter: Adapter | None = None
+    """A LoRA adapter to train in place of all weights; {} takes the defaults, null trains everything."""
     evaluation: Evaluation = Evaluation()
     """What is measured on held-out queries."""
     health: Health = Health()
