@@ -212,6 +212,17 @@ def test_bf16_compute_keeps_fp32_master_weights(make: Make) -> None:
     assert 0 < largest_difference(weights, exact) < 2e-2
 
 
+@pytest.mark.parametrize("optim", ["adamw_torch_fused", "adamw_torch", "rmsprop", "sgd"])
+def test_bf16_compute_sees_every_step_of_the_optimizer(make: Make, optim: str) -> None:
+    settings = {"optim": optim, "learning_rate": 0.1 if optim == "sgd" else 1e-3}
+    narrow, exact = (make(contrasts_of(4), 5, compute_dtype=dtype, **settings) for dtype in ("bfloat16", "float32"))
+    for trainer in (narrow, exact):
+        trainer.train()
+    ours, theirs = ([entry["loss"] for entry in steps_logged(trainer)] for trainer in (narrow, exact))
+    assert ours == pytest.approx(theirs, abs=0.03)
+    assert ours[0] - ours[-1] > 0.06
+
+
 def test_bf16_compute_gives_the_loss_of_the_model_saved_in_bf16(make: Make, tmp_path: Path) -> None:
     contrasts = contrasts_of(4)
     trainer = make(contrasts, 1, compute_dtype="bfloat16")

@@ -42,6 +42,11 @@ class ComputeCopy:
         return [master._version for master, _ in self._pairs]
 
 
+def count_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    """Give weights a new version after a step: fused kernels change them without one, and copies would go stale."""
+    torch.autograd.graph.increment_version([weight for group in optimizer.param_groups for weight in group["params"]])
+
+
 def frozen_copy(model: nn.Module, dtype: torch.dtype) -> Any:
     """A copy of a model in a dtype, in evaluation mode and without gradients; buffers keep their dtype."""
     memo: dict[int, Any] = {

@@ -34,7 +34,7 @@ from sami.contrasts import Contrast, ContrastBatch, collate, row_tokens
 from sami.errors import InputError
 from sami.gradient_cache import cached_logprob_matrix
 from sami.models import activation_bytes, free_bytes, load_model, load_tokenizer
-from sami.precision import ComputeCopy, frozen_copy
+from sami.precision import ComputeCopy, count_step, frozen_copy
 from sami.recipe import Model
 from sami.scoring import PackingCheck, causal_lm, check_packing, logprob_matrix, vocabulary_size
 from sami.weight_change import WeightChange
@@ -260,7 +260,9 @@ class SAMITrainer(Trainer):
         if self.args.world_size > 1 and self._sharded is None:
             self._sharded = sharding.ShardedScorer(self.trained_model, self._compute_dtype)
             self.weight_change.watch(self.trained_model)  # the weights are other tensors now
-        return super().create_optimizer(*args, **kwargs)
+        optimizer = super().create_optimizer(*args, **kwargs)
+        optimizer.register_step_post_hook(count_step)
+        return optimizer
 
     def _wrap_model(self, model: nn.Module, training: bool = True, dataloader: Any = None) -> nn.Module:
         return super()._wrap_model(model, training, dataloader) if self._sharded is None else self._sharded
