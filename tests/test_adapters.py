@@ -2,6 +2,9 @@
 
 import json
 import shutil
+import subprocess
+import sys
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -366,3 +369,55 @@ def test_damaged_adapters_are_refused(finished: tuple[Path, dict[str, Any]], tmp
     ):
         with pytest.raises(InputError, match=message):
             models.load_model(Model(source=str(tmp_path / name)), torch.float32)
+
+
+# Several processes.
+
+SCRIPT = """
+    import json, os, pathlib, sys
+    sys.path.insert(0, {tests!r})
+    import torch
+    from peft import LoraConfig
+    from torch.distributed.tensor import DTensor
+    from tiny import random_contrast, tiny_model, tiny_tokenizer
+    from sami.trainer import SAMIConfig, SAMITrainer
+
+    out, world = pathlib.Path(sys.argv[1]), int(os.environ.get("WORLD_SIZE", 1))
+    trainer = SAMITrainer(
+        model=tiny_model("llama"),
+        args=SAMIConfig(output_dir=str(out), max_steps=4, learning_rate=1.0, optim="sgd", use_cpu=True,
+                        per_device_train_batch_size=4 // world, compute_dtype="float32", save_strategy="steps",
+                        save_steps=2, report_to="none", disable_tqdm=True),
+        train_dataset=[random_contrast(seed) for seed in range(8)],
+        processing_class=tiny_tokenizer(chat=False),
+        peft_config=LoraConfig(r=4, target_modules="all-linear"),
+    )
+    checkpoint = out / "checkpoint-2"
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint.is_dir() else None)
+    assert all(isinstance(p, DTensor) == (world > 1) for p in trainer.trained_model.parameters())
+    trainer.save_model(str(out))
+    if world > 1:
+        torch.distributed.barrier()
+        os._exit(0)  # threads of gloo that still stand at the interpreter's end abort it now and then
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_train_the_adapter_of_one_and_resume(tmp_path: Path) -> None:
+    script = tmp_path / "train.py"
+    script.write_text(textwrap.dedent(SCRIPT).format(tests=str(Path(__file__).parent)))
+
+    def launch(name: str, processes: int) -> dict[str, torch.Tensor]:
+        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+        command = [sys.executable, *(launcher if processes > 1 else []), str(script), str(tmp_path / name)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == 0, done.stderr[-3000:]
+        return load_file(tmp_path / name / "adapter_model.safetensors")
+
+    one, two = launch("one", 1), launch("two", 2)
+    assert one.keys() == two.keys()
+    assert max(float((one[name] - two[name]).abs().max()) for name in one) < 1e-5
+    shutil.rmtree(tmp_path / "two" / "checkpoint-4")
+    again = launch("two", 2)
+    assert all(torch.equal(two[name], again[name]) for name in two)
+    assert all(bool(weight.any()) for weight in two.values())

@@ -655,10 +655,11 @@ def _section_at(location: Sequence[str]) -> type[BaseModel]:
 
 
 def _all_keys() -> Iterator[str]:
-    for name, field in Recipe.model_fields.items():
+    for name in Recipe.model_fields:
         yield name
-        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
-            yield from (f"{name}.{inner}" for inner in field.annotation.model_fields)
+        section = _section_at([name])
+        if issubclass(section, Section):
+            yield from (f"{name}.{inner}" for inner in section.model_fields)
 
 
 def _with_absolute_paths(recipe: Recipe, folder: Path) -> Recipe:
