@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args, get_origin
 
 import pytest
 import yaml
@@ -33,8 +34,10 @@ def all_keys(section: type[BaseModel] = Recipe, prefix: str = "") -> list[str]:
     keys = []
     for name, field in section.model_fields.items():
         keys.append(prefix + name)
-        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
-            keys += all_keys(field.annotation, f"{prefix}{name}.")
+        optional = () if get_origin(field.annotation) is list else get_args(field.annotation)
+        for inner in (field.annotation, *optional):
+            if isinstance(inner, type) and issubclass(inner, Section):
+                keys += all_keys(inner, f"{prefix}{name}.")
     return keys
 
 
@@ -87,6 +90,22 @@ def test_an_override_is_read_as_yaml_and_has_the_keys_type(file, override, value
     assert type(found) is type(value)
 
 
+def test_without_the_section_adapter_everything_is_trained_and_an_empty_one_takes_the_defaults(file):
+    assert load_recipe(file).adapter is None
+    assert load_recipe(file, ["adapter=null"]).adapter is None
+    assert load_recipe(file, ["adapter={}"]).adapter.model_dump() == {
+        "r": 16,
+        "lora_alpha": 32,
+        "lora_dropout": 0.0,
+        "target_modules": "all-linear",
+        "merge": False,
+    }
+    adapter = load_recipe(
+        file, ["adapter.r=8", "adapter.target_modules=[q_proj, v_proj]", "adapter.merge=true"]
+    ).adapter
+    assert (adapter.r, adapter.target_modules, adapter.merge) == (8, ["q_proj", "v_proj"], True)
+
+
 def test_an_override_value_may_hold_an_equals_sign(file):
     assert load_recipe(file, ["prompt.response_prefix='a=b'"]).prompt.response_prefix == "a=b"
 
@@ -136,6 +155,8 @@ def test_an_override_inside_a_plain_value_is_refused(file):
         ("model.reviison=x", "model.reviison is not a key of a recipe; did you mean 'revision'?"),
         ("lr=1e-5", "lr is not a key of a recipe; did you mean 'training.lr'?"),
         ("generation.lr=1e-5", "generation.lr is not a key of a recipe; did you mean 'training.lr'?"),
+        ("adapter.lora_apha=8", "adapter.lora_apha is not a key of a recipe; did you mean 'lora_alpha'?"),
+        ("training.lora_dropout=0.1", "did you mean 'adapter.lora_dropout'?"),
         ("training.judges=[]", "training.judges is not a key of a recipe; did you mean 'evaluation.judges'?"),
     ],
 )
@@ -180,6 +201,11 @@ def test_an_unknown_key_like_no_other_lists_what_there_is(file):
         ("filters.min_survivors=2", ["filters.min_survivors is 2", "less than or equal to 1"]),
         ("generation.top_p=0", ["generation.top_p is 0", "greater than 0"]),
         ("launch.processes=3", ["launch.processes is 3", "batch_size", "evenly"]),
+        ("training.beta=-1", ["training.beta is -1", "greater than or equal to 0"]),
+        ("adapter.r=0", ["adapter.r is 0", "greater than or equal to 1"]),
+        ("adapter.lora_dropout=1", ["adapter.lora_dropout is 1", "less than 1"]),
+        ("adapter.target_modules=[]", ["adapter.target_modules", "is []", "at least 1 item"]),
+        ("adapter=8", ["adapter is 8", "dictionary"]),
         ("principles=null", ["principles is None", "valid string"]),
         ("sampling=3", ["sampling is 3", "dictionary"]),
     ],
@@ -266,6 +292,7 @@ def test_a_dumped_recipe_reads_back_equal_with_every_value_written_out(file, tmp
         "prompt.system='Wörtlich: \"#yes\"\n- 1'",
         "prompt.stop=['\\n\\n', 'null', '12']",
         "filters.unwanted=['no', 'yes', '~']",
+        "adapter={}",
     ]
     (tmp_path / "principles.yaml").write_text("[]")
     recipe = load_recipe(file, overrides)

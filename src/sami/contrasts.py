@@ -177,6 +177,7 @@ class ContrastBatch:
     response_ids: "torch.Tensor"  # [B, R, T]
     shared: bool
     ids: tuple[str, ...]
+    constitutions: tuple[int, ...]  # which row of the log-prob matrix each of the C is
 
     def to(self, device: "torch.device | str") -> "ContrastBatch":
         """A copy on a device; the mask of packed rows is read on the CPU and stays there."""
@@ -239,6 +240,7 @@ def collate(
         response_ids=response_ids,
         shared=share_prefix,
         ids=tuple(contrast.id for contrast in contrasts),
+        constitutions=tuple(rows),
     )
 
 

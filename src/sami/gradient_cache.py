@@ -18,7 +18,10 @@ Score = Callable[[ContrastBatch], Tensor]
 
 
 def cached_logprob_matrix(score: Score, rows: Sequence[ContrastBatch]) -> Tensor:
-    """[B, C, R] from `score`, which gives [B, 1, R] for each of the C batches, one a constitution."""
+    """[B, C, R] from `score`, which gives [B, 1, R] for each of the C batches, one a constitution.
+
+    Further columns, such as a divergence, pass through alike.
+    """
     # Autograd calls the backward pass only of what depends on something that asks for a gradient.
     matrix: Tensor = _Cached.apply(torch.zeros((), requires_grad=True), score, rows)
     return matrix

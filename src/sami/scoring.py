@@ -43,7 +43,12 @@ def logprob_matrix(model: nn.Module, batch: ContrastBatch, *, per_token: bool = 
     Returns:
         [B, C, R] fp32, in nats (per token).
     """
-    return reduce_tokens(token_logprobs(model, batch), batch.response_mask, per_token=per_token)
+    return matrix_of_states(model, batch, scored_states(model, batch), per_token=per_token)
+
+
+def matrix_of_states(model: nn.Module, batch: ContrastBatch, hidden_XD: Tensor, *, per_token: bool = True) -> Tensor:
+    """`logprob_matrix` from `scored_states`."""
+    return reduce_tokens(_token_logprobs(model, batch, hidden_XD), batch.response_mask, per_token=per_token)
 
 
 def reduce_tokens(logprobs_BCRT: Tensor, mask: Tensor, *, per_token: bool = True) -> Tensor:
@@ -61,9 +66,12 @@ def token_logprobs(model: nn.Module, batch: ContrastBatch) -> Tensor:
     Raises:
         InputError: non-finite log-probs, with the contrasts they belong to.
     """
+    return _token_logprobs(model, batch, scored_states(model, batch))
+
+
+def _token_logprobs(model: nn.Module, batch: ContrastBatch, hidden_XD: Tensor) -> Tensor:
     mask_BCRT = batch.response_mask[:, None].expand_as(batch.predictor)
     target_BCRT = batch.response_ids[:, None].expand_as(batch.predictor)
-    hidden_XD = scored_states(model, batch)
     scored = _head_logprobs(model, hidden_XD, batch.predictor[mask_BCRT], target_BCRT[mask_BCRT])
     logprobs_BCRT = torch.zeros(mask_BCRT.shape, device=scored.device).masked_scatter(mask_BCRT, scored)
     if not torch.isfinite(scored).all():
@@ -98,8 +106,7 @@ def _head_logprobs(model: nn.Module, hidden_XD: Tensor, predictor: Tensor, targe
 
     `predictor` and `target` are flat lists of equal length.
     """
-    vocabulary = causal_lm(model).get_output_embeddings().weight.shape[0]
-    size = max(1, MOST_LOGITS // vocabulary)
+    size = max(1, MOST_LOGITS // vocabulary_size(model))
 
     def part(hidden: Tensor, index: Tensor, wanted: Tensor) -> Tensor:
         return _TokenLogProb.apply(head_logits(model, hidden), index, wanted)
@@ -242,6 +249,11 @@ def _require_finite(logprobs: Tensor, contrasts: Sequence[str]) -> None:
             f"The model gives log-probs that are not finite for the contrasts {', '.join(contrasts)}. "
             f"Its weights are damaged or its dtype overflows: try model.dtype=float32 or a lower training.lr."
         )
+
+
+def vocabulary_size(model: nn.Module) -> int:
+    """V: width of the logits."""
+    return int(causal_lm(model).get_output_embeddings().weight.shape[0])
 
 
 def causal_lm(model: nn.Module) -> Any:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from peft import PeftModel
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Sampler
 from transformers import (
@@ -24,18 +25,19 @@ from transformers import (
     Trainer,
     TrainerCallback,
     TrainingArguments,
+    set_seed,
 )
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 
-from sami import attention, objective, sharding
+from sami import adapters, attention, divergence, objective, sharding
 from sami.compilation import compile_layers
 from sami.contrasts import Contrast, ContrastBatch, collate, row_tokens
 from sami.errors import InputError
 from sami.gradient_cache import cached_logprob_matrix
 from sami.models import activation_bytes, free_bytes, load_model, load_tokenizer
-from sami.precision import ComputeCopy, count_step
+from sami.precision import ComputeCopy, count_step, frozen_copy
 from sami.recipe import Model
-from sami.scoring import PackingCheck, causal_lm, check_packing, logprob_matrix
+from sami.scoring import PackingCheck, causal_lm, check_packing, logprob_matrix, vocabulary_size
 from sami.weight_change import WeightChange
 
 
@@ -73,6 +75,9 @@ class SAMIConfig(TrainingArguments):
     compute_dtype: Literal["bfloat16", "float32"] = field(
         default="bfloat16", metadata={"help": "Dtype of forward and backward; master weights stay fp32."}
     )
+    beta: float = field(
+        default=0.0, metadata={"help": "Weight of the KL divergence from the reference, in the loss per token."}
+    )
     explode_above: float = field(default=1e4, metadata={"help": "A gradient norm above this stops training."})
     gradient_cache: bool | None = field(
         default=None,
@@ -92,6 +97,8 @@ class SAMIConfig(TrainingArguments):
                 f"{os.environ['WORLD_SIZE']} processes were launched, and each would train alone on this device. "
                 f"Set use_cpu=True for CPU processes, or launch one process for each GPU."
             )
+        if not self.beta >= 0:
+            raise InputError(f"beta is {self.beta}, and a weight of a divergence cannot be below 0.")
         if self.n_gpu > 1:
             self._n_gpu = 1  # without a launcher Trainer would split one batch over GPUs; launch processes instead
 
@@ -104,11 +111,15 @@ class SAMITrainer(Trainer):
         args: a `SAMIConfig`.
         train_dataset: contrasts, all with the same C.
         processing_class: the tokenizer; by default loaded beside a model given by name.
-        peft_config: a LoRA configuration of peft; only the adapter is then trained.
+        peft_config: a LoRA configuration of peft; only the adapter is then trained, in fp32, and the base weights
+            are held in the compute dtype. A model that carries a trainable adapter already needs none.
+        ref_model: what `beta` keeps the policy near; it is frozen. By default the adapter's base, or where all
+            weights are trained a frozen copy of the model as it was given.
 
     Raises:
-        InputError: master weights that are not fp32, no contrasts, or (while training) non-finite
-            log-probs, an exploding gradient, or weights that do not change after rounding.
+        InputError: trained weights that are not fp32, no contrasts, an adapter for modules that do not exist, a
+            reference that cannot be used, or (while training) non-finite log-probs, an exploding gradient, or
+            weights that do not change after rounding.
     """
 
     args: SAMIConfig
@@ -120,21 +131,30 @@ class SAMITrainer(Trainer):
         train_dataset: Sequence[Contrast],
         processing_class: PreTrainedTokenizerBase | None = None,
         peft_config: Any | None = None,
+        ref_model: PreTrainedModel | None = None,
         **trainer_arguments: Any,
     ) -> None:
         if isinstance(model, str):
             source = Model(source=model)
             processing_class = processing_class or load_tokenizer(source)
-            model = load_model(source, torch.float32)
+            # Frozen weights are loaded in the dtype that they are held in.
+            narrow_base = peft_config is not None and args.world_size == 1 and args.compute_dtype == "bfloat16"
+            model = load_model(source, torch.bfloat16 if narrow_base else torch.float32)
         if processing_class is None:
             raise InputError("A model given as a module needs its tokenizer as processing_class.")
         if len(train_dataset) == 0:
             raise InputError("There are no contrasts to train on.")
         if peft_config is not None:
-            from peft import get_peft_model
-
-            model = get_peft_model(model, peft_config)
+            set_seed(args.seed)  # the adapter's first weights are random
+            model = adapters.attach(model, peft_config)  # type: ignore[assignment]
         assert isinstance(model, nn.Module)
+        self._compute_dtype = torch.bfloat16 if args.compute_dtype == "bfloat16" else torch.float32
+        self._adapted = isinstance(model, PeftModel)
+        if isinstance(model, PeftModel):
+            # Shards of one group have one dtype, so in several processes FSDP narrows the weights instead.
+            adapters.hold(model, self._compute_dtype if args.world_size == 1 else torch.float32)
+        if not any(p.requires_grad for p in model.parameters()):
+            raise InputError("All weights of the model are frozen, so nothing would be trained.")
         narrow = next((n for n, p in model.named_parameters() if p.requires_grad and p.dtype != torch.float32), None)
         if narrow is not None:
             raise InputError(
@@ -143,16 +163,16 @@ class SAMITrainer(Trainer):
             )
         pad = processing_class.pad_token_id
         self._pad_token_id: int = pad if pad is not None else processing_class.eos_token_id
-        self._compute_dtype = torch.bfloat16 if args.compute_dtype == "bfloat16" else torch.float32
         self._sums: dict[str, list[float]] = defaultdict(list)
         self.packing: PackingCheck | None = None
-        self.weight_change = WeightChange(model, self._compute_dtype)
+        self.weight_change = WeightChange(model, torch.float32 if self._adapted else self._compute_dtype)
         self._share_prefix = args.share_prefix
         self._contrasts = train_dataset
         self._compute: ComputeCopy | None = None
         self._sharded: sharding.ShardedScorer | None = None
         self._compiled = False
         attention.install(causal_lm(model))
+        self._reference = self._make_reference(model, args, ref_model)
         super().__init__(
             model=model,
             args=args,
@@ -183,13 +203,22 @@ class SAMITrainer(Trainer):
         """Mean loss of a micro-batch; micro-batches of one step have one size, so their mean is the step's."""
         batches = [batch.to(self.args.device) for batch in inputs["contrasts"]]
         logprobs = self._score(model, batches)
+        kl = None
+        if self._reference is not None:
+            logprobs, kl = logprobs[..., :-1], logprobs[..., -1].mean()
         self._record(logprobs.detach())
         loss = objective.sami_loss(logprobs, self.args.contrast)
+        if kl is not None:
+            loss = loss + self.args.beta * kl
+            self._sums["kl"].append(kl.item())
         return (loss, {"logprobs": logprobs}) if return_outputs else loss
 
     def _score(self, model: nn.Module, batches: list[ContrastBatch]) -> Tensor:
-        """The log-prob matrices of a micro-batch: one batch, or under the gradient cache one a constitution."""
-        if self._sharded is None and self._compute_dtype != torch.float32:
+        """The log-prob matrices of a micro-batch: one batch, or under the gradient cache one a constitution.
+
+        With a reference, a last column holds the divergence from it.
+        """
+        if self._sharded is None and not self._adapted and self._compute_dtype != torch.float32:
             if self._compute is None:
                 self._compute = ComputeCopy(self.trained_model, self._compute_dtype)
             self._compute.refresh()
@@ -202,9 +231,38 @@ class SAMITrainer(Trainer):
             if self._sharded is not None:
                 scored: Tensor = self._sharded(batch, self.args.per_token)
                 return scored
+            if self._reference is not None:
+                return divergence.scored_with_divergence(model, batch, self._reference, per_token=self.args.per_token)
             return logprob_matrix(model, batch, per_token=self.args.per_token)
 
         return score(batches[0]) if len(batches) == 1 else cached_logprob_matrix(score, batches)
+
+    def _make_reference(
+        self, model: nn.Module, args: SAMIConfig, ref_model: PreTrainedModel | None
+    ) -> divergence.Reference | None:
+        """What `beta` holds the policy near; None, and no cost, at beta 0."""
+        if not args.beta:
+            if ref_model is not None:
+                raise InputError("ref_model has no effect while beta is 0. Set beta, or leave ref_model out.")
+            return None
+        if args.world_size > 1:
+            raise InputError(
+                f"beta is {args.beta:g} and {args.world_size} processes train. The divergence from a reference is "
+                f"computed in one process only: launch one, or set beta to 0."
+            )
+        if ref_model is None:
+            if isinstance(model, PeftModel):
+                return divergence.adapter_off(model)
+            return divergence.frozen(frozen_copy(model, self._compute_dtype).to(args.device))
+        if causal_lm(ref_model) is causal_lm(model):
+            raise InputError("ref_model is the model that is trained. Load it a second time, or leave ref_model out.")
+        if vocabulary_size(ref_model) != vocabulary_size(model):
+            raise InputError(
+                f"ref_model has a vocabulary of {vocabulary_size(ref_model)} tokens and the model one of "
+                f"{vocabulary_size(model)}. The reference must be a model with the same tokenizer."
+            )
+        ref_model.requires_grad_(False).eval()
+        return divergence.frozen(ref_model.to(args.device))  # type: ignore[arg-type]
 
     # Several processes.
 

@@ -59,13 +59,7 @@ class WeightChange(TrainerCallback):
         )
 
     def check_rounded(self, lr: float, steps: int) -> None:
-        share = self.share_changed()
-        if share < UNCHANGED_BELOW:
-            raise InputError(
-                f"After {steps} steps at learning rate {lr:g}, {share:.2%} of the weights differ from the start "
-                f"once rounded to {str(self._dtype).removeprefix('torch.')}, so the saved model would be the one "
-                f"that was loaded. Raise training.lr or training.steps, or set model.dtype=float32."
-            )
+        require_changed(self.share_changed(), steps, lr, self._dtype)
 
     def _over_all(self, means: list[Tensor]) -> float:
         """Mean over all weights, from the means of each tensor's sample."""
@@ -77,3 +71,17 @@ class WeightChange(TrainerCallback):
             local(weight.detach()).flatten()[watched.to(weight.device)].cpu()
             for weight, watched in zip(self._weights, self._watched, strict=True)
         ]
+
+
+def require_changed(share: float, steps: int, lr: float, dtype: torch.dtype) -> None:
+    """Refuse a model of which rounding to `dtype` left nothing that training changed.
+
+    Raises:
+        InputError: a smaller share of the weights than `UNCHANGED_BELOW` differs from the start.
+    """
+    if share < UNCHANGED_BELOW:
+        raise InputError(
+            f"After {steps} steps at learning rate {lr:g}, {share:.2%} of the weights differ from the start "
+            f"once rounded to {str(dtype).removeprefix('torch.')}, so the saved model would be the one "
+            f"that was loaded. Raise training.lr or training.steps, or set model.dtype=float32."
+        )
