@@ -92,7 +92,7 @@ class SAMIConfig(TrainingArguments):
                 "SAMITrainer shards weights, gradients and optimiser states itself (FSDP2) when it runs in several "
                 "processes, so fsdp and deepspeed have no place here. Remove them and keep the launcher."
             )
-        if int(os.environ.get("WORLD_SIZE", "1")) != self.world_size:
+        if int(os.environ.get("WORLD_SIZE", "1")) > self.world_size:
             raise InputError(
                 f"{os.environ['WORLD_SIZE']} processes were launched, and each would train alone on this device. "
                 f"Set use_cpu=True for CPU processes, or launch one process for each GPU."
