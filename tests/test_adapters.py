@@ -306,6 +306,7 @@ def test_another_setting_of_the_adapter_is_another_run(
     finished: tuple[Path, dict[str, Any]], recipe_file: Path, tmp_path: Path
 ) -> None:
     folder = shutil.copytree(finished[0], tmp_path / "run")
+    assert json.loads((folder / ".steps" / "train-1.json").read_text())["inputs"]["adapter"]["r"] == 4
     with pytest.raises(InputError, match=r"adapter\.r: 4 there, 2 now"):
         run(load_recipe(recipe_file, ["adapter.r=2"]), folder)
 
