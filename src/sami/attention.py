@@ -116,11 +116,11 @@ def _attend_packed(
     if query.device.type == "cpu" and within_window and not dropout and softcap is None:
         output: Tensor = _PackedOnCPU.apply(query, key, value, rows, scale)
         return output
+    masks = _row_masks(tuple(rows), None if within_window else sliding_window, query.device)
     attended, start = [], 0
-    for row in rows:
+    for row, mask in zip(rows, masks, strict=True):
         part = slice(start, start := start + sum(row))
         q, k, v = query[:, :, part], key[:, :, part], value[:, :, part]
-        mask = _row_mask(row, None if within_window else sliding_window, query.device)
         if softcap is not None:
             attended.append(_attend_capped(q, k, v, mask, softcap=softcap, scaling=scale, dropout=dropout))
         else:
@@ -129,7 +129,12 @@ def _attend_packed(
     return torch.cat(attended, 1)
 
 
-@functools.lru_cache(maxsize=32)
+@functools.lru_cache(maxsize=4)
+def _row_masks(rows: tuple[RowLengths, ...], window: int | None, device: torch.device) -> list[Tensor]:
+    """The masks of a batch, made once for all layers of a kind."""
+    return [_row_mask(row, window, device) for row in rows]
+
+
 def _row_mask(row: RowLengths, window: int | None, device: torch.device) -> Tensor:
     """Which tokens of a row see which, bool [L, L]. A window is measured in positions, which restart in responses."""
     segment_L = torch.repeat_interleave(torch.arange(len(row)), torch.tensor(row))

@@ -50,7 +50,7 @@ class _RandomState:
 
     def __init__(self, *tensors: Tensor) -> None:
         self._cpu = torch.get_rng_state()
-        self._devices, self._states = get_device_states(*tensors)
+        self._devices, self._states = get_device_states(*(t for t in tensors if t.is_cuda))
 
     def restored(self) -> "_RandomState":
         return self

@@ -280,7 +280,9 @@ class Pipeline:
             if self.recipe.launch.processes == 1:
                 changed = self.train_model(iteration)
             else:
-                launch.train(self.directory.folder, iteration, self.recipe.launch.processes)
+                gc.collect()
+                torch.cuda.empty_cache()  # what generation held belongs to the processes now
+                launch.train(self.recipe, self.directory.folder, iteration, self.recipe.launch.processes)
                 changed = last_line(metrics)["weights_changed"]
             for checkpoint in checkpoints.glob("checkpoint-*"):
                 shutil.rmtree(checkpoint)

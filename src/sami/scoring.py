@@ -239,7 +239,9 @@ def _difference(model: nn.Module, contrast: Contrast, pad_token_id: int, shared:
     batch = collate([contrast, longer], pad_token_id, share_prefix=shared).to(alone_CRT.device)
     try:
         return float((token_logprobs(model, batch)[0] - alone_CRT).abs().max())
-    except (RuntimeError, TypeError, IndexError, ValueError):  # an attention that cannot take such a mask
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, TypeError, IndexError, ValueError, AttributeError):  # a model that cannot be scored so
         return float("inf")
 
 

@@ -49,11 +49,12 @@ def whole_weights(model: nn.Module) -> dict[str, Any]:
 
 
 def assembled(model: Any, weights: dict[str, Any]) -> Any:
-    """A model like `model`, whose weights are shards, with whole weights."""
+    """A model like `model`, whose weights are shards, with whole weights; to be saved, not run."""
     with torch.device("meta"):
         whole_model = type(model)(model.config)
     whole_model.load_state_dict(weights, assign=True)
     whole_model.tie_weights()
+    whole_model.generation_config = model.generation_config  # may name more end tokens than the config does
     return whole_model
 
 

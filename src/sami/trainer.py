@@ -38,7 +38,7 @@ from sami.models import activation_bytes, free_bytes, load_model, load_tokenizer
 from sami.precision import ComputeCopy, count_step, frozen_copy
 from sami.recipe import Model
 from sami.scoring import PackingCheck, causal_lm, check_packing, logprob_matrix, vocabulary_size
-from sami.weight_change import WeightChange
+from sami.weight_change import WeightChange, require_changed
 
 
 @dataclass
@@ -182,7 +182,14 @@ class SAMITrainer(Trainer):
             **trainer_arguments,
         )
         self.model_accepts_loss_kwargs = False
-        self.gradient_cache = self._needs_cache() if args.gradient_cache is None else args.gradient_cache
+        if self.eval_dataset is not None:
+            raise InputError(
+                "SAMITrainer evaluates nothing while it trains; leave eval_dataset out, use sami.evaluation."
+            )
+        # One decision for all processes: they must make the same number of passes.
+        self.gradient_cache = (
+            self._over_processes(self._needs_cache()) > 0 if args.gradient_cache is None else args.gradient_cache
+        )
         self.add_callback(self.weight_change)
 
     @property
@@ -194,8 +201,14 @@ class SAMITrainer(Trainer):
         if self._share_prefix and self.packing is None:
             self._check_packing()
         result = super().train(*args, **kwargs)
-        self.weight_change.check_rounded(self.args.learning_rate, self.state.global_step)
+        share = self._over_processes(self.weight_change.share_changed())
+        require_changed(share, self.state.global_step, self.args.learning_rate, self.weight_change.dtype)
         return result
+
+    def _over_processes(self, value: float) -> float:
+        """Mean of a figure over the processes, alike on all of them."""
+        figure = torch.tensor(float(value), device=self.args.device)
+        return float(self.accelerator.reduce(figure, reduction="mean"))
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -273,6 +286,8 @@ class SAMITrainer(Trainer):
         """
         if self._sharded is None:
             return self.trained_model
+        if self._adapted:
+            raise InputError("An adapter that several processes trained is saved by save_model, alone.")
         weights = sharding.whole_weights(self.trained_model)
         return sharding.assembled(self.trained_model, weights) if self.is_world_process_zero() else None
 

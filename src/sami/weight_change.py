@@ -19,7 +19,7 @@ class WeightChange(TrainerCallback):
     """Watches a random sample of every weight tensor: how far a step moves it, and whether rounding hides that."""
 
     def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
-        self._dtype = dtype
+        self.dtype = dtype
         self._before: list[Tensor] = []
         self._relative = 0.0
         self.watch(model)
@@ -53,13 +53,10 @@ class WeightChange(TrainerCallback):
         """Share of weights that differ from the start after rounding to the dtype they are saved in."""
         return self._over_all(
             [
-                (start.to(self._dtype) != now.to(self._dtype)).double().mean()
+                (start.to(self.dtype) != now.to(self.dtype)).double().mean()
                 for start, now in zip(self._start, self._sample(), strict=True)
             ]
         )
-
-    def check_rounded(self, lr: float, steps: int) -> None:
-        require_changed(self.share_changed(), steps, lr, self._dtype)
 
     def _over_all(self, means: list[Tensor]) -> float:
         """Mean over all weights, from the means of each tensor's sample."""
