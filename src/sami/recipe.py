@@ -521,7 +521,12 @@ class Recipe(Section):
     """How many processes run."""
 
     @model_validator(mode="after")
-    def _an_adapter_trains_in_one_process(self) -> Self:
+    def _some_things_need_one_process(self) -> Self:
+        if self.training.beta and self.launch.processes > 1:
+            raise ValueError(
+                f"launch.processes is {self.launch.processes} and training.beta {self.training.beta:g}; the divergence "
+                f"from a reference is computed in one process only"
+            )
         if self.adapter is not None and self.launch.processes > 1:
             raise ValueError(
                 f"launch.processes is {self.launch.processes} and there is an adapter, which a run trains in one "
