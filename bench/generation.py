@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         else in_own_process("bench.generation", arguments, str(size), ENGINE_SETTINGS)
         for size in chosen.batch_sizes
     ]
-    described = machine([row["matrix_rate"] for row in rows])
+    described = machine([row["matrix_rate"] for row in rows], chosen)
     if chosen.json:
         print(json.dumps({"rows": rows, "machine": described}, indent=1))
     else:

@@ -22,8 +22,7 @@ if TYPE_CHECKING:
 
     from sami.contrasts import Contrast
 
-REPOSITORY = Path(__file__).parents[1]
-DATA = REPOSITORY.parent / "shared" / "data" / "tldr"
+DATA = Path(__file__).parents[2] / "shared" / "data" / "tldr"
 GIB = 2**30
 
 # Settings that the engine starts with. The reference-style step gets only the one for threads: without it, a core that
@@ -51,14 +50,26 @@ def options(description: str, contrasts: int) -> argparse.ArgumentParser:
     parser.add_argument("--contrasts", type=int, default=contrasts, help=f"contrasts of each size ({contrasts})")
     parser.add_argument(
         "--data",
-        type=lambda folder: Path(folder).resolve(),
-        default=Path(os.environ.get("SAMI_BENCH_DATA", DATA)),
-        help="folder of TL;DR posts, responses and constitutions; random ids of the same lengths where there is none",
+        type=_folder,
+        default=_default_data(),
+        help="folder of TL;DR posts, responses and constitutions (default: $SAMI_BENCH_DATA or ../shared/data/tldr, "
+        "and random ids of the same lengths where that is absent)",
     )
     parser.add_argument("--model", help="hub id or folder; by default the model of the quickstart's recipe")
     parser.add_argument("--tiny", action="store_true", help="a tiny random model in this process, to try the command")
     parser.add_argument("--measure", help=argparse.SUPPRESS)  # what a process of its own is for
     return parser
+
+
+def _folder(value: str) -> Path:
+    if not (Path(value) / "posts.jsonl").is_file():
+        raise argparse.ArgumentTypeError(f"the folder {value} holds no posts.jsonl")
+    return Path(value)
+
+
+def _default_data() -> Path | str | None:
+    # argparse gives a default that is text to `_folder`, so a wrong variable is an error like a wrong option.
+    return os.environ.get("SAMI_BENCH_DATA") or (DATA if DATA.is_dir() else None)
 
 
 @dataclass(frozen=True)
@@ -113,12 +124,13 @@ def in_own_process(module: str, arguments: Sequence[str], what: str, settings: d
     print(f"measuring {what}", file=sys.stderr, flush=True)
     done = subprocess.run(
         [sys.executable, "-m", module, *arguments, "--measure", what],
-        cwd=REPOSITORY,
         env={**os.environ, **settings},
         stdout=subprocess.PIPE,
         text=True,
-        check=True,
+        check=False,
     )
+    if done.returncode:
+        raise SystemExit(f"Measuring {what} ended with exit code {done.returncode}; its messages stand above.")
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -153,15 +165,15 @@ def load_contrasts(options: argparse.Namespace, constitutions: int) -> "list[Con
     if options.tiny:
         return made_contrasts(options.contrasts, constitutions, TINY["vocab_size"], scale=0.1)
     recipe = _recipe(options)
-    if not options.data.is_dir():
+    if options.data is None:
         return made_contrasts(options.contrasts, constitutions, load_config(recipe.model).get_text_config().vocab_size)
     ours = tokenizer(options)
     prompts = PromptBuilder(ours, recipe.prompt)
     return tldr_contrasts(options.data, options.contrasts, constitutions, prompts, ours)
 
 
-def machine(matrix_rates: Sequence[float]) -> dict[str, Any]:
-    """The machine in words, with the matrix rates that were measured beside the timings."""
+def machine(matrix_rates: Sequence[float], options: argparse.Namespace) -> dict[str, Any]:
+    """The machine and the contrasts in words, with the matrix rates that were measured beside the timings."""
     import psutil
     import torch
 
@@ -177,16 +189,17 @@ def machine(matrix_rates: Sequence[float]) -> dict[str, Any]:
         "memory_gib": round(psutil.virtual_memory().total / GIB, 1),
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
+        "contrasts": _lengths(options),
         "matrix_tflops": [round(rate / 1e12, 2) for rate in matrix_rates],
     }
 
 
 def sentence(machine: dict[str, Any]) -> str:
-    """The machine in a line under a table."""
-    rates = machine["matrix_tflops"]
+    """Data and machine in a line under a table."""
+    rates, amx = machine["matrix_tflops"], " with AMX" if machine["amx"] else ""
     return (
-        f"{machine['processor']}{' with AMX' if machine['amx'] else ''}, {machine['cores']} cores, "
-        f"{machine['memory_gib']} GiB, torch {machine['torch']}; bf16 matrix rate {min(rates)} to {max(rates)} TFLOP/s"
+        f"{machine['contrasts']}; {machine['processor']}{amx}, {machine['cores']} cores, {machine['memory_gib']} GiB, "
+        f"torch {machine['torch']}; bf16 matrix rate {min(rates)} to {max(rates)} TFLOP/s"
     )
 
 
@@ -203,3 +216,10 @@ def _recipe(options: argparse.Namespace) -> Any:
     from sami.recipe import load_recipe
 
     return load_recipe("quickstart", [f"model.source={options.model}", "model.sha256="] if options.model else [])
+
+
+def _lengths(options: argparse.Namespace) -> str:
+    """Where the lengths of the contrasts come from."""
+    if options.tiny:
+        return "tiny random model on random ids: times mean nothing"
+    return "random ids, lengths drawn as those of TL;DR posts" if options.data is None else "lengths of TL;DR posts"

@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(json.dumps(_work(chosen)))
         return
     result = _work(chosen) if chosen.tiny else in_own_process("bench.profile", arguments, "profile", ENGINE_SETTINGS)
-    described = machine([result["matrix_rate"]])
+    described = machine([result["matrix_rate"]], chosen)
     if chosen.json:
         print(json.dumps({**result, "machine": described}, indent=1))
     else:

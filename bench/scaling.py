@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for on in ("off", "on")
     ]
     rows = _rows(points)
-    described = machine([point["matrix_rate"] for point in points])
+    described = machine([point["matrix_rate"] for point in points], chosen)
     if chosen.json:
         print(json.dumps({"rows": rows, "gradient_cache": cache, "machine": described}, indent=1))
     else:

@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for c in chosen.constitutions:
         for engine in ENGINES if c <= LARGEST_COMPARED else ENGINES[:1]:
             results[engine, c] = _apart(chosen, arguments, engine, c)
-    described = machine([result.matrix_rate for result in results.values()])
+    described = machine([result.matrix_rate for result in results.values()], chosen)
     if chosen.json:
         print(json.dumps(_as_json(results, chosen.constitutions, described), indent=1))
     else:

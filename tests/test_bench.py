@@ -1,6 +1,7 @@
 """The measurements: needed FLOPs by hand, the reference-style step, and each command on a tiny model."""
 
 import json
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -8,12 +9,14 @@ import pytest
 import torch
 
 from bench import generation, profile, scaling, train_step
-from bench.data import contrast_of_lengths, made_contrasts
+from bench.data import contrast_of_lengths, made_contrasts, tldr_contrasts
 from bench.flops import ModelSizes, needed_flops, needed_tokens
-from bench.measure import ENGINE_SETTINGS, in_own_process
+from bench.measure import DATA, ENGINE_SETTINGS, in_own_process
 from bench.reference_step import ReferenceStep
 from sami.contrasts import collate
 from sami.objective import sami_loss
+from sami.prompts import PromptBuilder
+from sami.recipe import Prompt
 from sami.scoring import logprob_matrix
 from tiny import random_contrast, tiny_model
 
@@ -135,3 +138,20 @@ def test_the_table_shows_the_formula_and_the_machine(
     assert "needed FLOPs = 6 x block parameters x tokens" in shown
     assert "bf16 matrix rate 1.0 to 1.0 TFLOP/s" in shown
     assert "plain rows" in shown
+
+
+def test_a_folder_without_posts_is_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        train_step.main(["--data", str(tmp_path)])
+    assert "holds no posts.jsonl" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason="the folder of TL;DR posts is absent")
+def test_contrasts_of_posts_share_them_across_constitutions(chat_tokenizer: Any) -> None:
+    prompts = PromptBuilder(chat_tokenizer, Prompt())
+    two, sixteen = (tldr_contrasts(DATA, 3, c, prompts, chat_tokenizer) for c in (2, 16))
+    assert [contrast.id for contrast in two] == [contrast.id for contrast in sixteen]
+    for few, many in zip(two, sixteen, strict=True):
+        assert few.prompt_ids == many.prompt_ids[:2]
+        assert few.response_ids == many.response_ids[:2]
+        assert len(set(map(tuple, many.prompt_ids))) == 16
