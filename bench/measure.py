@@ -137,9 +137,11 @@ def in_own_process(module: str, arguments: Sequence[str], what: str, settings: d
 def load(options: argparse.Namespace, dtype: "torch.dtype") -> "PreTrainedModel":
     """The model that is measured."""
     import torch
+    from transformers.utils.logging import disable_progress_bar
 
     from sami import attention, models
 
+    disable_progress_bar()
     if not options.tiny:
         return models.load_model(_recipe(options).model, dtype)
     from transformers import AutoModelForCausalLM, LlamaConfig
