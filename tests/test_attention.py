@@ -4,15 +4,18 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, GptOssConfig
 
 from sami import attention
-from tiny import BOS, PAD, tiny_model
+from sami.scoring import check_packing
+from tiny import BOS, PAD, VOCABULARY, random_contrast, tiny_model
 
 
-def decode_logits(model: Any, implementation: str) -> torch.Tensor:
-    """Logits of two steps of decoding after a prompt with left padding."""
+def decode_logits(model: Any, implementation: str, padding: bool) -> torch.Tensor:
+    """Logits of two steps of decoding after a prompt, with left padding or without."""
     model.set_attn_implementation(implementation)
-    ids = torch.tensor([[PAD, PAD, BOS, 40, 41, 42, 43, 44, 45, 46], [BOS, 50, 51, 52, 53, 54, 55, 56, 57, 58]])
+    left = [PAD, PAD] if padding else [BOS, 39]
+    ids = torch.tensor([[*left, BOS, 40, 41, 42, 43, 44, 45, 46], [BOS, 50, 51, 52, 53, 54, 55, 56, 57, 58]])
     mask = (ids != PAD).long()
     steps = []
     with torch.no_grad():
@@ -33,9 +36,28 @@ def decode_logits(model: Any, implementation: str) -> torch.Tensor:
 @pytest.mark.parametrize(
     "architecture", ["llama", "mistral", "mixtral", "qwen2", "qwen3", "gemma2", "gemma3", "gpt2", "cohere2", "granite"]
 )
-def test_decoding_gives_the_logits_of_eager_attention(architecture: str) -> None:
+@pytest.mark.parametrize("padding", [True, False], ids=["padded", "whole"])
+def test_decoding_gives_the_logits_of_eager_attention(architecture: str, padding: bool) -> None:
     model = tiny_model(architecture)
-    assert (decode_logits(model, attention.NAME) - decode_logits(model, "eager")).abs().max() <= 2e-5
+    ours, theirs = (decode_logits(model, name, padding) for name in (attention.NAME, "eager"))
+    assert (ours - theirs).abs().max() <= 2e-5
+
+
+def test_a_model_with_attention_sinks_keeps_its_own_attention_and_is_scored_by_the_plain_path() -> None:
+    """SDPA would leave the sinks out without a word."""
+    sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_local_experts": 4}
+    config = GptOssConfig(
+        **sizes, num_attention_heads=4, num_key_value_heads=2, head_dim=8, vocab_size=VOCABULARY, pad_token_id=PAD
+    )
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config).float().eval()
+    with torch.no_grad():
+        for layer in model.model.layers:
+            layer.self_attn.sinks.fill_(2.0)
+    before = model.config._attn_implementation
+    attention.install(model)
+    assert model.config._attn_implementation == before != attention.NAME
+    assert not check_packing(model, random_contrast(1), PAD).shared
 
 
 ROWS = [(13, 4, 7, 1), (20, 1, 0, 9), (5, 6, 6, 6), (3, 0, 0, 0)]

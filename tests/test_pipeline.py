@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 import yaml
+from safetensors.torch import load_file
 
+from sami.errors import InputError
 from sami.recipe import Recipe, load_recipe
 
 PRINCIPLES = [
@@ -506,3 +508,31 @@ def test_what_a_killed_process_left_half_written_does_not_matter(
     assert timeless(run(recipe, folder)) == timeless(finished[1])
     assert not [p for p in folder.rglob("*") if p.name.endswith(".tmp") or p.name == "checkpoints"]
     assert [json.loads(line)["step"] for line in metrics.read_text().splitlines()] == [1, 2, 3]
+
+
+@pytest.mark.slow
+def test_a_recipe_starts_the_processes_that_train(finished: Any, tmp_path: Path, model_folder: Folder) -> None:
+    """Two processes with half of the weights each end with the figures of one, and save an ordinary model."""
+    from sami.pipeline import run
+
+    recipe = load_recipe(write_recipe(tmp_path, model_folder("llama", True), launch__processes=2))
+    summary = run(recipe, tmp_path / "run")
+    for ours, theirs in zip(summary["policies"], finished[1]["policies"], strict=True):
+        assert ours["information"]["bound"] == pytest.approx(theirs["information"]["bound"], abs=1e-3)
+    ours, theirs = (
+        load_file(folder / "iteration-2/model/model.safetensors") for folder in (tmp_path / "run", finished[0])
+    )
+    assert ours.keys() == theirs.keys()
+    assert max(float((ours[name] - theirs[name]).abs().max()) for name in ours) < 1e-3
+    config = json.loads((tmp_path / "run/iteration-2/model/config.json").read_text())
+    assert config["dtype"] == "float32"
+
+
+@pytest.mark.slow
+def test_what_a_process_refuses_is_the_message_of_the_run(tmp_path: Path, model_folder: Folder) -> None:
+    from sami.pipeline import run
+
+    changes = {"launch__processes": 2, "training__explode_above": 1e-9}
+    recipe = load_recipe(write_recipe(tmp_path, model_folder("llama", True), **changes))
+    with pytest.raises(InputError, match="gradient norm"):
+        run(recipe, tmp_path / "run")

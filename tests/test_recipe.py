@@ -179,7 +179,7 @@ def test_an_unknown_key_like_no_other_lists_what_there_is(file):
         ("prompt.stop=['']", ["prompt.stop.0 is ''", "at least 1 character"]),
         ("filters.min_survivors=2", ["filters.min_survivors is 2", "less than or equal to 1"]),
         ("generation.top_p=0", ["generation.top_p is 0", "greater than 0"]),
-        ("launch.processes=2", ["launch.processes is 2", "1"]),
+        ("launch.processes=3", ["launch.processes is 3", "batch_size", "evenly"]),
         ("principles=null", ["principles is None", "valid string"]),
         ("sampling=3", ["sampling is 3", "dictionary"]),
     ],

@@ -596,6 +596,15 @@ def test_the_gradient_cache_is_used_where_memory_asks_for_it(make: Make, monkeyp
     assert not make(contrasts_of(4), gradient_cache=False).gradient_cache
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_compiled_blocks_change_rounding_only(make: Make, dtype: str) -> None:
+    shared = {"optim": "sgd", "learning_rate": 0.1, "compute_dtype": dtype}
+    plain = trained(make, contrasts_of(8), 3, **shared)
+    compiled = trained(make, contrasts_of(8), 3, compile_layers=True, **shared)
+    assert 0 < largest_difference(plain, compiled) < (1e-5 if dtype == "float32" else 5e-3)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_activation_checkpointing_changes_nothing(make: Make, dtype: str) -> None:
     shared = {"optim": "sgd", "learning_rate": 0.1, "compute_dtype": dtype}

@@ -34,8 +34,12 @@ def packed_mask(rows: list[RowLengths]) -> Tensor:
 
 
 def install(model: PreTrainedModel) -> None:
-    """Let a model attend through this module; calls without a packed mask give what SDPA gives."""
-    model.set_attn_implementation(NAME)
+    """Let a model attend through this module; calls without a packed mask give what SDPA gives.
+
+    A model that SDPA does not serve, such as one with attention sinks, keeps its own attention.
+    """
+    if model._supports_sdpa and model.config._attn_implementation != NAME:
+        model.set_attn_implementation(NAME)
 
 
 def attend(
@@ -87,7 +91,8 @@ def _attend_capped(
     key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
     scores = torch.tanh(query @ key.transpose(-1, -2) * scale / softcap).float() * softcap
     if mask is None:
-        mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
+        new, seen = scores.shape[-2:]
+        mask = torch.ones(new, seen, dtype=torch.bool, device=scores.device).tril(seen - new)
     weights = (scores + _additive(mask, torch.float32)[..., : key.shape[2]]).softmax(-1).to(query.dtype)
     weights = torch.nn.functional.dropout(weights, dropout, training=dropout > 0)
     return (weights @ value).transpose(1, 2).contiguous()
@@ -119,12 +124,12 @@ def _attend_packed(
         if softcap is not None:
             attended.append(_attend_capped(q, k, v, mask, softcap=softcap, scaling=scale, dropout=dropout))
         else:
-            out = scaled_dot_product_attention(q, k, v, mask, dropout, scale=scale, enable_gqa=_groups(q, k) > 1)
-            attended.append(out.transpose(1, 2))
+            k, v = (x.repeat_interleave(_groups(q, x), 1) for x in (k, v))
+            attended.append(scaled_dot_product_attention(q, k, v, mask, dropout, scale=scale).transpose(1, 2))
     return torch.cat(attended, 1)
 
 
-@functools.lru_cache(maxsize=256)
+@functools.lru_cache(maxsize=32)
 def _row_mask(row: RowLengths, window: int | None, device: torch.device) -> Tensor:
     """Which tokens of a row see which, bool [L, L]. A window is measured in positions, which restart in responses."""
     segment_L = torch.repeat_interleave(torch.arange(len(row)), torch.tensor(row))

@@ -24,7 +24,7 @@ from transformers import PreTrainedModel
 from transformers.integrations.integration_utils import get_available_reporting_integrations
 from transformers.trainer_callback import PrinterCallback
 
-from sami import judged_summary, models, summary
+from sami import judged_summary, launch, models, summary
 from sami.contrasts import Contrast, filter_contrasts, read_contrasts, row_tokens, write_contrasts
 from sami.errors import InputError
 from sami.evaluation.calibration import Calibration
@@ -267,43 +267,55 @@ class Pipeline:
             metrics, checkpoints = self.directory.metrics(iteration), self.directory.checkpoints(iteration)
             resumable = last_checkpoint(checkpoints)
             keep_steps(metrics, step_of(resumable) if resumable else 0)
-            steps = training.steps_of(iteration)
-            contrasts = read_contrasts(contrasts_file)
-            trainer = SAMITrainer(
-                model=self._load(start, torch.float32),
-                args=self._training_arguments(iteration, contrasts),
-                train_dataset=contrasts,
-                processing_class=self.tokenizer,
-            )
-            trainer.remove_callback(PrinterCallback)
-            with bar(f"iteration {iteration}: training", steps, "steps") as update:
-                trainer.add_callback(Recorder(metrics, update))
-                trainer.train(resume_from_checkpoint=str(resumable) if resumable else None)
-            models.save_model(trainer.trained_model, self.tokenizer, self.directory.model(iteration), self.dtype)
+            self._packing(read_contrasts(contrasts_file))  # recorded before processes ask for it
+            if self.recipe.launch.processes == 1:
+                self.train_model(iteration)
+            else:
+                launch.train(self.directory.folder, iteration, self.recipe.launch.processes)
             for checkpoint in checkpoints.glob("checkpoint-*"):
                 shutil.rmtree(checkpoint)
             with suppress(OSError):  # what a tracker wrote there stays
                 checkpoints.rmdir()
-            last = last_line(metrics)
+            steps, last = training.steps_of(iteration), last_line(metrics)
             say(
                 f"iteration {iteration}: {steps} steps, bound on its training contrasts {last['bound']:.3f} nats "
                 f"at the last one, {last['weights_changed']:.0%} of weights changed after rounding"
             )
-            del trainer
             gc.collect()  # trainer and model refer to each other, and evaluation needs their memory
             return {"steps": steps, "weights_changed": last["weights_changed"]}
 
         self.directory.step(f"train-{iteration}", inputs, [self.directory.model(iteration)], work)
 
+    def train_model(self, iteration: int) -> None:
+        """Train and save the model of one iteration: the part that each of several processes runs."""
+        start = iteration - 1 if self.recipe.training.restart_from == "previous" else 0
+        contrasts = read_contrasts(self.directory.contrasts(iteration))
+        resumable = last_checkpoint(self.directory.checkpoints(iteration))
+        trainer = SAMITrainer(
+            model=self._load(start, torch.float32),
+            args=self._training_arguments(iteration, contrasts),
+            train_dataset=contrasts,
+            processing_class=self.tokenizer,
+        )
+        trainer.remove_callback(PrinterCallback)
+        steps = self.recipe.training.steps_of(iteration)
+        with bar(f"iteration {iteration}: training", steps, "steps") as update:
+            trainer.add_callback(Recorder(self.directory.metrics(iteration), update))
+            trainer.train(resume_from_checkpoint=str(resumable) if resumable else None)
+        trained = trainer.whole_model()
+        if trainer.is_world_process_zero():
+            models.save_model(trained, self.tokenizer, self.directory.model(iteration), self.dtype)
+
     def _training_arguments(self, iteration: int, contrasts: list[Contrast]) -> SAMIConfig:
         t = self.recipe.training
-        micro = max(n for n in range(1, t.micro_batch_size + 1) if t.batch_size % n == 0)
+        share = t.batch_size // self.recipe.launch.processes  # of a step, for each process
+        micro = max(n for n in range(1, t.micro_batch_size + 1) if share % n == 0)
         scheduler = "constant_with_warmup" if t.lr_scheduler == "constant" and t.warmup_steps else t.lr_scheduler
         return SAMIConfig(
             output_dir=str(self.directory.checkpoints(iteration)),
             max_steps=t.steps_of(iteration),
             per_device_train_batch_size=micro,
-            gradient_accumulation_steps=t.batch_size // micro,
+            gradient_accumulation_steps=share // micro,
             learning_rate=t.lr_of(iteration),
             lr_scheduler_type=scheduler,
             warmup_steps=t.warmup_steps,
@@ -315,6 +327,9 @@ class Pipeline:
             per_token=t.per_token,
             train_eos=t.train_eos,
             share_prefix=self._packing(contrasts),
+            gradient_cache=t.gradient_cache,
+            gradient_checkpointing=t.gradient_checkpointing,
+            compile_layers=t.compile,
             compute_dtype="bfloat16" if self.dtype == torch.bfloat16 else "float32",
             save_strategy="steps" if t.checkpoint_steps else "no",
             save_steps=t.checkpoint_steps or 500,

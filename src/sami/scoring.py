@@ -75,7 +75,7 @@ def token_logprobs(model: nn.Module, batch: ContrastBatch) -> Tensor:
 def scored_states(model: nn.Module, batch: ContrastBatch) -> Tensor:
     """Last hidden states at the positions that predict response tokens, [X, D]."""
     lm = causal_lm(model)
-    if batch.shared and lm.config._attn_implementation != attention.NAME:
+    if batch.shared:
         attention.install(lm)
     states_NLD = lm.base_model(
         input_ids=batch.input_ids,

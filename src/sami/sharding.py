@@ -48,6 +48,15 @@ def whole_weights(model: nn.Module) -> dict[str, Any]:
     return get_model_state_dict(model, options=_FULL)
 
 
+def assembled(model: Any, weights: dict[str, Any]) -> Any:
+    """A model like `model`, whose weights are shards, with whole weights."""
+    with torch.device("meta"):
+        whole_model = type(model)(model.config)
+    whole_model.load_state_dict(weights, assign=True)
+    whole_model.tie_weights()
+    return whole_model
+
+
 def whole_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """All optimiser states on the CPU of the first process. Every process must call it."""
     return get_optimizer_state_dict(model, optimizer, options=_FULL)

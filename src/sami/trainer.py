@@ -7,6 +7,7 @@ trainer.train()
 """
 
 import itertools
+import os
 import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -44,7 +45,7 @@ class SAMIConfig(TrainingArguments):
 
     Defaults that differ from the parent's: learning_rate 1.5e-5, lr_scheduler_type "constant", optim
     "adamw_torch_fused", per_device_train_batch_size 4 (contrasts), logging_steps 1, logging_nan_inf_filter False,
-    save_strategy "no", remove_unused_columns False, dataloader_pin_memory only with a GPU, seed 0.
+    save_strategy "no", remove_unused_columns False, dataloader_pin_memory only with a GPU, use_cpu without one, seed 0.
     """
 
     learning_rate: float = field(default=1.5e-5, metadata={"help": "Initial learning rate."})
@@ -57,6 +58,10 @@ class SAMIConfig(TrainingArguments):
     remove_unused_columns: bool = field(default=False, metadata={"help": "Contrasts are not columns."})
     dataloader_pin_memory: bool = field(
         default_factory=torch.cuda.is_available, metadata={"help": "Pin batches, where there is a GPU to copy to."}
+    )
+    use_cpu: bool = field(
+        default_factory=lambda: not (torch.cuda.is_available() or torch.backends.mps.is_available()),
+        metadata={"help": "Train on the CPU; without it several CPU processes would each train alone."},
     )
     seed: int = field(default=0, metadata={"help": "Seed of the order of contrasts."})
     contrast: Literal["both", "columns", "rows"] = field(
@@ -81,6 +86,11 @@ class SAMIConfig(TrainingArguments):
             raise InputError(
                 "SAMITrainer shards weights, gradients and optimiser states itself (FSDP2) when it runs in several "
                 "processes, so fsdp and deepspeed have no place here. Remove them and keep the launcher."
+            )
+        if int(os.environ.get("WORLD_SIZE", "1")) != self.world_size:
+            raise InputError(
+                f"{os.environ['WORLD_SIZE']} processes were launched, and each would train alone on this device. "
+                f"Set use_cpu=True for CPU processes, or launch one process for each GPU."
             )
         if self.n_gpu > 1:
             self._n_gpu = 1  # without a launcher Trainer would split one batch over GPUs; launch processes instead
@@ -141,6 +151,7 @@ class SAMITrainer(Trainer):
         self._contrasts = train_dataset
         self._compute: ComputeCopy | None = None
         self._sharded: sharding.ShardedScorer | None = None
+        self._compiled = False
         attention.install(causal_lm(model))
         super().__init__(
             model=model,
@@ -181,10 +192,11 @@ class SAMITrainer(Trainer):
         if self._sharded is None and self._compute_dtype != torch.float32:
             if self._compute is None:
                 self._compute = ComputeCopy(self.trained_model, self._compute_dtype)
-                if self.args.compile_layers:
-                    compile_layers(self._compute.model)
             self._compute.refresh()
             model = self._compute.model.train(model.training)
+        if self.args.compile_layers and not self._compiled:
+            compile_layers(model if self._sharded is None else self._sharded.module)
+            self._compiled = True
 
         def score(batch: ContrastBatch) -> Tensor:
             if self._sharded is not None:
@@ -195,6 +207,16 @@ class SAMITrainer(Trainer):
         return score(batches[0]) if len(batches) == 1 else cached_logprob_matrix(score, batches)
 
     # Several processes.
+
+    def whole_model(self) -> Any:
+        """The trained model with all of its weights; on the first process only where there are several.
+
+        Every process must call it.
+        """
+        if self._sharded is None:
+            return self.trained_model
+        weights = sharding.whole_weights(self.trained_model)
+        return sharding.assembled(self.trained_model, weights) if self.is_world_process_zero() else None
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
         if self.args.world_size > 1 and self._sharded is None:
