@@ -17,8 +17,8 @@ test-all: .venv/.ready-all lint
 	$(BIN)/pytest
 
 lint: $(READY)
-	$(BIN)/ruff check src tests
-	$(BIN)/ruff format --check src tests
+	$(BIN)/ruff check src tests bench
+	$(BIN)/ruff format --check src tests bench
 	$(BIN)/mypy
 
 # Installed once, and again when the dependencies change. torch by its exact version comes first: a range

@@ -12,6 +12,15 @@ import typer
 from sami.errors import InputError
 from sami.recipe import Recipe, load_evaluation, load_recipe
 
+# Allocator and thread settings that only count at process start: keeping freed memory, and waiting threads asleep
+# rather than spinning, speeds up CPU work.
+PROCESS_SETTINGS = {
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0"
+    ":glibc.malloc.trim_threshold=100000000000:glibc.malloc.top_pad=1000000000",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
 app = typer.Typer(
     name="sami",
     help="Finetune a language model to follow principles you wrote down, without preference labels.",
@@ -246,18 +255,8 @@ def _calibrated(calibrations: list[Any], as_json: bool) -> None:
 
 
 def _tune_process() -> None:
-    """Restart Python once with allocator and thread settings that only count at process start.
-
-    Keeping freed memory, and waiting threads asleep rather than spinning, speeds up CPU work; anything that
-    the user set already is left alone.
-    """
-    wanted = {
-        "OMP_WAIT_POLICY": "PASSIVE",
-        "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0"
-        ":glibc.malloc.trim_threshold=100000000000:glibc.malloc.top_pad=1000000000",
-        "TOKENIZERS_PARALLELISM": "false",
-    }
-    missing = {name: value for name, value in wanted.items() if name not in os.environ}
+    """Restart Python once with `PROCESS_SETTINGS`; anything that the user set already is left alone."""
+    missing = {name: value for name, value in PROCESS_SETTINGS.items() if name not in os.environ}
     if missing and sys.platform == "linux" and sys.argv[0].endswith(("/sami", "/cli.py")):
         sys.stdout.flush()
         os.execve(sys.executable, [sys.executable, "-P", "-m", "sami.cli", *sys.argv[1:]], {**os.environ, **missing})

@@ -1,0 +1,50 @@
+"""One training pass over a contrast as `SAMITrainer` does it, and the same with a row for every response."""
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from sami.compilation import compile_layers
+from sami.contrasts import Contrast, ContrastBatch, collate
+from sami.gradient_cache import cached_logprob_matrix
+from sami.objective import sami_loss
+from sami.precision import ComputeCopy
+from sami.scoring import logprob_matrix
+
+
+class EngineStep:
+    """Forward and backward pass over one contrast; gives the tokens that it computed, padding included.
+
+    Args:
+        model: with fp32 weights.
+        share_prefix: False gives plain rows, each a prompt and one response, with logits for responses only.
+        gradient_cache: keep the activations of one constitution at a time.
+        compiled: compile the transformer blocks.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        pad_token_id: int,
+        *,
+        share_prefix: bool = True,
+        gradient_cache: bool = False,
+        compiled: bool = True,
+    ) -> None:
+        self._compute = ComputeCopy(model, torch.bfloat16)
+        self._compute.model.train()
+        if compiled:
+            compile_layers(self._compute.model)
+        self._pad_token_id, self._share_prefix, self._cache = pad_token_id, share_prefix, gradient_cache
+
+    def __call__(self, contrast: Contrast) -> int:
+        rows = [[c] for c in range(len(contrast.prompt_ids))] if self._cache else [None]
+        batches = [
+            collate([contrast], self._pad_token_id, self._share_prefix, constitutions=constitutions)
+            for constitutions in rows
+        ]
+        sami_loss(cached_logprob_matrix(self._score, batches) if self._cache else self._score(batches[0])).backward()
+        return sum(batch.input_ids.numel() for batch in batches)
+
+    def _score(self, batch: ContrastBatch) -> Tensor:
+        return logprob_matrix(self._compute.model, batch)
