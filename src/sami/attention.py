@@ -10,7 +10,7 @@ T tokens of the longest response, D head size.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +28,7 @@ RowLengths = tuple[int, ...]  # (prompt, response 1, …, response R)
 SHORT = 256
 
 
-def packed_mask(rows: list[RowLengths]) -> Tensor:
+def packed_mask(rows: Sequence[Sequence[int]]) -> Tensor:
     """The attention mask of a packed batch, int32 [1, 1, N, 1 + R]."""
     return torch.tensor([[rows]], dtype=torch.int32)
 

@@ -250,6 +250,8 @@ def _packed(
     """Where each response token is predicted, [B, C, R, T], and the model's inputs."""
     import torch
 
+    from sami.attention import packed_mask
+
     responses = len(contrasts[0].response_ids)
     at_BCRT = torch.zeros(len(contrasts), len(constitutions), responses, longest, dtype=torch.long)
     input_ids: list[int] = []
@@ -271,7 +273,7 @@ def _packed(
     return at_BCRT, {
         "input_ids": torch.tensor([input_ids]),
         "position_ids": torch.tensor([position_ids]),
-        "attention_mask": torch.tensor([[lengths]], dtype=torch.int32),
+        "attention_mask": packed_mask(lengths),
     }
 
 

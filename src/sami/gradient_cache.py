@@ -40,20 +40,17 @@ class _Cached(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_BCR: Tensor) -> tuple[None, None, None]:
         for c, (row, random) in enumerate(zip(ctx.rows, ctx.random, strict=True)):
-            with random.restored(), torch.enable_grad():
+            with random, torch.enable_grad():
                 ctx.score(row).backward(grad_BCR[:, c : c + 1])
         return None, None, None
 
 
 class _RandomState:
-    """The state of the random generators that a row was scored with."""
+    """The state of the random generators that a row was scored with, restored inside a `with` block."""
 
     def __init__(self, *tensors: Tensor) -> None:
         self._cpu = torch.get_rng_state()
         self._devices, self._states = get_device_states(*(t for t in tensors if t.is_cuda))
-
-    def restored(self) -> "_RandomState":
-        return self
 
     def __enter__(self) -> None:
         self._fork = torch.random.fork_rng(devices=self._devices)
