@@ -241,11 +241,11 @@ def hub(monkeypatch, folder, tmp_path):
     """The hub holds `owner/name`, whose content is `folder`; the calls it received are listed."""
     load_dataset, calls = datasets.load_dataset, []
 
-    def load(path, name=None, *, split):
-        calls.append((path, name, split))
+    def load(path, name=None, *, data_dir, split, revision):
+        calls.append((path, name, split, data_dir, revision))
         if path != "owner/name":
             raise ConnectionError(f"Couldn't reach {path!r} on the Hub")
-        return load_dataset(folder, name, split=split, cache_dir=str(tmp_path / "cache"))
+        return load_dataset(folder, name, data_dir=data_dir, split=split, cache_dir=str(tmp_path / "cache"))
 
     monkeypatch.setattr(datasets, "load_dataset", load)
     monkeypatch.chdir(tmp_path)
@@ -255,7 +255,7 @@ def hub(monkeypatch, folder, tmp_path):
 def test_a_hub_id_is_loaded_with_its_split_and_cleaned(hub):
     loaded = load_queries("owner/name", field="prompt", split="train[:3]")
     assert loaded == LoadedQueries([Query("a", "One?"), Query("c", "Two?")], 3, 0, 1, 0, 0)
-    assert hub == [("owner/name", None, "train[:3]")]
+    assert hub == [("owner/name", None, "train[:3]", None, None)]
 
 
 def test_a_folder_is_loaded_as_a_data_set(folder, monkeypatch, tmp_path):
