@@ -98,7 +98,7 @@ def test_the_saved_folder_loads_with_plain_peft_and_scores_alike(
     plain = scores(base)
     expected = scores(PeftModel.from_pretrained(base, folder))
     assert (expected - plain).abs().max() > 0.1
-    assert torch.equal(scores(Pipeline(load_recipe(recipe_file), finished[0])._load(2)), expected)
+    assert torch.equal(scores(Pipeline(load_recipe(recipe_file), finished[0]).load(2)), expected)
     assert torch.equal(scores(models.load_model(Model(source=str(folder)), torch.float32)), expected)
     assert models.load_tokenizer(Model(source=str(folder))).eos_token_id == 1
     assert models.load_config(Model(source=str(folder))).model_type == "llama"
@@ -114,7 +114,7 @@ def test_the_base_is_untouched_bit_for_bit(finished: tuple[Path, dict[str, Any]]
     saved = load_file(Path(load_recipe(recipe_file).model.source) / "model.safetensors")
     assert all(torch.equal(saved[name], weight) for name, weight in expected.items())
     pipeline = Pipeline(load_recipe(recipe_file), finished[0])
-    held = adapters.load(pipeline._load(0), finished[0] / "iteration-2" / "model").unload().state_dict()
+    held = adapters.load(pipeline.load(0), finished[0] / "iteration-2" / "model").unload().state_dict()
     assert all(torch.equal(held[name], weight) for name, weight in expected.items())
 
 

@@ -327,7 +327,7 @@ def packaged(tmp_path, monkeypatch) -> Path:
     folder.mkdir()
     for name in ("dialogue", "quickstart"):
         (folder / f"{name}.yaml").write_text(MINIMAL)
-    monkeypatch.setattr(recipe_module, "PACKAGED_RECIPES", folder)
+    monkeypatch.setattr(recipe_module.loading, "PACKAGED_RECIPES", folder)
     return folder
 
 

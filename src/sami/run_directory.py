@@ -27,6 +27,15 @@ _JUDGING = {
 }
 
 
+BASE = "base"
+"""The policy of iteration 0: the model as it was."""
+
+
+def policy_name(iteration: int) -> str:
+    """ "base", "iteration-1", …, as policies are called in files and tables."""
+    return BASE if iteration == 0 else f"iteration-{iteration}"
+
+
 class RunDirectory:
     """Paths and records of one run."""
 

@@ -1,0 +1,51 @@
+"""What a run is: every setting with its default and its meaning, read from YAML plus `key=value` overrides.
+
+    recipe = load_recipe("recipes/quickstart.yaml", ["training.lr=1e-5"])
+
+Nothing here imports torch: `sami --help` and errors in a recipe must answer at once.
+"""
+
+from sami.recipe.judging import Baseline, EndpointJudge, Evaluation, HumanJudge, Judge, LocalJudge, VerifierJudge
+from sami.recipe.loading import PACKAGED_RECIPES, describe, dump_recipe, flatten, load_evaluation, load_recipe
+from sami.recipe.recipe import Recipe
+from sami.recipe.sections import (
+    Adapter,
+    Filters,
+    Generation,
+    Health,
+    Launch,
+    Model,
+    Prompt,
+    Queries,
+    Sampling,
+    Section,
+    Training,
+)
+
+__all__ = [
+    "PACKAGED_RECIPES",
+    "Adapter",
+    "Baseline",
+    "EndpointJudge",
+    "Evaluation",
+    "Filters",
+    "Generation",
+    "Health",
+    "HumanJudge",
+    "Judge",
+    "Launch",
+    "LocalJudge",
+    "Model",
+    "Prompt",
+    "Queries",
+    "Recipe",
+    "Sampling",
+    "Section",
+    "Training",
+    "VerifierJudge",
+    "describe",
+    "dump_recipe",
+    "flatten",
+    "load_evaluation",
+    "load_recipe",
+]

@@ -1,0 +1,186 @@
+"""A recipe from YAML plus `key=value` overrides, its problems in words, and back to YAML."""
+
+import difflib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from sami.errors import InputError
+from sami.recipe.judging import JUDGES, Evaluation
+from sami.recipe.recipe import Recipe
+from sami.recipe.sections import Section
+
+PACKAGED_RECIPES = Path(__file__).parents[1] / "recipes"
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe, apply overrides, validate, and make its paths absolute.
+
+    Args:
+        path: a YAML file, or the name of a packaged recipe such as "quickstart".
+        overrides: "section.key=value", the value in YAML.
+
+    Raises:
+        InputError: the file is missing or not YAML, a key is unknown, a value is of the wrong type or
+            impossible. All problems are listed at once.
+    """
+    file = _find(Path(path))
+    try:
+        raw = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise InputError(f"The recipe {file} cannot be read as YAML: {_one_line(error)}.") from None
+    if not isinstance(raw, dict):
+        raise InputError(f"The recipe {file} holds no sections. A recipe needs model, queries and principles.")
+    for override in overrides:
+        _apply(raw, override)
+    try:
+        recipe = Recipe.model_validate(raw)
+    except ValidationError as error:
+        raise InputError(f"The recipe {file} cannot be used.\n{_explain(error)}") from None
+    return _with_absolute_paths(recipe, file.resolve().parent)
+
+
+def load_evaluation(overrides: Sequence[str] = ()) -> Evaluation:
+    """The evaluation section alone, for comparing files of responses; paths count from the working directory.
+
+    Raises:
+        InputError: an override is no key of the section, or of the wrong type.
+    """
+    raw: dict[str, Any] = {"evaluation": {}}
+    for override in overrides:
+        if not override.startswith("evaluation."):
+            raise InputError(f"The override {override!r} has no effect on files of responses: only evaluation.* has.")
+        _apply(raw, override)
+    try:
+        recipe = Recipe.model_validate({"model": "–", "queries": {"path": "–"}, "principles": "–", **raw})
+    except ValidationError as error:
+        raise InputError(f"The settings cannot be used.\n{_explain(error)}") from None
+    return _with_absolute_paths(recipe, Path.cwd()).evaluation
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """Every resolved value as YAML; `load_recipe` reads it back to an equal recipe."""
+    return yaml.safe_dump(recipe.model_dump(), sort_keys=False, allow_unicode=True, width=100)
+
+
+def flatten(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """("training.lr", 1e-5), … for a nested mapping."""
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def describe(key: str) -> str:
+    """The one-line description of a dotted key such as "training.lr"."""
+    *parents, last = key.split(".")
+    section = _section_at(parents)
+    return " ".join((section.model_fields[last].description or "").split())
+
+
+def _find(path: Path) -> Path:
+    if path.is_file():
+        return path
+    packaged = PACKAGED_RECIPES / f"{path}.yaml"
+    if path.suffix == "" and packaged.is_file():
+        return packaged
+    names = sorted(p.stem for p in PACKAGED_RECIPES.glob("*.yaml"))
+    raise InputError(
+        f"There is no recipe {path}. Give the path of a YAML file, or one of the recipes that come with "
+        f"sami: {', '.join(names)}."
+    )
+
+
+def _apply(raw: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise InputError(f"The override {override!r} is not of the form section.key=value.")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"The value of the override {override!r} is not YAML: {_one_line(error)}.") from None
+    *parents, last = key.split(".")
+    section = raw
+    for name in parents:
+        inner = section.get(name)
+        if name == "model" and isinstance(inner, str):
+            inner = {"source": inner}
+        if inner is None:
+            inner = {}
+        if not isinstance(inner, dict):
+            raise InputError(f"The override {override!r} names a key inside {name}, which is a plain value.")
+        section[name] = inner
+        section = inner
+    section[last] = value
+
+
+def _explain(error: ValidationError) -> str:
+    return "\n".join(f"- {_explain_one(e)}" for e in error.errors(include_url=False))
+
+
+def _explain_one(problem: Any) -> str:
+    location = [str(part) for part in problem["loc"]]
+    where = ".".join(location)
+    match problem["type"]:
+        case "extra_forbidden":
+            known = list(_section_at(location[:-1]).model_fields)
+            guesses = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.8)
+            guesses += [key for key in _all_keys() if key.split(".")[-1] == location[-1]]
+            guesses += difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
+            hint = f"did you mean {guesses[0]!r}?" if guesses else f"known keys: {', '.join(known)}."
+            return f"{where} is not a key of a recipe; {hint}"
+        case "missing":
+            return f"{where} is missing: {describe(where)}"
+        case "union_tag_invalid" | "union_tag_not_found":
+            return f"{where} is {problem['input']!r}; `kind` must be one of {', '.join(JUDGES)}."
+        case "value_error":
+            return f"{where or 'recipe'}: {problem['ctx']['error']}."
+        case _:
+            return f"{where} is {problem['input']!r}: {problem['msg'][0].lower() + problem['msg'][1:]}."
+
+
+def _section_at(location: Sequence[str]) -> type[BaseModel]:
+    section: type[BaseModel] = Recipe
+    for name in location:
+        if name in JUDGES:
+            section = JUDGES[name]
+        elif not name.isdigit():  # a number is a place in a list
+            annotation: Any = section.model_fields[name].annotation
+            inner = [one for one in get_args(annotation) if isinstance(one, type) and issubclass(one, Section)]
+            section = inner[0] if inner else annotation
+    return section
+
+
+def _all_keys() -> Iterator[str]:
+    for name in Recipe.model_fields:
+        yield name
+        section = _section_at([name])
+        if issubclass(section, Section):
+            yield from (f"{name}.{inner}" for inner in section.model_fields)
+
+
+def _with_absolute_paths(recipe: Recipe, folder: Path) -> Recipe:
+    """Paths count from the recipe's folder, and where nothing is there, from the working directory."""
+
+    def absolute(value: str, otherwise: str | None = None) -> str:
+        for place in (folder / value, Path(value).expanduser()):
+            if place.exists():
+                return str(place.resolve())
+        return otherwise or value
+
+    return recipe.model_copy(
+        update={
+            "model": recipe.model.model_copy(update={"source": absolute(recipe.model.source)}),
+            "queries": recipe.queries.model_copy(update={"path": absolute(recipe.queries.path)}),
+            "principles": absolute(recipe.principles, otherwise=str((folder / recipe.principles).resolve())),
+            "evaluation": recipe.evaluation.with_paths(absolute),
+        }
+    )
+
+
+def _one_line(error: object) -> str:
+    return " ".join(str(error).split())

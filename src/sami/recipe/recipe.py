@@ -1,0 +1,73 @@
+"""A recipe as a whole, and what its sections forbid each other."""
+
+from typing import Annotated, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from sami.recipe.judging import Evaluation
+from sami.recipe.sections import (
+    Adapter,
+    Filters,
+    Generation,
+    Health,
+    Launch,
+    Model,
+    Prompt,
+    Queries,
+    Sampling,
+    Section,
+    Training,
+    as_model,
+)
+
+
+class Recipe(Section):
+    """A run: model, queries and principles are required, everything else has a default."""
+
+    model: Annotated[Model, BeforeValidator(as_model)]
+    """Where the weights come from: a source, or a section with `source` and options."""
+    queries: Queries
+    """Where the queries come from and how many are used."""
+    principles: str = Field(min_length=1)
+    """YAML file of principles, relative to the recipe."""
+    prompt: Prompt = Prompt()
+    """How a constitution and a query become a prompt."""
+    sampling: Sampling = Sampling()
+    """How constitutions are drawn from the principles."""
+    generation: Generation = Generation()
+    """How responses are generated."""
+    filters: Filters = Filters()
+    """Which contrasts are dropped before training."""
+    training: Training = Training()
+    """How the model is trained."""
+    adapter: Adapter | None = None
+    """A LoRA adapter to train in place of all weights; {} takes the defaults, null trains everything."""
+    evaluation: Evaluation = Evaluation()
+    """What is measured on held-out queries."""
+    health: Health = Health()
+    """Limits against base; a policy beyond one of them is never called better."""
+    launch: Launch = Launch()
+    """How many processes run."""
+
+    @model_validator(mode="after")
+    def _some_things_need_one_process(self) -> Self:
+        if self.training.beta and self.launch.processes > 1:
+            raise ValueError(
+                f"launch.processes is {self.launch.processes} and training.beta {self.training.beta:g}; the divergence "
+                f"from a reference is computed in one process only"
+            )
+        if self.adapter is not None and self.launch.processes > 1:
+            raise ValueError(
+                f"launch.processes is {self.launch.processes} and there is an adapter, which a run trains in one "
+                f"process; set launch.processes to 1, or remove the adapter"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _processes_share_a_step(self) -> Self:
+        if self.training.batch_size % self.launch.processes:
+            raise ValueError(
+                f"launch.processes is {self.launch.processes} and training.batch_size {self.training.batch_size}; a "
+                f"step's contrasts must fall evenly to the processes"
+            )
+        return self

