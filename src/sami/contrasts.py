@@ -13,7 +13,7 @@ X scored positions.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -112,16 +112,25 @@ def read_contrasts(path: Path) -> list[Contrast]:
 
 
 def filter_contrasts(
-    contrasts: Sequence[Contrast], filters: Filters, stop: Sequence[str] = ()
+    contrasts: Sequence[Contrast],
+    filters: Filters,
+    stop: Sequence[str] = (),
+    unfit: Mapping[str, Collection[str]] | None = None,
 ) -> tuple[list[Contrast], dict[str, int]]:
     """Keep the contrasts that pass every filter, and count the others by the first filter that took them.
+
+    Args:
+        unfit: ids of contrasts that are dropped in any case, by reason.
 
     Raises:
         InputError: a smaller share than `filters.min_survivors` is left.
     """
     leftovers = [s.strip() if len(s.strip()) > 1 else s for s in stop if s.strip()]
     unwanted = [term.casefold() for term in filters.unwanted]
-    checks: dict[str, Callable[[Contrast], bool]] = {}
+    checks: dict[str, Callable[[Contrast], bool]] = {
+        reason: lambda c, ids=ids: c.id in ids  # type: ignore[misc]
+        for reason, ids in (unfit or {}).items()
+    }
     if filters.empty:
         checks["empty"] = lambda c: any(not r.strip() for r in c.responses)
     if filters.identical:

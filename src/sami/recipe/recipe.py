@@ -64,6 +64,15 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
+    def _reasoning_comes_first(self) -> Self:
+        if self.generation.chain_of_thought is not None and self.prompt.response_prefix:
+            raise ValueError(
+                f"prompt.response_prefix is {self.prompt.response_prefix!r} and generation.chain_of_thought is on; a "
+                f"response cannot start from the prefix and from reasoning, so remove one of them"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _processes_share_a_step(self) -> Self:
         if self.training.batch_size % self.launch.processes:
             raise ValueError(
