@@ -115,7 +115,8 @@ def retokenised(completion: Completion, prompt_ids: list[int], tokenizer: "PreTr
         return str(tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
     body, before = completion.text.strip(), text(prompt_ids)
-    gap = "" if before[-1:].isspace() or prompt_ids[-1] in tokenizer.all_special_ids else " "
+    after_marker = not tokenizer.decode(prompt_ids[-1:], skip_special_tokens=True)
+    gap = "" if after_marker or before[-1:].isspace() else " "
     # Tokenizers that open every text with a space of their own must not be given a second one.
     spellings = [list(tokenizer(start + body, add_special_tokens=False)["input_ids"]) for start in ("", gap)]
     ids = next((ids for ids in spellings if text([*prompt_ids, *ids]) == before + gap + body), spellings[-1])
