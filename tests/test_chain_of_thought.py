@@ -111,14 +111,14 @@ def test_reasoning_is_asked_for_when_generating_and_not_when_training(
         assert generation == without[0].replace("Be brief.", f"Be brief.\n\n{THOUGHT.text}")
     else:  # the worked example reasons as well
         assert generation.count("Answer:") == 2
-        assert "goes with it. Answer: February has the fewest days" in generation
+        assert "fewer than 30. Answer: February has the fewest days" in generation
 
 
 def test_instruction_and_marker_are_the_recipes(plain_tokenizer: PreTrainedTokenizerFast) -> None:
     thought = ChainOfThought(instruction="Plan, then write {marker}", marker="Reply>")
     generation, _ = prompts(plain_tokenizer, thought)
     assert "\n\nPlan, then write Reply>\n\n" in generation
-    assert "goes with it. Reply> February" in generation
+    assert "fewer than 30. Reply> February" in generation
 
 
 def test_a_template_of_ones_own_shows_the_instruction_or_is_refused(plain_tokenizer: PreTrainedTokenizerFast) -> None:

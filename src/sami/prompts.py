@@ -60,7 +60,7 @@ The assistant's answers follow this constitution:
 Human: Which month has the fewest days?
 
 Assistant: {% if reasoning -%}
-    This asks for a fact that one sentence can give, with the exception that goes with it. {{ marker }} {% endif -%}
+    Months have 28 to 31 days, and only one has fewer than 30. {{ marker }} {% endif -%}
 February has the fewest days: 28, and 29 in a leap year.
 
 Human: Thank you, that helps. {{ query }}

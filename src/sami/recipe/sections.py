@@ -133,8 +133,8 @@ class Sampling(Section):
 
 class ChainOfThought(Section):
     instruction: str = Field(
-        default='First reason in a few sentences about what a good answer is like here. Then write "{marker}" and '
-        "after it the answer alone.",
+        default='First reason about the question in a few sentences. Then write "{marker}" and after it the answer '
+        "alone.",
         min_length=1,
     )
     """What a model is asked for besides the answer; {marker} stands for the marker."""
