@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,6 @@ def test_the_answer_is_a_slice_of_the_generated_ids_from_its_first_token_on(
 ) -> None:
     completion = written(plain_tokenizer, text, finish)
     answer = answer_of(completion, "Answer:", plain_tokenizer)
-    assert answer is not None
     assert answer.token_ids == completion.token_ids[-len(answer.token_ids) :]
     assert answer.text.lstrip() == kept  # a space stays where it is a part of the first word's token
     assert answer.finish_reason == finish
@@ -69,7 +69,8 @@ def test_the_answer_is_a_slice_of_the_generated_ids_from_its_first_token_on(
 def test_a_response_without_exactly_one_marker_before_an_answer_cannot_be_split(
     plain_tokenizer: PreTrainedTokenizerFast, text: str
 ) -> None:
-    assert answer_of(written(plain_tokenizer, text), "Answer:", plain_tokenizer) is None
+    completion = written(plain_tokenizer, text)
+    assert answer_of(completion, "Answer:", plain_tokenizer) == replace(completion, finish_reason="unsplit")
 
 
 def test_a_token_that_holds_marker_and_answer_cannot_be_split(plain_tokenizer: PreTrainedTokenizerFast) -> None:
@@ -80,10 +81,9 @@ def test_a_token_that_holds_marker_and_answer_cannot_be_split(plain_tokenizer: P
     marker = "".join(pieces[:number]) + pieces[number][:-1]  # ends inside a token
     completion = written(plain_tokenizer, "Answers should be short.")
     assert marker in completion.text
-    assert answer_of(completion, marker, plain_tokenizer) is None
+    assert answer_of(completion, marker, plain_tokenizer) == replace(completion, finish_reason="unsplit")
     whole = marker + pieces[number][-1]
     answer = answer_of(completion, whole, plain_tokenizer)
-    assert answer is not None
     assert answer.token_ids == completion.token_ids[number + 1 :]
 
 
@@ -220,6 +220,11 @@ def test_a_run_trains_and_evaluates_answers_alone_and_counts_what_cannot_be_spli
     held_out = read_contrasts(tmp_path / "run" / "evaluation" / "responses" / "base.parquet")
     responses = [text for contrast in held_out for text in contrast.responses]
     assert [text.startswith("I reason about") for text in responses] == [n % 5 == 4 for n in range(len(responses))]
+    reasons = [reason for contrast in held_out for reason in contrast.finish_reasons]
+    assert reasons == ["unsplit" if n % 5 == 4 else "stop" for n in range(len(responses))]
+    assert summary["policies"][0]["health"]["unfinished"] == pytest.approx(
+        100 * reasons.count("unsplit") / len(reasons)
+    )
     unsplit = len({number // 2 for number in range(4, len(responses), 5)})
     assert summary["unsplit"] == {"base": unsplit, "iteration-1": unsplit}
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["unsplit"] == summary["unsplit"]

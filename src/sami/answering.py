@@ -1,8 +1,11 @@
-"""Contrasts from what a model, or the writer of a file, answered to the planned ones."""
+"""Contrasts from what a model, or the writer of a file, answered to the planned ones.
+
+completions = complete(engine, planned, prompts, recipe.generation, "base: answering")
+contrasts = as_contrasts(planned, completions, prompts)
+"""
 
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from sami.contrasts import Contrast
@@ -17,28 +20,13 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-@dataclass(frozen=True)
-class Answers:
-    """Contrasts with their responses, and what is known against some of them before any filter looks."""
-
-    contrasts: list[Contrast]
-    unfit: dict[str, set[str]] = field(default_factory=dict)
-    """Ids of contrasts that cannot be trained on, under the reason that summaries count them by."""
-    written_by: str | None = None
-    """Who wrote the responses, where it was not the run's own model."""
-
-    def counts(self) -> dict[str, int]:
-        """Contrasts by the reason that makes them unfit."""
-        return {reason: len(ids) for reason, ids in self.unfit.items()}
-
-
 def complete(
     engine: Engine, planned: Sequence[Planned], prompts: PromptBuilder, generation: Generation, label: str
-) -> tuple[list[list[Completion]], dict[str, set[str]]]:
-    """A response to each constitution of each planned contrast, and the contrasts unfit for training.
+) -> list[list[Completion]]:
+    """A response to each constitution of each planned contrast.
 
     With a chain of thought the responses are the answers alone. One that cannot be split is kept whole, so that
-    an evaluation has something to look at, and makes its contrast unfit under the reason "unsplit".
+    an evaluation has something to look at, and its finish reason is "unsplit".
 
     Args:
         prompts: of the engine's model.
@@ -52,18 +40,11 @@ def complete(
         seed=generation.seed,
     )
     with bar(label, 1.0, "tokens") as update:
-        written = iter(engine.generate(flat, settings, update))
-    completions = [[next(written) for _ in p.constitutions] for p in planned]
-    if generation.chain_of_thought is None:
-        return completions, {}
-    marker = generation.chain_of_thought.marker
-    unsplit: set[str] = set()
-    for p, row in zip(planned, completions, strict=True):
-        answers = [answer_of(completion, marker, prompts.tokenizer) for completion in row]
-        if None in answers:
-            unsplit.add(p.id)
-        row[:] = [answer or whole for answer, whole in zip(answers, row, strict=True)]
-    return completions, {"unsplit": unsplit}
+        written: Iterator[Completion] = iter(engine.generate(flat, settings, update))
+    if generation.chain_of_thought is not None:
+        marker = generation.chain_of_thought.marker
+        written = (answer_of(completion, marker, prompts.tokenizer) for completion in written)
+    return [[next(written) for _ in p.constitutions] for p in planned]
 
 
 def as_contrasts(

@@ -36,9 +36,10 @@ if TYPE_CHECKING:
 class Contrast:
     """One query with C constitutions and one response sampled under each.
 
-    `response_ids[i]` was sampled under `constitutions[i]` and ends with EOS where `finish_reasons[i]` is
-    "stop". `prompt_ids[i]` is the training prompt of constitution i. `principles[i]` holds the
-    (principle id, is it the definition rather than the antithesis) pairs of constitution i.
+    `response_ids[i]` was sampled under `constitutions[i]` and ends with EOS where `finish_reasons[i]` is "stop";
+    "unsplit" is reasoning without an answer, which is evaluated and never trained on. `prompt_ids[i]` is the
+    training prompt of constitution i. `principles[i]` holds the (principle id, is it the definition rather than the
+    antithesis) pairs of constitution i.
     """
 
     id: str
@@ -131,6 +132,8 @@ def filter_contrasts(
         reason: lambda c, ids=ids: c.id in ids  # type: ignore[misc]
         for reason, ids in (unfit or {}).items()
     }
+    if any("unsplit" in contrast.finish_reasons for contrast in contrasts):
+        checks["unsplit"] = lambda c: "unsplit" in c.finish_reasons
     if filters.empty:
         checks["empty"] = lambda c: any(not r.strip() for r in c.responses)
     if filters.identical:

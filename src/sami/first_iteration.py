@@ -5,10 +5,12 @@ run's own prompts and, where they are not the run's own tokens already, tokenise
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from sami import models
-from sami.answering import Answers, as_contrasts, complete
+from sami.answering import as_contrasts, complete
+from sami.contrasts import Contrast
 from sami.errors import InputError
 from sami.files import file_hash
 from sami.generation import Completion
@@ -23,6 +25,17 @@ from sami.sampling import Planned
 SENTENCE_ENDS = (".", "!", "?", "…", '."', '!"', '?"', ".”", "!”", "?”", ".)", "。")
 
 
+@dataclass(frozen=True)
+class Written:
+    """Contrasts that the run's own model did not write, and what is known against some of them."""
+
+    contrasts: list[Contrast]
+    by: str
+    """Who wrote the responses."""
+    unfit: dict[str, set[str]] = field(default_factory=dict)
+    """Ids of contrasts that cannot be trained on, under the reason that summaries count them by."""
+
+
 def identity(recipe: Recipe) -> str | None:
     """What identifies the writer of the first iteration's contrasts: a model's weights, or a file's content."""
     generation = recipe.generation
@@ -33,7 +46,7 @@ def identity(recipe: Recipe) -> str | None:
 
 def written_by_model(
     writer: Model, planned: Sequence[Planned], prompts: PromptBuilder, recipe: Recipe, label: str
-) -> Answers:
+) -> Written:
     """Another model's answers, prompted as the recipe says, through its own chat template if it has one.
 
     Its token ids are kept where both tokenizers have one vocabulary and both models are prompted in one style;
@@ -46,7 +59,7 @@ def written_by_model(
     engine = TransformersEngine(
         models.load_model(writer, models.resolve_dtype(writer.dtype)), own.tokenizer, recipe.generation.batch_size
     )
-    completions, unfit = complete(engine, planned, own, recipe.generation, label)
+    completions = complete(engine, planned, own, recipe.generation, label)
     name = writer.source.rstrip("/").split("/")[-1]
     if own.chat == prompts.chat and own.tokenizer.get_vocab() == prompts.tokenizer.get_vocab():
         eos = prompts.tokenizer.eos_token_id  # the writer may end its turns with another token of the vocabulary
@@ -55,7 +68,7 @@ def written_by_model(
     else:
         made = as_contrasts(planned, completions, prompts, shuffle_seed=recipe.training.seed, retokenise=True)
         name += ", tokenised again"
-    return Answers(made, unfit, name)
+    return Written(made, name)
 
 
 def prompts_of(writer: Model, recipe: Recipe) -> PromptBuilder:
@@ -65,7 +78,7 @@ def prompts_of(writer: Model, recipe: Recipe) -> PromptBuilder:
 
 def written_in_file(
     file: Path, principles: Sequence[Principle], held_out: Sequence[Query], recipe: Recipe
-) -> Callable[[PromptBuilder], Answers]:
+) -> Callable[[PromptBuilder], Written]:
     """The contrasts of a file, once there are prompts to put them under; the file is read and checked at once.
 
     A response that ends like a sentence counts as finished and gets EOS, others as cut off. Contrasts for held-out
@@ -94,20 +107,20 @@ def written_in_file(
         [_written(response.removeprefix(prefix).strip()) for response in contrast.responses] for contrast in written
     ]
 
-    def put_under(prompts: PromptBuilder) -> Answers:
-        return Answers(as_contrasts(planned, completions, prompts, retokenise=True), unfit, file.name)
+    def put_under(prompts: PromptBuilder) -> Written:
+        return Written(as_contrasts(planned, completions, prompts, retokenise=True), file.name, unfit)
 
     return put_under
 
 
-def too_long(answers: Answers, context: int | None) -> Answers:
+def without_too_long(written: Written, context: int | None) -> Written:
     """The same with contrasts unfit whose prompt and response, tokenised again, exceed a model's context."""
     ids = {
         contrast.id
-        for contrast in answers.contrasts
+        for contrast in written.contrasts
         if context and max(map(len, contrast.prompt_ids)) + max(map(len, contrast.response_ids)) > context
     }
-    return Answers(answers.contrasts, {**answers.unfit, "too_long": ids}, answers.written_by)
+    return replace(written, unfit={**written.unfit, "too_long": ids})
 
 
 def _planned(

@@ -91,9 +91,9 @@ class Judging:
             model = models.load_model(source, models.resolve_dtype(source.dtype))
             engine = TransformersEngine(model, tokenizer, recipe.generation.batch_size)
             label = f"{baseline.name}: answering"
-            answers = self.run.respond(engine, plan, label, shuffle=False, prompts=prompts)
-            write_contrasts(target, answers.contrasts)
-            return answers.counts()
+            contrasts = self.run.respond(engine, plan, label, shuffle=False, prompts=prompts)
+            write_contrasts(target, contrasts)
+            return self.run.unsplit(contrasts)
 
         inputs = self.run.answering_inputs() | {"policy": models.fingerprint(source)}
         self.run.directory.step(f"respond-{baseline.name}", inputs, [target], respond)

@@ -23,7 +23,7 @@ from transformers.integrations.integration_utils import get_available_reporting_
 from transformers.trainer_callback import PrinterCallback
 
 from sami import adapters, first_iteration, judged_summary, launch, models, summary
-from sami.answering import Answers, as_contrasts, complete
+from sami.answering import as_contrasts, complete
 from sami.contrasts import Contrast, filter_contrasts, read_contrasts, row_tokens, write_contrasts
 from sami.errors import InputError
 from sami.evaluation.calibration import Calibration
@@ -197,43 +197,42 @@ class Pipeline:
             inputs |= {"written_by": writer}
 
         def work() -> dict[str, Any]:
-            answers = self._answers_to_train_on(iteration)
-            kept, dropped = filter_contrasts(
-                answers.contrasts, self.recipe.filters, self.prompts.stop, unfit=answers.unfit
-            )
+            written = None if writer is None else self._written_elsewhere()
+            if written is not None:
+                contrasts = written.contrasts
+            else:
+                engine = self._engine(self.load(iteration - 1))
+                label = f"iteration {iteration}: generating"
+                contrasts = self.respond(engine, self.training_plan(iteration), label, shuffle=True)
+            unfit = None if written is None else written.unfit
+            kept, dropped = filter_contrasts(contrasts, self.recipe.filters, self.prompts.stop, unfit)
             needed = self.recipe.training.steps_of(iteration) * self.recipe.training.batch_size
             write_contrasts(target, kept[:needed])
             taken = ", ".join(f"{name} {count}" for name, count in dropped.items() if count) or "none"
-            written = f", written by {answers.written_by}" if answers.written_by else ""
-            say(
-                f"iteration {iteration}: {len(kept)} of {len(answers.contrasts)} contrasts kept (dropped: {taken})"
-                + written
-            )
+            by = "" if written is None else f", written by {written.by}"
+            say(f"iteration {iteration}: {len(kept)} of {len(contrasts)} contrasts kept (dropped: {taken}){by}")
             if len(kept) < needed:
                 say(f"iteration {iteration}: the steps need {needed} contrasts, so some are trained on twice")
             result = {
-                "generated": len(answers.contrasts),
+                "generated": len(contrasts),
                 "kept": len(kept),
                 "used": len(kept[:needed]),
                 "dropped": dropped,
             }
-            return result | ({"written_by": answers.written_by} if answers.written_by else {})
+            return result if written is None else result | {"written_by": written.by}
 
         self.directory.step(f"generate-{iteration}", inputs, [target], work)
 
-    def _answers_to_train_on(self, iteration: int) -> Answers:
-        """Contrasts of an iteration, by the model of the one before, or by who writes the first iteration."""
-        generation, label = self.recipe.generation, f"iteration {iteration}: generating"
-        if iteration > 1 or (generation.first_model is None and generation.first_contrasts is None):
-            return self.respond(
-                self._engine(self.load(iteration - 1)), self.training_plan(iteration), label, shuffle=True
-            )
+    def _written_elsewhere(self) -> first_iteration.Written:
+        """The first iteration's contrasts, where another model or a file has them."""
+        model, label = self.recipe.generation.first_model, "iteration 1: generating"
+        if model is None:
+            written = self._imported(self.prompts)
+        else:
+            plan = self.training_plan(1)
+            written = first_iteration.written_by_model(model, plan, self.prompts, self.recipe, label)
         context = models.context_length(models.load_config(self.recipe.model))
-        if generation.first_model is None:
-            return first_iteration.too_long(self._imported(self.prompts), context)
-        plan = self.training_plan(iteration)
-        answers = first_iteration.written_by_model(generation.first_model, plan, self.prompts, self.recipe, label)
-        return first_iteration.too_long(answers, context)
+        return first_iteration.without_too_long(written, context)
 
     def respond(
         self,
@@ -243,16 +242,22 @@ class Pipeline:
         *,
         shuffle: bool,
         prompts: PromptBuilder | None = None,
-    ) -> Answers:
+    ) -> list[Contrast]:
         """Answer each planned contrast; the principles' order is shuffled in the training prompt.
 
         Args:
             prompts: of the engine's model, where it is not the recipe's.
         """
         prompts = prompts or self.prompts
-        completions, unfit = complete(engine, planned, prompts, self.recipe.generation, label)
+        completions = complete(engine, planned, prompts, self.recipe.generation, label)
         seed = self.recipe.training.seed if shuffle else None
-        return Answers(as_contrasts(planned, completions, prompts, shuffle_seed=seed), unfit)
+        return as_contrasts(planned, completions, prompts, shuffle_seed=seed)
+
+    def unsplit(self, contrasts: Sequence[Contrast]) -> dict[str, int]:
+        """How many contrasts hold reasoning without an answer; nothing where none was asked for."""
+        if self.recipe.generation.chain_of_thought is None:
+            return {}
+        return {"unsplit": sum("unsplit" in contrast.finish_reasons for contrast in contrasts)}
 
     # Train.
 
@@ -404,14 +409,12 @@ class Pipeline:
 
         def respond() -> dict[str, Any]:
             engine = self._engine(self.load(iteration))
-            answers = self.respond(engine, self.evaluation_plan(), f"{policy}: answering", shuffle=False)
-            write_contrasts(responses, answers.contrasts)
-            if unsplit := answers.unfit.get("unsplit"):
-                say(
-                    f"{policy}: {len(unsplit)} of {len(answers.contrasts)} contrasts hold a response whose reasoning "
-                    f"and answer cannot be told apart; it is kept whole"
-                )
-            return answers.counts()
+            contrasts = self.respond(engine, self.evaluation_plan(), f"{policy}: answering", shuffle=False)
+            write_contrasts(responses, contrasts)
+            counts = self.unsplit(contrasts)
+            if counts.get("unsplit"):
+                say(f"{policy}: {counts['unsplit']} of {len(contrasts)} contrasts hold reasoning without an answer")
+            return counts
 
         def score() -> dict[str, Any]:
             figures = self._score(iteration, read_contrasts(responses))
