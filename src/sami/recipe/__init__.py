@@ -10,6 +10,7 @@ from sami.recipe.loading import PACKAGED_RECIPES, describe, dump_recipe, flatten
 from sami.recipe.recipe import Recipe
 from sami.recipe.sections import (
     Adapter,
+    ChainOfThought,
     Filters,
     Generation,
     Health,
@@ -26,6 +27,7 @@ __all__ = [
     "PACKAGED_RECIPES",
     "Adapter",
     "Baseline",
+    "ChainOfThought",
     "EndpointJudge",
     "Evaluation",
     "Filters",

@@ -64,6 +64,15 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
+    def _reasoning_comes_first(self) -> Self:
+        if self.generation.chain_of_thought is not None and self.prompt.response_prefix:
+            raise ValueError(
+                f"prompt.response_prefix is {self.prompt.response_prefix!r} and generation.chain_of_thought is on; a "
+                f"response cannot start from the prefix and from reasoning, so remove one of them"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _narrow_masters_are_possible(self) -> Self:
         if self.training.master_weights == "bfloat16":
             if self.adapter is not None:
