@@ -176,10 +176,16 @@ def _with_absolute_paths(recipe: Recipe, folder: Path) -> Recipe:
         update={
             "model": recipe.model.model_copy(update={"source": absolute(recipe.model.source)}),
             "queries": recipe.queries.model_copy(update={"path": absolute(recipe.queries.path)}),
-            "principles": absolute(recipe.principles, otherwise=str((folder / recipe.principles).resolve())),
+            "principles": absolute(recipe.principles, otherwise=_packaged_principles(recipe.principles, folder)),
             "evaluation": recipe.evaluation.with_paths(absolute),
         }
     )
+
+
+def _packaged_principles(name: str, folder: Path) -> str:
+    """A file of the principle bank by its bare name, such as "diverse"; else the path that the recipe means."""
+    packaged = PACKAGED_RECIPES / "principles" / f"{name}.yaml"
+    return str(packaged if Path(name).name == name and packaged.is_file() else (folder / name).resolve())
 
 
 def _one_line(error: object) -> str:

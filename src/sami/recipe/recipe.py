@@ -29,7 +29,7 @@ class Recipe(Section):
     queries: Queries
     """Where the queries come from and how many are used."""
     principles: str = Field(min_length=1)
-    """YAML file of principles, relative to the recipe."""
+    """YAML file of principles, relative to the recipe, or the name of a file that comes with sami: hh, tldr, …"""
     prompt: Prompt = Prompt()
     """How a constitution and a query become a prompt."""
     sampling: Sampling = Sampling()
