@@ -5,8 +5,17 @@
 Nothing here imports torch: `sami --help` and errors in a recipe must answer at once.
 """
 
+from sami.recipe.endpoint import Endpoint
 from sami.recipe.judging import Baseline, EndpointJudge, Evaluation, HumanJudge, Judge, LocalJudge, VerifierJudge
-from sami.recipe.loading import PACKAGED_RECIPES, describe, dump_recipe, flatten, load_evaluation, load_recipe
+from sami.recipe.loading import (
+    PACKAGED_RECIPES,
+    describe,
+    dump_recipe,
+    flatten,
+    load_evaluation,
+    load_recipe,
+    load_writing,
+)
 from sami.recipe.recipe import Recipe
 from sami.recipe.sections import (
     Adapter,
@@ -21,12 +30,15 @@ from sami.recipe.sections import (
     Section,
     Training,
 )
+from sami.recipe.writing import EndpointWriter, LocalWriter, WrittenPrinciples
 
 __all__ = [
     "PACKAGED_RECIPES",
     "Adapter",
     "Baseline",
+    "Endpoint",
     "EndpointJudge",
+    "EndpointWriter",
     "Evaluation",
     "Filters",
     "Generation",
@@ -35,6 +47,7 @@ __all__ = [
     "Judge",
     "Launch",
     "LocalJudge",
+    "LocalWriter",
     "Model",
     "Prompt",
     "Queries",
@@ -43,9 +56,11 @@ __all__ = [
     "Section",
     "Training",
     "VerifierJudge",
+    "WrittenPrinciples",
     "describe",
     "dump_recipe",
     "flatten",
     "load_evaluation",
     "load_recipe",
+    "load_writing",
 ]
