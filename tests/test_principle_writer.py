@@ -51,7 +51,7 @@ def test_a_definition_and_an_antithesis_for_each_name() -> None:
         ("comprehensive", GOOD["definition", "comprehensive"], "Responses should mention a single detail."),
     ]
     assert len(writer.asked) == 4
-    assert {q.seed for q in writer.asked} == {7}
+    assert {q.seed for q in writer.asked} == {7 * ATTEMPTS}  # the first attempt's
     assert all(TASK in q.prompt and q.name in q.prompt for q in writer.asked)
 
 
@@ -71,6 +71,8 @@ def test_a_definition_and_an_antithesis_for_each_name() -> None:
         ("{opening} être courtes et directes, sans mots inutiles.", "not English"),
         ("{opening} kurz sein und keine unnötigen Wörter enthalten.", "not English"),
         ("{opening} 保持简短。", "not English"),
+        ("{opening} be unlikельflier than the rest.", "not English"),
+        ("{opening} be the opposite of the original prompt.", "speaks of the question"),
         ("{opening} rest.", "3 words"),
         ("{opening} be so short that " + ", ".join(f"reader {n} likes them" for n in range(20)) + ".", "words"),
         ("{opening} be what?", "no statement"),

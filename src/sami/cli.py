@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from sami.errors import InputError
-from sami.recipe import Recipe, load_evaluation, load_recipe
+from sami.recipe import Recipe, load_evaluation, load_recipe, load_writing
 
 # Allocator and thread settings that only count at process start: keeping freed memory, and waiting threads asleep
 # rather than spinning, speeds up CPU work.
@@ -178,6 +178,44 @@ def winrate(
         print(f"warning: {warning}", file=sys.stderr)
 
 
+@app.command(
+    "write-principles",
+    epilog="Example: sami write-principles --task 'summarising Reddit posts' --names concise,comprehensive "
+    "--output principles.yaml",
+)
+def write_principles(
+    task: Annotated[str, typer.Option(help="What the responses do, such as 'summarising Reddit posts'.")],
+    names: Annotated[str | None, typer.Option(help="Adjectives, with commas; without it the writer names them.")] = None,
+    count: Annotated[int | None, typer.Option(help="How many principles to write without --names; 4 if not given.")] = None,
+    writer: Annotated[
+        str | None,
+        typer.Option(help="Who writes: a model's source, or YAML such as '{url: …, model: …, key_variable: …}'."),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the writer's sampling.")] = 0,
+    output: Annotated[Path | None, typer.Option(help="The file to write; without it, standard output.")] = None,
+) -> None:
+    """Have a model write principles with their antitheses, as a file to read and edit."""
+    given = {
+        "task": task,
+        "names": None if names is None else [name.strip() for name in names.split(",")],
+        "count": count,
+        "writer": _yaml(writer, "--writer"),
+        "seed": seed,
+    }
+    settings = load_writing({key: value for key, value in given.items() if value is not None})
+    if output is not None and output.exists():
+        raise InputError(f"The file {output} exists. Give another one, or remove it.")
+    _tune_process()
+    _quiet_libraries()
+    from sami import principle_files
+
+    if output is None:
+        print(principle_files.written(settings), end="")
+    else:
+        principle_files.write_file(settings, output)
+        print(output)
+
+
 def main() -> None:
     """Entry point: bad input is a message and exit code 2, an interrupt leaves a run that continues."""
     try:
@@ -202,6 +240,15 @@ def _pipeline(recipe: str, overrides: list[str] | None, output: Path | None) -> 
     from sami.pipeline import Pipeline
 
     return Pipeline(resolved, folder), folder
+
+
+def _yaml(text: str | None, option: str) -> Any:
+    import yaml
+
+    try:
+        return None if text is None else yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"The value of {option} is not YAML: {' '.join(str(error).split())}.") from None
 
 
 def _finish(summary: dict[str, Any], folder: Path, as_json: bool) -> None:

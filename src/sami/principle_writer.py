@@ -7,6 +7,7 @@ parameters can answer these: one sentence at a time, its first words given, aske
 """
 
 import re
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -72,7 +73,7 @@ def write_principles(
     Args:
         task: what the responses do, such as "summarising Reddit posts".
         names: of the principles, at least two; None has them written too.
-        seed: of the first attempt at each answer; later attempts have later seeds.
+        seed: of sampling; each attempt at an answer has a seed of its own, and no two values share one.
         count: names to write where none are given.
 
     Raises:
@@ -89,7 +90,7 @@ def write_principles(
 
     def question(kind: Kind, name: str, attempt: int) -> Question:
         prompt, opening = (texts[kind].format(task=task, name=name) for texts in (PROMPTS, OPENINGS))
-        return Question(kind, name, prompt, opening, seed + attempt)
+        return Question(kind, name, prompt, opening, ATTEMPTS * seed + attempt)
 
     definitions: dict[str, str] = {}
     antitheses: dict[str, str] = {}
@@ -142,6 +143,7 @@ _REFUSAL = re.compile(
     r"\b(?:i(?:'m| am) (?:sorry|unable|afraid|not able)|i (?:can(?:no|')t|cannot|can not|won't|will not|must decline)"
     r"|as an? (?:ai|language model|assistant)|my apologies|unable to (?:assist|help|comply))\b"
 )
+_OF_THE_QUESTION = re.compile(r"\b(?:original (?:prompt|question|task)|(?:this|the|given) (?:prompt|task|instructions?))\b")
 _WRAPPING = " \t\n\"'“”‘’*_`"
 _INNER_STOP = re.compile(r"[.!?][\"'”’)*]*\s")
 _ECHO = re.compile(r"\b([\w-]+),? (?:and|or|but|yet|not) \1\b|\b([\w-]+),? \2\b")
@@ -175,6 +177,8 @@ def read_sentence(answer: str, opening: str) -> str:
         raise _UnusableError("it goes on after its sentence")
     if "?" in text or ":" in text or template_leftover(text):
         raise _UnusableError("it is no statement")
+    if _OF_THE_QUESTION.search(text[len(opening) :].casefold()):
+        raise _UnusableError("it speaks of the question")
     if not FEWEST_WORDS <= len(words) + 2 <= MOST_WORDS:
         raise _UnusableError(f"it has {len(words) + 2} words, and {FEWEST_WORDS} to {MOST_WORDS} are wanted")
     if repeated_loop(text) or _ECHO.search(text.casefold()) or _most_frequent(text) > 2:
@@ -201,9 +205,11 @@ def read_names(answer: str, opening: str) -> list[str]:
 
 
 def _is_english(words: Sequence[str]) -> bool:
-    """Whether enough words are in the CMU dictionary of English; a long text also needs function words."""
+    """Whether enough words are in the CMU dictionary; all letters are Latin, and a long text has function words."""
     if not words:
         return True  # its length is another matter
+    if any(not unicodedata.name(letter, "").startswith("LATIN") for word in words for letter in word if letter.isalpha()):
+        return False
     known = sum(word.partition("'")[0] in _dictionary() for word in words) / len(words)
     return known >= FEWEST_ENGLISH and (len(words) < 8 or any(word in FUNCTION_WORDS for word in words))
 
@@ -305,7 +311,7 @@ def _written_names(ask: Ask, task: str, count: int, seed: int) -> list[str]:
     problems: list[str] = []
     prompt = PROMPTS["names"].format(task=task)
     for attempt in range(ATTEMPTS):
-        question = Question("names", "", prompt, OPENINGS["names"], seed + attempt)
+        question = Question("names", "", prompt, OPENINGS["names"], ATTEMPTS * seed + attempt)
         [answer] = ask([question])
         try:
             for name in read_names(answer, question.opening):

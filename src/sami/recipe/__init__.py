@@ -30,7 +30,7 @@ from sami.recipe.sections import (
     Section,
     Training,
 )
-from sami.recipe.writing import EndpointWriter, LocalWriter, WrittenPrinciples
+from sami.recipe.writing import EndpointWriter, LocalWriter, ScriptedWriter, WrittenPrinciples
 
 __all__ = [
     "PACKAGED_RECIPES",
@@ -53,6 +53,7 @@ __all__ = [
     "Queries",
     "Recipe",
     "Sampling",
+    "ScriptedWriter",
     "Section",
     "Training",
     "VerifierJudge",

@@ -43,9 +43,18 @@ class EndpointWriter(Endpoint):
         return f"{self.model} at {self.url}"
 
 
+class ScriptedWriter(Section):
+    kind: Literal["scripted"]
+    """Fixed sentences around each name, without a model: to try out a recipe."""
+
+    @property
+    def label(self) -> str:
+        return "a script"
+
+
 def _as_writer(value: Any) -> Any:
     if isinstance(value, str):
-        return {"kind": "local", "model": value}
+        return {"kind": "scripted"} if value == "scripted" else {"kind": "local", "model": value}
     if isinstance(value, dict) and "kind" not in value:
         return {"kind": "endpoint" if "url" in value else "local", **value}
     return value
@@ -56,7 +65,9 @@ def _kind(value: Any) -> Any:
 
 
 Writer = Annotated[
-    Annotated[LocalWriter, Tag("local")] | Annotated[EndpointWriter, Tag("endpoint")],
+    Annotated[LocalWriter, Tag("local")]
+    | Annotated[EndpointWriter, Tag("endpoint")]
+    | Annotated[ScriptedWriter, Tag("scripted")],
     Discriminator(_kind),
     BeforeValidator(_as_writer),
 ]
@@ -70,9 +81,9 @@ class WrittenPrinciples(Section):
     count: int | None = Field(default=None, ge=2)
     """How many principles are written where names are not given; null: 4."""
     writer: Writer = LocalWriter()
-    """Who writes: a model's source, or a section with `kind` local or endpoint."""
+    """Who writes: a model's source, or a section with `kind` local or endpoint; or "scripted", without a model."""
     seed: int = Field(default=0, ge=0)
-    """Seed of the first attempt at each sentence."""
+    """Seed of the writer's sampling; each attempt at a sentence has its own."""
 
     @model_validator(mode="after")
     def _some_contrast_between_principles(self) -> Self:
