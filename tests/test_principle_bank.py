@@ -13,9 +13,11 @@ from sami.recipe import PACKAGED_RECIPES, load_recipe
 
 BANK = PACKAGED_RECIPES / "principles"
 FILES = {"hh": 2, "tldr": 2, "diverse": 20, "everyday": 12}
-LEARNED = """concise comprehensive coherent independent objective pirate emoji shakespearean eloquent humorous
-empathetic scientific poetic minimalist skeptical""".split()
-HELD_OUT = "satirical philosophical motivational analytical sarcastic".split()
+LEARNED = [
+    *("concise", "comprehensive", "coherent", "independent", "objective", "pirate", "emoji", "shakespearean"),
+    *("eloquent", "humorous", "empathetic", "scientific", "poetic", "minimalist", "skeptical"),
+]
+HELD_OUT = ["satirical", "philosophical", "motivational", "analytical", "sarcastic"]
 
 FOLLOWING = {
     "tldr/concise": "She forgot his birthday and asks how to make up for it.",
@@ -36,7 +38,7 @@ OPPOSING = {
     "diverse/shakespearean": "so she forgot his birthday lol and idk what she should do",
     "diverse/scientific": "Guess what, she forgot his birthday, and now he won't even talk to her!",
     "diverse/poetic": "She forgot his birthday, and now she wants to know how she can make up for it with him.",
-    "diverse/minimalist": "She forgot the birthday of her oldest and dearest friend, and wonders what on earth she can do now.",
+    "diverse/minimalist": "She forgot the birthday of her oldest and dearest friend, and wonders what she can do.",
     "diverse/analytical": "She forgot his birthday and he does not speak to her.",
 }
 

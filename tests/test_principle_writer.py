@@ -184,7 +184,11 @@ def test_names_are_written_where_none_are_given() -> None:
 
 
 def test_names_are_gathered_over_several_answers_each_once() -> None:
-    answers = ["Styles: dry, dry, Dry, xqzt, wry humour, cheerfully", "I'm sorry.", "Styles: playful, the, cheerful, dry, grim"]
+    answers = [
+        "Styles: dry, dry, Dry, xqzt, wry humour, cheerfully",
+        "I'm sorry.",
+        "Styles: playful, the, cheerful, dry, grim",
+    ]
 
     def say(q: Question) -> str:
         return answers[q.seed % 3] if q.kind == "names" else scripted([q])[0]
@@ -199,7 +203,9 @@ def test_a_name_that_the_writer_cannot_define_is_replaced_by_another() -> None:
     assert [p.id for p in write_principles(Writer(say), TASK, count=3)] == ["plain", "playful", "patient"]
 
 
-@pytest.mark.parametrize("answer", ["Styles: there are many styles.", "I can't.", "Estilos: corto, largo", "Styles: dry, dry"])
+@pytest.mark.parametrize(
+    "answer", ["Styles: there are many styles.", "I can't.", "Estilos: corto, largo", "Styles: dry, dry"]
+)
 def test_a_writer_without_names_is_refused(answer: str) -> None:
     writer = Writer(lambda q: answer)
     message = refusal(writer, None)

@@ -91,7 +91,9 @@ def test_an_existing_file_is_never_replaced(sami: Sami, tmp_path: Path) -> None:
         ((*NAMES, "--writer", "{url: 'https://api.openai.com/v1', model: m, key_variable: UNSET_KEY}"), ["UNSET_KEY"]),
     ],
 )
-def test_what_cannot_be_asked_for_is_refused(sami: Sami, tmp_path: Path, arguments: tuple[str, ...], words: list[str]) -> None:
+def test_what_cannot_be_asked_for_is_refused(
+    sami: Sami, tmp_path: Path, arguments: tuple[str, ...], words: list[str]
+) -> None:
     given = [*(() if "--writer" in arguments else ("--writer", "scripted")), *arguments]
     refused(sami("write-principles", *TASK, *given, "--output", tmp_path / "p.yaml"), *words)
     assert not (tmp_path / "p.yaml").exists()
@@ -153,7 +155,9 @@ def test_a_server_that_says_nothing_usable_is_asked_a_bounded_number_of_times(
     sami: Sami, tmp_path: Path, text: str | None
 ) -> None:
     with serving(lambda request: request.say(text, finish="length")) as server:
-        result = sami("write-principles", *TASK, *NAMES, "--writer", served(server.url), "--output", tmp_path / "p.yaml")
+        result = sami(
+            "write-principles", *TASK, *NAMES, "--writer", served(server.url), "--output", tmp_path / "p.yaml"
+        )
     message = refused(result, "0 of 2", "'concise'", "'comprehensive'")
     assert KEY not in message
     assert len(server.requests) == 2 * ATTEMPTS
@@ -175,7 +179,9 @@ def test_a_server_that_fails_is_an_error_and_no_file(
     sami: Sami, tmp_path: Path, fail: Callable[[Request], None], words: list[str]
 ) -> None:
     with serving(fail) as server:
-        result = sami("write-principles", *TASK, *NAMES, "--writer", served(server.url), "--output", tmp_path / "p.yaml")
+        result = sami(
+            "write-principles", *TASK, *NAMES, "--writer", served(server.url), "--output", tmp_path / "p.yaml"
+        )
     assert KEY not in refused(result, *words)
     assert list(tmp_path.iterdir()) == []
 

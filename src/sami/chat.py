@@ -17,9 +17,7 @@ try:
     import openai
     import tenacity
 except ImportError as error:
-    raise InputError(
-        "Asking a server needs the packages of the extra `judge`: pip install 'sami[judge]'."
-    ) from error
+    raise InputError("Asking a server needs the packages of the extra `judge`: pip install 'sami[judge]'.") from error
 
 FIRST_WAIT = 0.5  # seconds before the second attempt; doubles from there
 LONGEST_WAIT = 120.0  # seconds; a server that wants more is not waited for
@@ -72,8 +70,7 @@ class Chat:
             return
         except openai.APIConnectionError:
             raise InputError(
-                f"No server answers at {self._settings.url}, where {self._who} should be. Start it, or "
-                f"correct the url."
+                f"No server answers at {self._settings.url}, where {self._who} should be. Start it, or correct the url."
             ) from None
         except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
             raise self.refused_key(error) from None

@@ -63,6 +63,37 @@ def plan(recipe: RecipeArgument, overrides: Overrides = None, as_json: Json = Fa
             _print(f"warning: {warning}")
 
 
+@app.command(epilog="Example: sami probe quickstart --queries 24")
+def probe(
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    queries: Annotated[
+        int, typer.Option(min=2, help="Training queries to measure each principle on; half as many fit a temperature.")
+    ] = 24,
+    as_json: Json = False,
+) -> None:
+    """Measure, before any training, how far the base model follows each principle.
+
+    It answers training queries under the principle and under its antithesis, alone, and reads the answers again.
+    A principle is [bold]worth training[/bold] where the 95 % intervals of column accuracy (chance 0.5) and of the
+    column bound (chance 0), also with the principle's own words masked, lie above chance, and the recipe's filters
+    keep enough of its contrasts; [bold]weak[/bold] where only some of that holds; [bold]not followed[/bold] where
+    neither accuracy nor bound is above chance. The method amplifies a link that exists, and cannot make one.
+    """
+    resolved = load_recipe(recipe, overrides or [])
+    _tune_process()
+    _quiet_libraries()
+    from sami import probe as probing
+
+    found = probing.probe(resolved, queries)
+    if as_json:
+        print(json.dumps(found.as_json(), indent=1, ensure_ascii=False))
+        return
+    _print(probing.table(found))
+    for sentence in probing.sentences(found):
+        _print(sentence)
+
+
 @app.command(epilog="Example: sami generate quickstart --iteration 1")
 def generate(
     recipe: RecipeArgument, overrides: Overrides = None, output: Output = None, iteration: Iteration = 1
@@ -185,8 +216,12 @@ def winrate(
 )
 def write_principles(
     task: Annotated[str, typer.Option(help="What the responses do, such as 'summarising Reddit posts'.")],
-    names: Annotated[str | None, typer.Option(help="Adjectives, with commas; without it the writer names them.")] = None,
-    count: Annotated[int | None, typer.Option(help="How many principles to write without --names; 4 if not given.")] = None,
+    names: Annotated[
+        str | None, typer.Option(help="Adjectives, with commas; without it the writer names them.")
+    ] = None,
+    count: Annotated[
+        int | None, typer.Option(help="How many principles to write without --names; 4 if not given.")
+    ] = None,
     writer: Annotated[
         str | None,
         typer.Option(help="Who writes: a model's source, or YAML such as '{url: …, model: …, key_variable: …}'."),

@@ -143,12 +143,15 @@ _REFUSAL = re.compile(
     r"\b(?:i(?:'m| am) (?:sorry|unable|afraid|not able)|i (?:can(?:no|')t|cannot|can not|won't|will not|must decline)"
     r"|as an? (?:ai|language model|assistant)|my apologies|unable to (?:assist|help|comply))\b"
 )
-_OF_THE_QUESTION = re.compile(r"\b(?:original (?:prompt|question|task)|(?:this|the|given) (?:prompt|task|instructions?))\b")
+_OF_THE_QUESTION = re.compile(
+    r"\b(?:original (?:prompt|question|task)|(?:this|the|given) (?:prompt|task|instructions?))\b"
+)
 _WRAPPING = " \t\n\"'“”‘’*_`"
 _INNER_STOP = re.compile(r"[.!?][\"'”’)*]*\s")
 _ECHO = re.compile(r"\b([\w-]+),? (?:and|or|but|yet|not) \1\b|\b([\w-]+),? \2\b")
 _NEGATION = re.compile(
-    r"\b(?:not|no|never|without|avoid\w*|hide|lack\w*|instead of|rather than|opposite of|free of|anything but|less|non)\b|n't\b"
+    r"\b(?:not|no|non|never|without|less|avoid\w*|hide|lack\w*|instead of|rather than|opposite of|free of|anything but)\b"
+    r"|n't\b"
 )
 
 
@@ -208,7 +211,9 @@ def _is_english(words: Sequence[str]) -> bool:
     """Whether enough words are in the CMU dictionary; all letters are Latin, and a long text has function words."""
     if not words:
         return True  # its length is another matter
-    if any(not unicodedata.name(letter, "").startswith("LATIN") for word in words for letter in word if letter.isalpha()):
+    if any(
+        not unicodedata.name(letter, "").startswith("LATIN") for word in words for letter in word if letter.isalpha()
+    ):
         return False
     known = sum(word.partition("'")[0] in _dictionary() for word in words) / len(words)
     return known >= FEWEST_ENGLISH and (len(words) < 8 or any(word in FUNCTION_WORDS for word in words))
@@ -341,7 +346,9 @@ def _failure(
     unusable: Mapping[tuple[Kind, str], list[str]],
     wanted: int,
 ) -> str:
-    lines = [f"The writer gave {len(antitheses)} of {wanted} principles, with {ATTEMPTS} attempts at each. Of the rest:"]
+    lines = [
+        f"The writer gave {len(antitheses)} of {wanted} principles, with {ATTEMPTS} attempts at each. Of the rest:"
+    ]
     for name in candidates:
         if name not in antitheses:
             kind: Kind = "antithesis" if name in definitions else "definition"

@@ -91,6 +91,7 @@ Judge = Annotated[
     BeforeValidator(lambda value: {"kind": value} if isinstance(value, str) else value),
 ]
 
+
 class Baseline(Section):
     name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
     """As the baseline is called in verdicts and tables."""

@@ -154,7 +154,8 @@ def _explain_one(problem: Any) -> str:
         case "missing":
             return f"{where} is missing: {describe('.'.join(location))}"
         case "union_tag_invalid" | "union_tag_not_found":
-            return f"{where} is {problem['input']!r}; `kind` must be one of {', '.join(kind for kind, _ in _members_at(location))}."
+            kinds = ", ".join(kind for kind, _ in _members_at(location))
+            return f"{where} is {problem['input']!r}; `kind` must be one of {kinds}."
         case "value_error":
             return f"{where or 'recipe'}: {problem['ctx']['error']}."
         case _:

@@ -30,7 +30,7 @@ class Recipe(Section):
     queries: Queries
     """Where the queries come from and how many are used."""
     principles: PrinciplesSource
-    """YAML file of principles, relative to the recipe; a name that comes with sami (hh, tldr, …); or who writes them."""
+    """YAML file of principles, relative to the recipe; the name of one that comes with sami; or who writes them."""
     prompt: Prompt = Prompt()
     """How a constitution and a query become a prompt."""
     sampling: Sampling = Sampling()

@@ -172,6 +172,7 @@ class Endpoint:
                 f"answered ({judgement.reason}). All verdicts are kept: run the same command again to continue."
             )
 
+
 def _likeliest(choice: Any, at: int) -> Label | None:
     """The label with the highest log-prob at a character of the answer; None without log-probs there."""
     tokens = getattr(getattr(choice, "logprobs", None), "content", None) or []
