@@ -150,8 +150,8 @@ _WRAPPING = " \t\n\"'“”‘’*_`"
 _INNER_STOP = re.compile(r"[.!?][\"'”’)*]*\s")
 _ECHO = re.compile(r"\b([\w-]+),? (?:and|or|but|yet|not) \1\b|\b([\w-]+),? \2\b")
 _NEGATION = re.compile(
-    r"\b(?:not|no|non|never|without|less|avoid\w*|hide|lack\w*|instead of|rather than|opposite of|free of|anything but)\b"
-    r"|n't\b"
+    r"\b(?:not|no|non|never|without|less|avoid\w*|hide|lack\w*)\b|n't\b"
+    r"|\b(?:instead of|rather than|opposite of|free of|anything but)\b"
 )
 
 
