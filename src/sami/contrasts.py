@@ -126,31 +126,13 @@ def filter_contrasts(
     Raises:
         InputError: a smaller share than `filters.min_survivors` is left.
     """
-    leftovers = [s.strip() if len(s.strip()) > 1 else s for s in stop if s.strip()]
-    unwanted = [term.casefold() for term in filters.unwanted]
     checks: dict[str, Callable[[Contrast], bool]] = {
         reason: lambda c, ids=ids: c.id in ids  # type: ignore[misc]
         for reason, ids in (unfit or {}).items()
     }
     if any("unsplit" in contrast.finish_reasons for contrast in contrasts):
         checks["unsplit"] = lambda c: "unsplit" in c.finish_reasons
-    if filters.empty:
-        checks["empty"] = lambda c: any(not r.strip() for r in c.responses)
-    if filters.identical:
-        checks["identical"] = lambda c: len({r.strip() for r in c.responses}) < len(c.responses)
-    if filters.unfinished:
-        checks["unfinished"] = lambda c: "length" in c.finish_reasons
-    if filters.stop_leftovers:
-        checks["stop_leftovers"] = lambda c: any(
-            template_leftover(r) is not None or any(s in r for s in leftovers) for r in c.responses
-        )
-    if unwanted:
-        checks["unwanted"] = lambda c: any(term in r.casefold() for r in c.responses for term in unwanted)
-    if filters.loops:
-        checks["loops"] = lambda c: any(repeated_loop(r) is not None for r in c.responses)
-    if filters.leaks:
-        checks["leaks"] = lambda c: any(leakage(r, c.constitutions, c.query) is not None for r in c.responses)
-
+    checks |= _checks(filters, stop)
     kept: list[Contrast] = []
     dropped: Counter[str] = Counter({name: 0 for name in checks})
     for contrast in contrasts:
@@ -170,6 +152,36 @@ def filter_contrasts(
             + (f" An example of {worst}: {[r[:160] for r in example.responses]}." if example else "")
         )
     return kept, dict(dropped)
+
+
+def surviving(contrasts: Sequence[Contrast], filters: Filters, stop: Sequence[str] = ()) -> float:
+    """The share of contrasts that pass every filter, whatever share is asked for."""
+    checks = _checks(filters, stop)
+    return sum(not any(takes(contrast) for takes in checks.values()) for contrast in contrasts) / len(contrasts)
+
+
+def _checks(filters: Filters, stop: Sequence[str]) -> dict[str, Callable[[Contrast], bool]]:
+    """Whether a filter takes a contrast, by the filter's name."""
+    leftovers = [s.strip() if len(s.strip()) > 1 else s for s in stop if s.strip()]
+    unwanted = [term.casefold() for term in filters.unwanted]
+    checks: dict[str, Callable[[Contrast], bool]] = {}
+    if filters.empty:
+        checks["empty"] = lambda c: any(not r.strip() for r in c.responses)
+    if filters.identical:
+        checks["identical"] = lambda c: len({r.strip() for r in c.responses}) < len(c.responses)
+    if filters.unfinished:
+        checks["unfinished"] = lambda c: "length" in c.finish_reasons
+    if filters.stop_leftovers:
+        checks["stop_leftovers"] = lambda c: any(
+            template_leftover(r) is not None or any(s in r for s in leftovers) for r in c.responses
+        )
+    if unwanted:
+        checks["unwanted"] = lambda c: any(term in r.casefold() for r in c.responses for term in unwanted)
+    if filters.loops:
+        checks["loops"] = lambda c: any(repeated_loop(r) is not None for r in c.responses)
+    if filters.leaks:
+        checks["leaks"] = lambda c: any(leakage(r, c.constitutions, c.query) is not None for r in c.responses)
+    return checks
 
 
 @dataclass

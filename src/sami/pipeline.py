@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 from transformers.integrations.integration_utils import get_available_reporting_integrations
 from transformers.trainer_callback import PrinterCallback
 
-from sami import adapters, first_iteration, judged_summary, launch, models, summary
+from sami import adapters, first_iteration, judged_summary, launch, models, principle_files, summary
 from sami.answering import as_contrasts, complete
 from sami.contrasts import Contrast, filter_contrasts, read_contrasts, row_tokens, write_contrasts
 from sami.errors import InputError
@@ -36,7 +36,7 @@ from sami.principles import Principle, check_sampling, load_principles
 from sami.progress import bar, say
 from sami.prompts import PromptBuilder
 from sami.queries import LoadedQueries, Query, Splits, load_queries, split_queries
-from sami.recipe import Model, Recipe
+from sami.recipe import Model, Recipe, WrittenPrinciples
 from sami.run_directory import BASE, RunDirectory, policy_name
 from sami.sampling import Planned, evaluation_plan, training_plan
 from sami.scoring import check_packing
@@ -67,18 +67,13 @@ class Pipeline:
             )
         self.directory = RunDirectory(folder)
         self.dtype = dtype
-        self.principles = load_principles(recipe.principles)
+        self.principles = self._known_principles()
         self.loaded, self.splits = self._split()
         if recipe.generation.first_contrasts is not None:
             self._imported = first_iteration.written_in_file(
                 Path(recipe.generation.first_contrasts), self.principles, self.splits.evaluation, recipe
             )
-        check_sampling(
-            self.learned,
-            scheme=recipe.sampling.scheme,
-            constitutions=recipe.sampling.constitutions,
-            principles_per_constitution=recipe.sampling.principles_per_constitution,
-        )
+        self._check_sampling()
         Judging(self).check()
         trackers = get_available_reporting_integrations()
         if unknown := sorted(set(recipe.training.report_to) - set(trackers)):
@@ -154,9 +149,46 @@ class Pipeline:
         if self.directory.record(f"respond-{BASE}") is None:
             self.check_context()  # reads config, tokenizer and templates, before anything is written
             self.adapter_weights()
-        principles = Path(self.recipe.principles).read_text(encoding="utf-8")
-        with self.directory.open(self.recipe, principles):
+        given = self.recipe.principles
+        text = Path(given).read_text(encoding="utf-8") if isinstance(given, str) else None
+        with self.directory.open(self.recipe, text):
+            if isinstance(given, WrittenPrinciples):
+                self._write_principles(given)
             yield
+
+    # Principles.
+
+    def _known_principles(self) -> list[Principle]:
+        """Those of the recipe's file, or those that the run's writer wrote; until then, stand-ins for planning."""
+        given = self.recipe.principles
+        if isinstance(given, str):
+            return load_principles(given)
+        target = self.directory.principles
+        return load_principles(target) if target.is_file() else principle_files.placeholders(given)
+
+    def _write_principles(self, settings: WrittenPrinciples) -> None:
+        """Ask the recipe's writer once; what it wrote may be edited until something is made from it."""
+        target = self.directory.principles
+
+        def work() -> dict[str, Any]:
+            target.unlink(missing_ok=True)  # of a recipe under which no step was finished
+            principle_files.write_file(settings, target)
+            return {}
+
+        self.directory.step("principles", settings.model_dump(), [target], work)
+        self.principles = load_principles(target)
+        self._check_sampling()
+        if self.directory.record(f"respond-{BASE}") is None:
+            self.check_context()
+
+    def _check_sampling(self) -> None:
+        sampling = self.recipe.sampling
+        check_sampling(
+            self.learned,
+            scheme=sampling.scheme,
+            constitutions=sampling.constitutions,
+            principles_per_constitution=sampling.principles_per_constitution,
+        )
 
     # What is generated for.
 
@@ -541,7 +573,12 @@ class Pipeline:
         chosen = {name: getattr(self.recipe, name).model_dump() for name in sections}
         for first in ("first_model", "first_contrasts"):  # the step that uses them records their content
             chosen.get("generation", {}).pop(first, None)
-        return json.loads(json.dumps(chosen | {"principles": file_hash(Path(self.recipe.principles))}))
+        return json.loads(json.dumps(chosen | {"principles": file_hash(self._principles_file)}))
+
+    @property
+    def _principles_file(self) -> Path:
+        given = self.recipe.principles
+        return Path(given) if isinstance(given, str) else self.directory.principles
 
     def answering_inputs(self) -> dict[str, Any]:
         """What held-out responses depend on besides the policy."""
