@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -36,6 +37,7 @@ Overrides = Annotated[
 ]
 Output = Annotated[Path | None, typer.Option(help="The run's folder; by default runs/<name of the recipe>.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")]
 Iteration = Annotated[int, typer.Option(min=1, help="Which iteration.")]
 
 
@@ -178,6 +180,49 @@ def winrate(
         print(f"warning: {warning}", file=sys.stderr)
 
 
+@app.command("try", epilog="Example: sami try runs/quickstart 'Why is the sky blue?' --principle pirate")
+def try_run(
+    run: RunArgument,
+    query: Annotated[str | None, typer.Argument(metavar="[QUERY]", help="Without one, a prompt asks for it.")] = None,
+    principle: Annotated[
+        list[str] | None, typer.Option(help="A principle to answer by, by id; may be repeated.")
+    ] = None,
+    antithesis: Annotated[list[str] | None, typer.Option(help="A principle whose antithesis to answer by.")] = None,
+    constitution: Annotated[str | None, typer.Option(help="A constitution in your own words.")] = None,
+    opposite: Annotated[str | None, typer.Option(help="What --constitution is told from; else the bare query.")] = None,
+    iteration: Annotated[int | None, typer.Option(min=1, help="Which trained model; by default the last.")] = None,
+    max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Longest answer; by default the run's.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Ask base and the trained model, side by side, and see which constitution the answers fit."""
+    by_id = bool(principle or antithesis)
+    if by_id and constitution is not None:
+        raise InputError("Give principles by id or a constitution in your own words, not both.")
+    if opposite is not None and constitution is None:
+        raise InputError("--opposite belongs to --constitution; principles have opposites of their own.")
+    if query is None and (by_id or constitution is not None or as_json):
+        raise InputError("Give a query, or leave out the constitution and --json to be asked for both.")
+    if query is not None and not by_id and constitution is None:
+        raise InputError("Say under which constitution to answer: --principle ID, or --constitution 'a sentence'.")
+    _tune_process()
+    _quiet_libraries()
+    from sami import trial, trial_session
+
+    asked = trial.Trial(run, iteration, max_new_tokens)
+    if query is None:
+        _editable_input()
+        trial_session.converse(asked, _console())
+        return
+    if constitution is not None:
+        choice = trial.of_text(constitution, opposite or "")
+    else:
+        choice = asked.principles(principle or [], antithesis or [])
+    if as_json:
+        print(json.dumps(asked.ask(query, choice).as_json(), indent=1, ensure_ascii=False))
+    else:
+        trial_session.show(asked, query, choice, _console())
+
+
 def main() -> None:
     """Entry point: bad input is a message and exit code 2, an interrupt leaves a run that continues."""
     try:
@@ -272,11 +317,20 @@ def _quiet_libraries() -> None:
 
 
 def _print(what: Any) -> None:
+    text = isinstance(what, str)
+    _console(soft_wrap=text, markup=not text).print(what)
+
+
+def _console(**settings: Any) -> Any:
     from rich.console import Console
 
-    text = isinstance(what, str)
-    width = None if sys.stdout.isatty() else 120
-    Console(highlight=False, soft_wrap=text, markup=not text, width=width).print(what)
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 120, **settings)
+
+
+def _editable_input() -> None:
+    """Give `input` the arrow keys and a history, where the platform has readline."""
+    with suppress(ImportError):
+        import readline  # noqa: F401
 
 
 def _fail(message: str) -> None:
