@@ -263,6 +263,21 @@ def inspect(
         _print(inspection_view.view(seen))
 
 
+@app.command(epilog="Example: sami push runs/quickstart my-name/everyday-principles --private")
+def push(
+    run: RunArgument,
+    repository: Annotated[str, typer.Argument(metavar="REPO_ID", help="Name on the hub: owner/name.")],
+    iteration: Annotated[int | None, typer.Option(min=1, help="Which trained model; by default the last.")] = None,
+    private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
+) -> None:
+    """Upload a trained model and its card to the Hugging Face hub."""
+    _quiet_libraries()
+    from sami import sharing
+    from sami.finished_run import FinishedRun
+
+    print(sharing.push(FinishedRun(run), repository, iteration=iteration, private=private))
+
+
 def main() -> None:
     """Entry point: bad input is a message and exit code 2, an interrupt leaves a run that continues."""
     try:

@@ -14,7 +14,7 @@ from sami.inspection import Inspection, Response, Token
 from sami.terminal import visible
 
 _SMALL = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
-_SHADES = ("on grey19", "on grey30")
+_SHADES = ("white on grey30", "white on grey42")
 # A difference of so many nats has the full colour.
 _FULL = 2.0
 _FAINT = 0.1  # of the full colour: less has none
@@ -65,7 +65,7 @@ def _trained(response: Response) -> str:
     trained = sum(token.trained for token in response.tokens)
     end = {"stop": "ends by itself", "length": "cut off at the token limit"}[response.finish_reason]
     leaked = sum(token.leaked for token in response.tokens)
-    masked = f", {leaked} masked under the frozen base (words of a constitution)" if leaked else ""
+    masked = f", {leaked} leaked" if leaked else ""
     return f"{len(response.tokens)} tokens, {trained} trained{masked}, {end}"
 
 

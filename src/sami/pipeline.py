@@ -23,7 +23,7 @@ from transformers import PreTrainedModel
 from transformers.integrations.integration_utils import get_available_reporting_integrations
 from transformers.trainer_callback import PrinterCallback
 
-from sami import adapters, judged_summary, launch, models, summary
+from sami import adapters, judged_summary, launch, model_card, models, summary
 from sami.contrasts import Contrast, filter_contrasts, read_contrasts, row_tokens, write_contrasts
 from sami.errors import InputError
 from sami.evaluation.calibration import Calibration
@@ -413,6 +413,20 @@ class Pipeline:
         policies = [policy_name(i) for i in range(iteration + 1)]
         done = summary.summarise(self.directory, self.recipe, self.principles, policies)
         say(summary.headline(done["policies"][-1]))
+        if iteration > 0 and not (self.directory.model(iteration) / model_card.FILE).is_file():
+            self._write_card(done, iteration)
+
+    def _write_card(self, value: dict[str, Any], iteration: int) -> None:
+        model_card.write(
+            self.directory.model(iteration),
+            value,
+            iteration,
+            name=self.directory.folder.resolve().name,
+            recipe=self.recipe,
+            principles=self.principles,
+            prompts=self.prompts,
+            tokenizer=self.tokenizer,
+        )
 
     def _score(self, iteration: int, contrasts: list[Contrast]) -> dict[str, Any]:
         """Log-prob matrices by the policy and by the base model, verdicts and health of one policy."""
@@ -472,6 +486,8 @@ class Pipeline:
         if value["comparisons"]:
             value["verdict"] = judged_summary.verdict(value["comparisons"][-1], value["win_rates"])
         write_json(self.directory.summary, value)
+        for iteration in range(1, self.trained() + 1):
+            self._write_card(value, iteration)
         return value
 
     # Judge.
