@@ -20,6 +20,7 @@ from sami.files import replacing
 from sami.principles import Constitution, Principle
 from sami.prompts import PromptBuilder
 from sami.recipe import Model, Recipe
+from sami.shareable import is_local, shareable
 
 FILE = "README.md"
 _TEMPLATE = Path(__file__).parent / "templates" / "model_card.md"
@@ -72,7 +73,7 @@ def card(
     ]
     is_adapter = adapters.base_of(folder) is not None
     snippet = _snippet(principles, prompts, tokenizer, recipe, is_adapter)
-    shown = _shared_recipe(recipe)
+    shown = yaml.safe_dump(shareable(recipe), sort_keys=False, allow_unicode=True, width=100).rstrip()
     content = ModelCard.from_template(
         _metadata(name, recipe, after, is_adapter),
         template_path=str(_TEMPLATE),
@@ -119,7 +120,7 @@ def _metadata(name: str, recipe: Recipe, after: dict[str, Any], is_adapter: bool
     return ModelCardData(
         model_name=f"{name}-{after['name']}",
         base_model=recipe.model.source if on_hub else None,
-        datasets=None if _is_local(recipe.queries.path) else [recipe.queries.path],
+        datasets=None if is_local(recipe.queries.path) else [recipe.queries.path],
         library_name="peft" if is_adapter else "transformers",
         pipeline_tag="text-generation",
         license=base_licence(recipe.model),
@@ -243,7 +244,7 @@ def _limits(recipe: Recipe, after: dict[str, Any], win_rates: Sequence[dict[str,
 
 def _data(recipe: Recipe, summary: dict[str, Any], iteration: int) -> str:
     queries, made = recipe.queries, summary["contrasts"][f"iteration-{iteration}"]
-    source = Path(queries.path).name if _is_local(queries.path) else queries.path
+    source = Path(queries.path).name if is_local(queries.path) else queries.path
     return (
         f"Queries come from {source} (field {queries.field}): {queries.train} to train on, half of them in odd "
         f"iterations and half in even ones, and {queries.evaluation} held out. The responses of iteration {iteration} "
@@ -300,27 +301,7 @@ def _snippet(
 
 
 def _base_name(model: Model) -> str:
-    return Path(model.source).name if _is_local(model.source) else model.source
-
-
-def _shared_recipe(recipe: Recipe) -> str:
-    """The recipe as YAML, with files by their names instead of where they lie here."""
-
-    def named(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: named(inner) for key, inner in value.items()}
-        if isinstance(value, list):
-            return [named(inner) for inner in value]
-        return Path(value).name if isinstance(value, str) and _is_local(value) else value
-
-    values = recipe.model_dump()
-    for place in ("judges", "baselines"):  # servers and folders of whoever evaluated
-        del values["evaluation"][place]
-    return yaml.safe_dump(named(values), sort_keys=False, allow_unicode=True, width=100).rstrip()
-
-
-def _is_local(path: str) -> bool:
-    return Path(path).expanduser().is_absolute() or (not path.startswith("pypi:") and Path(path).exists())
+    return Path(model.source).name if is_local(model.source) else model.source
 
 
 def _cell(text: str) -> str:
