@@ -78,7 +78,7 @@ class FinishedRun:
     def prompts(self) -> "PromptBuilder":
         from sami.prompts import PromptBuilder
 
-        return PromptBuilder(self.tokenizer, self.recipe.prompt)
+        return PromptBuilder(self.tokenizer, self.recipe.prompt, self.recipe.generation.chain_of_thought)
 
     @property
     def dtype(self) -> "torch.dtype":

@@ -17,12 +17,12 @@ import torch
 from transformers import PreTrainedModel
 
 from sami import models
+from sami.answering import as_contrasts, complete
 from sami.contrasts import Contrast, collate, read_contrasts
 from sami.errors import InputError
 from sami.evaluation.leaks import leak_mask, leaked_words, token_spans
 from sami.evaluation.text_health import word_spans
 from sami.finished_run import FinishedRun
-from sami.generation import SamplingSettings
 from sami.generation.transformers_engine import TransformersEngine
 from sami.pipeline import Pipeline
 from sami.run_directory import BASE, policy_name
@@ -119,7 +119,9 @@ def of_recipe(pipeline: Pipeline, contrast: str | None = None, *, scores: bool =
     planned = _planned(pipeline, contrast)
     if scores:
         base = models.load_model(pipeline.recipe.model, pipeline.dtype)
-        answered = _answered(pipeline, planned, base)
+        engine = TransformersEngine(base, pipeline.tokenizer)
+        written = complete(engine, [planned], pipeline.prompts, pipeline.recipe.generation, "base: answering")
+        [answered] = as_contrasts([planned], written, pipeline.prompts)
         seen = of_contrast(
             answered, pipeline.tokenizer, place="answered now", train_eos=pipeline.recipe.training.train_eos
         )
@@ -240,26 +242,3 @@ def _planned(pipeline: Pipeline, wanted: str | None) -> Planned:
 def _absent(wanted: str, ids: Sequence[str], where: str) -> InputError:
     near = difflib.get_close_matches(wanted, ids, n=3) or list(dict.fromkeys(ids))[:3]
     return InputError(f"There is no contrast {wanted!r} in {where}. Ids look like {', '.join(near)}.")
-
-
-def _answered(pipeline: Pipeline, planned: Planned, base: PreTrainedModel) -> Contrast:
-    generation, prompts = pipeline.recipe.generation, pipeline.prompts
-    settings = SamplingSettings(
-        max_new_tokens=generation.max_new_tokens,
-        temperature=generation.temperature,
-        top_p=generation.top_p,
-        stop=prompts.stop,
-        seed=generation.seed,
-    )
-    asked = [prompts.generation_prompt(planned.query, c.texts, c.text) for c in planned.constitutions]
-    answers = TransformersEngine(base, pipeline.tokenizer).generate(asked, settings)
-    return Contrast(
-        id=planned.id,
-        query=planned.query,
-        constitutions=[c.text for c in planned.constitutions],
-        prompt_ids=[prompts.training_prompt(planned.query, c.texts, c.text) for c in planned.constitutions],
-        response_ids=[answer.token_ids for answer in answers],
-        responses=[answer.text for answer in answers],
-        finish_reasons=[answer.finish_reason for answer in answers],
-        principles=[[(p.id, positive) for p, positive in c.principles] for c in planned.constitutions],
-    )

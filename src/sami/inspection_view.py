@@ -19,6 +19,11 @@ _SHADES = ("white on grey30", "white on grey42")
 _FULL = 2.0
 _FAINT = 0.1  # of the full colour: less has none
 _MOST_WORDS = 6
+_ENDS = {
+    "stop": "ends by itself",
+    "length": "cut off at the token limit",
+    "unsplit": "reasoning and answer cannot be told apart",
+}
 
 
 def view(seen: Inspection) -> RenderableType:
@@ -63,7 +68,7 @@ def _head(seen: Inspection) -> Table:
 
 def _trained(response: Response) -> str:
     trained = sum(token.trained for token in response.tokens)
-    end = {"stop": "ends by itself", "length": "cut off at the token limit"}[response.finish_reason]
+    end = _ENDS[response.finish_reason]
     leaked = sum(token.leaked for token in response.tokens)
     masked = f", {leaked} leaked" if leaked else ""
     return f"{len(response.tokens)} tokens, {trained} trained{masked}, {end}"

@@ -245,12 +245,19 @@ def _limits(recipe: Recipe, after: dict[str, Any], win_rates: Sequence[dict[str,
 def _data(recipe: Recipe, summary: dict[str, Any], iteration: int) -> str:
     queries, made = recipe.queries, summary["contrasts"][f"iteration-{iteration}"]
     source = Path(queries.path).name if is_local(queries.path) else queries.path
+    writer = "base" if iteration == 1 else f"iteration {iteration - 1}"
+    first = recipe.generation.first_model or recipe.generation.first_contrasts
+    if first is not None:
+        name = _base_name(first) if isinstance(first, Model) else Path(first).name
+        others = f"The first iteration's responses come from {name} instead of base."
+        writer = name if iteration == 1 else writer
+    else:
+        others = "No response was written or rated by people or by another model."
     return (
         f"Queries come from {source} (field {queries.field}): {queries.train} to train on, half of them in odd "
         f"iterations and half in even ones, and {queries.evaluation} held out. The responses of iteration {iteration} "
-        f"were written by {'base' if iteration == 1 else f'iteration {iteration - 1}'}: {made['generated']} contrasts, "
-        f"{made['kept']} of them passed the filters and {made['used']} were trained on. No response was written or "
-        f"rated by people or by another model."
+        f"were written by {writer}: {made['generated']} contrasts, {made['kept']} of them passed the filters and "
+        f"{made['used']} were trained on. {others}"
     )
 
 

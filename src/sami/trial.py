@@ -22,6 +22,7 @@ from sami.contrasts import Contrast, collate
 from sami.errors import InputError
 from sami.finished_run import FinishedRun
 from sami.generation import Completion, SamplingSettings
+from sami.generation.chain_of_thought import answer_of
 from sami.generation.transformers_engine import TransformersEngine
 from sami.principles import Constitution, Principle
 from sami.run_directory import BASE, policy_name
@@ -46,7 +47,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Answer:
-    """One policy's answer.
+    """One policy's answer, with a chain of thought what follows the reasoning.
 
     `fit` holds, by the policy that scored it, log-prob under the constitution minus under its opposite, in nats
     per token.
@@ -168,7 +169,10 @@ class Trial:
             stop=self.run.prompts.stop,
             seed=generation.seed,
         )
-        return TransformersEngine(self.policies[policy], self.run.tokenizer).stream(prompt, settings, on_text)
+        written = TransformersEngine(self.policies[policy], self.run.tokenizer).stream(prompt, settings, on_text)
+        if generation.chain_of_thought is None:
+            return written
+        return answer_of(written, generation.chain_of_thought.marker, self.run.tokenizer)
 
     @torch.inference_mode()
     def _fits(self, query: str, choice: Choice, answers: Sequence[Completion]) -> dict[str, list[float]]:
