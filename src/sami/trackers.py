@@ -144,7 +144,7 @@ class _Arguments:
     """
 
     def __init__(self, shown: dict[str, Any], name: str, logs: Path) -> None:
-        self.shown, self.run_name, self.output_dir, self.project = shown, name, str(logs), _project()
+        self.shown, self.run_name, self.output_dir, self.project = shown, name, str(logs), PROJECT
 
     def __getattr__(self, name: str) -> Any:
         return getattr(TrainingArguments, name)
@@ -208,7 +208,7 @@ def _wandb(trackers: RunTrackers, done: int | None) -> _Opened:
 
     trackers.logs.mkdir(parents=True, exist_ok=True)
     wandb.init(
-        project=_project(),
+        project=os.environ.get("WANDB_PROJECT") or PROJECT,
         id=os.environ.get("WANDB_RUN_ID") or trackers.identity()["id"],
         name=trackers.name,
         resume="allow",
@@ -234,10 +234,6 @@ _OPENERS: dict[str, Callable[[RunTrackers, int | None], _Opened]] = {
     "wandb": _wandb,
     "mlflow": _mlflow,
 }
-
-
-def _project() -> str:
-    return os.environ.get("WANDB_PROJECT") or PROJECT
 
 
 def _quietly(close: Callable[[], None]) -> None:
