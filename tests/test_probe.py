@@ -208,7 +208,7 @@ def test_the_command_prints_a_table_and_json(sami: Sami, recipe_file: Path, tmp_
         (("principles=nowhere.yaml",), ["nowhere.yaml", "hh"]),
         (("principles={task: writing letters}",), ["yet to be written", "sami write-principles"]),
         (("queries.field=question",), ["'question'"]),
-        (("model.source=/nowhere/model",), ["/nowhere/model"]),
+        (("model.source=/nowhere/model", "--queries", "4"), ["/nowhere/model"]),
         (("training.rate=1",), ["training.rate"]),
     ],
 )

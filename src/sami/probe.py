@@ -35,6 +35,7 @@ RULE = (
     "worth training: the intervals of column accuracy and of both bounds lie above chance, and the recipe's filters "
     "keep enough of the contrasts; weak: only some of that; not followed: neither accuracy nor bound is above chance"
 )
+ROUNDING = 1e-6  # a figure that is no further from chance than this is at chance
 # Inverse temperatures that are tried: from no confidence at all to that of a sum over hundreds of tokens.
 _INVERSE_TEMPERATURES = torch.logspace(-2, 3, 501, dtype=torch.float64)
 
@@ -58,8 +59,8 @@ class Link:
 
     @property
     def verdict(self) -> Verdict:
-        followed = [self.accuracy.low is not None and self.accuracy.low > 0.5, self.bound.above_zero]
-        if all(followed) and self.unleaked_bound.above_zero and self.enough:
+        followed = [_above(self.accuracy, 0.5), _above(self.bound, 0.0)]
+        if all(followed) and _above(self.unleaked_bound, 0.0) and self.enough:
             return "worth training"
         return "weak" if any(followed) else "not followed"
 
@@ -254,6 +255,10 @@ def _bounds(matrices: Sequence[Any], beta: float) -> list[float]:
 def _accuracies(matrices: Sequence[Any]) -> list[float]:
     accuracies: list[float] = objective.column_accuracy(torch.tensor(matrices, dtype=torch.float64)).tolist()
     return accuracies
+
+
+def _above(estimate: Estimate, chance: float) -> bool:
+    return estimate.low is not None and estimate.low > chance + ROUNDING
 
 
 def _interval(estimate: Estimate, digits: int) -> str:
