@@ -140,7 +140,7 @@ _REFUSAL = re.compile(
     r"|as an? (?:ai|language model|assistant)|my apologies|unable to (?:assist|help|comply))\b"
 )
 _OF_THE_QUESTION = re.compile(
-    r"\b(?:original (?:prompt|question|task)|(?:this|the|given) (?:prompt|task|instructions?))\b"
+    r"\b(?:original (?:prompt|question|task|request)|(?:this|the|given) (?:prompt|task|instructions?))\b"
 )
 _WRAPPING = " \t\n\"'“”‘’*_`"
 _INNER_STOP = re.compile(r"[.!?][\"'”’)*]*\s")
