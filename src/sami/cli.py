@@ -209,6 +209,24 @@ def winrate(
         print(f"warning: {warning}", file=sys.stderr)
 
 
+@app.command("import-principles", epilog="Example: sami import-principles constitutions/opus --output principles.yaml")
+def import_principles(
+    sources: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="SOURCE...",
+            help="The reference's constitution files, folders of them, or contrasts.",
+        ),
+    ],
+    output: Annotated[Path, typer.Option(help="The principles file to write; it must not exist.")],
+) -> None:
+    """Write a principles file from constitutions of the reference implementation."""
+    from sami import reference_files
+
+    reference_files.write_principles(reference_files.opposed(reference_files.read_constitutions(sources)), output)
+    print(output)
+
+
 @app.command(
     "write-principles",
     epilog="Example: sami write-principles --task 'summarising Reddit posts' --names concise,comprehensive "

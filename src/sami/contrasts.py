@@ -13,7 +13,7 @@ X scored positions.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,9 +36,10 @@ if TYPE_CHECKING:
 class Contrast:
     """One query with C constitutions and one response sampled under each.
 
-    `response_ids[i]` was sampled under `constitutions[i]` and ends with EOS where `finish_reasons[i]` is
-    "stop". `prompt_ids[i]` is the training prompt of constitution i. `principles[i]` holds the
-    (principle id, is it the definition rather than the antithesis) pairs of constitution i.
+    `response_ids[i]` was sampled under `constitutions[i]` and ends with EOS where `finish_reasons[i]` is "stop";
+    "unsplit" is reasoning without an answer, which is evaluated and never trained on. `prompt_ids[i]` is the
+    training prompt of constitution i. `principles[i]` holds the (principle id, is it the definition rather than the
+    antithesis) pairs of constitution i.
     """
 
     id: str
@@ -112,14 +113,26 @@ def read_contrasts(path: Path) -> list[Contrast]:
 
 
 def filter_contrasts(
-    contrasts: Sequence[Contrast], filters: Filters, stop: Sequence[str] = ()
+    contrasts: Sequence[Contrast],
+    filters: Filters,
+    stop: Sequence[str] = (),
+    unfit: Mapping[str, Collection[str]] | None = None,
 ) -> tuple[list[Contrast], dict[str, int]]:
     """Keep the contrasts that pass every filter, and count the others by the first filter that took them.
+
+    Args:
+        unfit: ids of contrasts that are dropped in any case, by reason.
 
     Raises:
         InputError: a smaller share than `filters.min_survivors` is left.
     """
-    checks = _checks(filters, stop)
+    checks: dict[str, Callable[[Contrast], bool]] = {
+        reason: lambda c, ids=ids: c.id in ids  # type: ignore[misc]
+        for reason, ids in (unfit or {}).items()
+    }
+    if any("unsplit" in contrast.finish_reasons for contrast in contrasts):
+        checks["unsplit"] = lambda c: "unsplit" in c.finish_reasons
+    checks |= _checks(filters, stop)
     kept: list[Contrast] = []
     dropped: Counter[str] = Counter({name: 0 for name in checks})
     for contrast in contrasts:
@@ -144,6 +157,7 @@ def filter_contrasts(
 def surviving(contrasts: Sequence[Contrast], filters: Filters, stop: Sequence[str] = ()) -> float:
     """The share of contrasts that pass every filter, whatever share is asked for."""
     checks = _checks(filters, stop)
+    checks["unsplit"] = lambda c: "unsplit" in c.finish_reasons
     return sum(not any(takes(contrast) for takes in checks.values()) for contrast in contrasts) / len(contrasts)
 
 

@@ -19,7 +19,7 @@ from sami.files import replacing, write_json
 from sami.recipe import Recipe, dump_recipe, flatten
 
 # Where data lies may change between calls, what it holds may not: steps record content hashes.
-_PLACES = {"principles", "queries.path", "model.source"}
+_PLACES = {"principles", "queries.path", "model.source", "generation.first_model.source"}
 # Further judges and baselines may be asked for once a run is finished; verdicts have cache keys of their own.
 _JUDGING = {
     f"evaluation.{name}"

@@ -19,6 +19,7 @@ from sami.recipe.loading import (
 from sami.recipe.recipe import Recipe
 from sami.recipe.sections import (
     Adapter,
+    ChainOfThought,
     Filters,
     Generation,
     Health,
@@ -36,6 +37,7 @@ __all__ = [
     "PACKAGED_RECIPES",
     "Adapter",
     "Baseline",
+    "ChainOfThought",
     "Endpoint",
     "EndpointJudge",
     "EndpointWriter",

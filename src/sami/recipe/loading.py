@@ -127,7 +127,7 @@ def _apply(raw: dict[str, Any], override: str) -> None:
         inner = section.get(name)
         if name == "model" and isinstance(inner, str):
             inner = {"source": inner}
-        if inner is None:
+        if inner is None or inner is True:
             inner = {}
         if not isinstance(inner, dict):
             raise InputError(f"The override {override!r} names a key inside {name}, which is a plain value.")
@@ -209,6 +209,7 @@ def _with_absolute_paths(recipe: Recipe, folder: Path) -> Recipe:
             "model": recipe.model.model_copy(update={"source": absolute(recipe.model.source)}),
             "queries": recipe.queries.model_copy(update={"path": absolute(recipe.queries.path)}),
             "principles": _principles(recipe, folder, absolute),
+            "generation": recipe.generation.with_paths(absolute),
             "evaluation": recipe.evaluation.with_paths(absolute),
         }
     )

@@ -65,6 +65,24 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
+    def _reasoning_comes_first(self) -> Self:
+        if self.generation.chain_of_thought is not None and self.prompt.response_prefix:
+            raise ValueError(
+                f"prompt.response_prefix is {self.prompt.response_prefix!r} and generation.chain_of_thought is on; a "
+                f"response cannot start from the prefix and from reasoning, so remove one of them"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _contrasts_come_after_their_principles(self) -> Self:
+        if self.generation.first_contrasts is not None and not isinstance(self.principles, str):
+            raise ValueError(
+                "generation.first_contrasts follow principles that exist, and `principles` has them written in the "
+                "run; give the file of the principles that the contrasts follow"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _narrow_masters_are_possible(self) -> Self:
         if self.training.master_weights == "bfloat16":
             if self.adapter is not None:
