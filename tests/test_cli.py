@@ -19,11 +19,10 @@ from test_pipeline import PRINCIPLES, timeless, write_recipe
 
 Folder = Callable[[str, bool], Path]
 Sami = Callable[..., tuple[int, str, str]]
-<<<<<<< HEAD
-COMMANDS = ("run", "plan", "generate", "train", "evaluate", "judge", "winrate", "probe", "write-principles")
-=======
-COMMANDS = ("run", "plan", "generate", "train", "evaluate", "judge", "winrate", "import-principles")
->>>>>>> main
+COMMANDS = (
+    *("run", "plan", "generate", "train", "evaluate", "judge", "winrate"),
+    *("probe", "write-principles", "import-principles"),
+)
 
 
 @pytest.fixture

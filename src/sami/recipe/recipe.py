@@ -84,15 +84,6 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
-    def _contrasts_come_after_their_principles(self) -> Self:
-        if self.generation.first_contrasts is not None and not isinstance(self.principles, str):
-            raise ValueError(
-                "generation.first_contrasts follow principles that exist, and `principles` has them written in the "
-                "run; give the file of the principles that the contrasts follow"
-            )
-        return self
-
-    @model_validator(mode="after")
     def _narrow_masters_are_possible(self) -> Self:
         if self.training.master_weights == "bfloat16":
             if self.adapter is not None:
