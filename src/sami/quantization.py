@@ -73,8 +73,8 @@ def prepare(model: nn.Module, dtype: torch.dtype) -> None:
     lm = causal_lm(model)
     if not getattr(lm, "is_loaded_in_4bit", False):
         raise InputError(
-            f"The model is quantised by {getattr(lm, 'quantization_method', 'a method of its own')}, and adapters train "
-            f"on a base in 4 bits by bitsandbytes, or on one that is not quantised. Load it with "
+            f"The model is quantised by {getattr(lm, 'quantization_method', 'a method of its own')}, and adapters "
+            f"train on a base in 4 bits by bitsandbytes, or on one that is not quantised. Load it with "
             f"quantization_config=BitsAndBytesConfig(load_in_4bit=True), or without."
         )
     for layer in model.modules():
