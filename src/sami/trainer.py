@@ -128,8 +128,8 @@ class SAMITrainer(Trainer):
 
     Raises:
         InputError: trained weights of another dtype than the master weights', no contrasts, an adapter for modules
-            that do not exist, a quantised model that cannot be trained on, a reference that cannot be used, or (while training) non-finite log-probs, an
-            exploding gradient, or weights that do not change after rounding.
+            that do not exist, a quantised model that cannot be trained on, a reference that cannot be used, or (while
+            training) non-finite log-probs, an exploding gradient, or weights that do not change after rounding.
     """
 
     args: SAMIConfig
