@@ -29,9 +29,9 @@ def require_bitsandbytes() -> None:
         found = ""
     if not found or Version(found) < Version(OLDEST_BITSANDBYTES):
         raise InputError(
-            f"adapter.quantize holds the base in 4 bits, which needs bitsandbytes {OLDEST_BITSANDBYTES} or newer, and "
+            f"Training on a base in 4 bits (adapter.quantize) needs bitsandbytes {OLDEST_BITSANDBYTES} or newer, and "
             f"{f'version {found}' if found else 'none'} is installed. Install the extra `qlora`: "
-            f"pip install 'sami[qlora]', or set adapter.quantize=null."
+            f"pip install 'sami[qlora]', or train on a base that is not quantised (adapter.quantize=null)."
         )
 
 
@@ -68,7 +68,7 @@ def prepare(model: nn.Module, dtype: torch.dtype) -> None:
     to bf16: a base that is not the one the adapter trains on, has no gradient, and cannot be made of narrow layers.
 
     Raises:
-        InputError: the model is quantised in another way, or its weights have been repacked.
+        InputError: the model is quantised in another way or by an old bitsandbytes, or its weights are repacked.
     """
     lm = causal_lm(model)
     if not getattr(lm, "is_loaded_in_4bit", False):
@@ -77,6 +77,7 @@ def prepare(model: nn.Module, dtype: torch.dtype) -> None:
             f"train on a base in 4 bits by bitsandbytes, or on one that is not quantised. Load it with "
             f"quantization_config=BitsAndBytesConfig(load_in_4bit=True), or without."
         )
+    require_bitsandbytes()
     for layer in model.modules():
         if not hasattr(layer, "support_avx512bf16_for_cpu"):  # every Linear4bit has it
             continue
