@@ -78,9 +78,8 @@ def prepare(model: nn.Module, dtype: torch.dtype) -> None:
             f"quantization_config=BitsAndBytesConfig(load_in_4bit=True), or without."
         )
     require_bitsandbytes()
-    for layer in model.modules():
-        if not hasattr(layer, "support_avx512bf16_for_cpu"):  # every Linear4bit has it
-            continue
+    layers: list[Any] = [m for m in model.modules() if hasattr(m, "support_avx512bf16_for_cpu")]  # every Linear4bit
+    for layer in layers:
         if getattr(layer.weight.quant_state, "packing_format_for_cpu", False):
             raise InputError(
                 "The model was run in evaluation mode on a CPU, where bitsandbytes repacks weights in 4 bits for "
