@@ -177,11 +177,16 @@ def forgetting(
 
 
 def check(policy: Health, base: Health, limits: HealthLimits) -> tuple[str, ...]:
-    """The limits that a policy breaks, each as a sentence with the figures; empty for a healthy one.
+    """The limits that a policy breaks, each as a sentence with the figures; empty for a healthy one."""
+    return tuple(broken(policy, base, limits).values())
+
+
+def broken(policy: Health, base: Health, limits: HealthLimits) -> dict[str, str]:
+    """The same sentences by the name of the figure that breaks its limit.
 
     A figure that is not a number breaks its limit.
     """
-    failures = []
+    failures = {}
     for name, label in (
         ("leakage", "copy from their constitution"),
         ("loops", "repeat themselves"),
@@ -190,10 +195,10 @@ def check(policy: Health, base: Health, limits: HealthLimits) -> tuple[str, ...]
     ):
         now, before, limit = getattr(policy, name), getattr(base, name), getattr(limits, name)
         if not now - before <= limit:
-            failures.append(f"{now:.1f} % of responses {label}, {before:.1f} % of base's (limit +{limit:g} points)")
+            failures[name] = f"{now:.1f} % of responses {label}, {before:.1f} % of base's (limit +{limit:g} points)"
     drop = base.base_logprob - policy.base_logprob
     if not drop <= limits.base_logprob_drop:
-        failures.append(
+        failures["base_logprob"] = (
             f"responses are {drop:.2f} nats per token less likely under the base model than its own "
             f"(limit {limits.base_logprob_drop:g})"
         )
@@ -203,8 +208,8 @@ def check(policy: Health, base: Health, limits: HealthLimits) -> tuple[str, ...]
     ):
         now, before = getattr(policy, name), getattr(base, name)
         if not now >= min(limit * before, before):
-            failures.append(f"{label} fell from {before:.2f} to {now:.2f} (limit {limit:g} of base's)")
-    return tuple(failures)
+            failures[name] = f"{label} fell from {before:.2f} to {now:.2f} (limit {limit:g} of base's)"
+    return failures
 
 
 def _percent(flags: Sequence[bool]) -> float:
