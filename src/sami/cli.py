@@ -139,7 +139,10 @@ def judge(
     if calibrate:
         _calibrated(pipeline.calibrate(), as_json)
     else:
+        from sami.report import write_report
+
         _judged(pipeline.judge(), folder / "evaluation", as_json)
+        write_report([folder])
 
 
 @app.command(epilog="Example: sami winrate runs/quickstart/evaluation/verdicts.jsonl --slope shared")
@@ -178,6 +181,20 @@ def winrate(
         print(f"warning: {warning}", file=sys.stderr)
 
 
+@app.command(epilog="Example: sami report runs/quickstart or, to compare: sami report runs/seed-0 runs/seed-1 --output seeds.html")
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs; several are compared.")],
+    output: Annotated[
+        Path | None, typer.Option(help="The page; by default RUN/report.html, or comparison.html for several.")
+    ] = None,
+) -> None:
+    """Write the page of a run, or one page that compares several."""
+    _quiet_libraries()
+    from sami.report import write_report
+
+    print(write_report(runs, output))
+
+
 def main() -> None:
     """Entry point: bad input is a message and exit code 2, an interrupt leaves a run that continues."""
     try:
@@ -205,8 +222,10 @@ def _pipeline(recipe: str, overrides: list[str] | None, output: Path | None) -> 
 
 
 def _finish(summary: dict[str, Any], folder: Path, as_json: bool) -> None:
+    from sami.report import write_report
     from sami.summary import sentences, table
 
+    page = write_report([folder])
     if as_json:
         print(json.dumps(summary, indent=1, ensure_ascii=False))
         return
@@ -221,7 +240,7 @@ def _finish(summary: dict[str, Any], folder: Path, as_json: bool) -> None:
             print(f"warning: {warning}", file=sys.stderr)
     for sentence in sentences(summary):
         _print(sentence)
-    _print(f"All figures: {folder / 'summary.json'}. Answers: {folder / 'evaluation' / 'responses'}.")
+    _print(f"All figures: {folder / 'summary.json'}. To read and share: {page}.")
 
 
 def _judged(value: dict[str, Any], folder: Path, as_json: bool) -> None:

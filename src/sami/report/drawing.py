@@ -22,7 +22,7 @@ SERIES = [f"#b0000{n}" for n in range(8)]
 _VARIABLES = {INK: "--ink", MUTED: "--muted", RULE: "--rule", ACCENT: "--accent"} | {
     colour: f"--series-{n}" for n, colour in enumerate(SERIES)
 }
-WIDTH = 5.2  # inches: 374 points, about the width of a phone, so that type keeps its size there
+WIDTH = 4.7  # inches: 338 points, about the width of a phone, so that type keeps its size there
 
 _STYLE: dict[str, Any] = {
     "svg.fonttype": "none",

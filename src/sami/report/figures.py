@@ -536,7 +536,7 @@ def overlaid(runs: Sequence[RunFiles], names: Sequence[str]) -> list[Picture]:
 
 def _win_rate_of(policy: dict[str, Any], run: RunFiles) -> tuple[float | None, float | None, float | None]:
     if policy["iteration"] == 0:
-        return 50.0, None, None
+        return 50.0 if run.summary.get("win_rates") else None, None, None
     cell = decisive_cell(run.summary.get("win_rates") or [], policy["name"], "base")
     if cell is None:
         return None, None, None

@@ -141,7 +141,7 @@ def _information(estimate: dict[str, Any], ends: tuple[float | None, float | Non
         f"{estimate['n']} contrasts",
         f"{number(ends[0])} → {number(ends[1])}" if estimate["value"] is not None else "",
         reading(estimate),
-        f"summary.json: {source}",
+        source,
         _strip(estimate["value"], estimate["low"], estimate["high"]),
     )
 
@@ -166,7 +166,7 @@ def _win_rate(run: RunFiles, name: str) -> Tile:
     label = "Win rate against base, length-controlled"
     cell = decisive_cell(run.summary.get("win_rates") or [], name, "base")
     if cell is None:
-        return Tile(label, NONE, "", "", "", "", "no judge was asked", "summary.json: win_rates")
+        return Tile(label, NONE, "", "", "", "", "no judge was asked", "win_rates")
     shown = cell["length_controlled"]
     centred = {key: None if shown[k] is None else shown[k] - 50 for key, k in _AS_ESTIMATE}
     judge = cell["judge"]
@@ -178,7 +178,7 @@ def _win_rate(run: RunFiles, name: str) -> Tile:
         f"{cell['queries']} queries",
         f"raw {number(cell['raw']['rate'], 1)} {interval(cell['raw']['low'], cell['raw']['high'], 1)}",
         f"{reading(centred)}; by {judge}" + (", the principles' own checks" if judge == "verifier" else ""),
-        "summary.json: win_rates",
+        "win_rates[].length_controlled",
         _strip(centred["value"], centred["low"], centred["high"]),
     )
 
@@ -197,7 +197,7 @@ def _checks(estimate: dict[str, Any], base: dict[str, Any], last: dict[str, Any]
         f"{estimate['n']} answers",
         f"{100 * before:.0f} % → {100 * after:.0f} %" if is_measured else "",
         reading(estimate) if is_measured else "no learned principle has a check",
-        "summary.json: comparisons[].learned.verifier_rate",
+        "comparisons[].learned.verifier_rate",
         _strip(estimate["value"], estimate["low"], estimate["high"]),
     )
 

@@ -9,6 +9,7 @@ its hash, and nothing else, whatever a model wrote.
 
 import base64
 import hashlib
+import json
 import os
 import shlex
 from collections.abc import Mapping, Sequence
@@ -210,8 +211,9 @@ def _different_settings(runs: Sequence[RunFiles]) -> list[tuple[str, list[str]]]
     """Keys of the recipes whose values are not the same in all runs."""
     flat = [dict(flatten(run.recipe)) for run in runs]
     keys = dict.fromkeys(key for one in flat for key in one)
-    rows = [(key, ["not set" if key not in one else str(one[key]) for one in flat]) for key in keys]
+    rows = [(key, [_setting(one[key]) if key in one else "not set" for one in flat]) for key in keys]
     return [(key, values) for key, values in rows if len(set(values)) > 1]
 
 
-
+def _setting(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
