@@ -125,7 +125,10 @@ class Drawing:
         for placeholder, variable in _VARIABLES.items():
             text = text.replace(placeholder, f"var({variable})")
         text = re.sub(r"font: (?:[a-z]+ )*([\d.]+)px [^;\"]*", r"font-size: \1px", text)
-        return re.sub(rf'<g id="{re.escape(self.name)}-tip(\d+)">', self._with_title, text)
+        text = re.sub(r"font-family: [^;\"]*;? ?", "", text)  # the page's own
+        text = re.sub(rf'<g id="{re.escape(self.name)}-tip(\d+)">', self._with_title, text)
+        used = set(re.findall(r'(?:url\(|href=")#([^)"]+)', text))  # clips and marks; other ids would clash
+        return re.sub(r' id="([^"]*)"', lambda match: match.group() if match.group(1) in used else "", text)
 
     def _with_title(self, match: re.Match[str]) -> str:
         return f"<g><title>{html.escape(self._tips[int(match.group(1))])}</title>"
