@@ -61,3 +61,11 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, boo
         return made[architecture, chat]
 
     return folder
+
+
+@pytest.fixture(scope="session")
+def report_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run made of files alone, see `report_runs`. Tests add nothing to it but report.html."""
+    from report_runs import make_run
+
+    return make_run(tmp_path_factory.mktemp("report-runs") / "finished")

@@ -137,11 +137,19 @@ def _scores(contrasts: list[Contrast], principles: list[Principle], iteration: i
             matrix = [[-1.0, other], [other, -1.0]]
             name = c.id.split("-")[1]
             found.append(
-                {"id": c.id, "query": c.query, "learned": learned, "principles": [name], "matrix": matrix, "masked": matrix}
+                {
+                    "id": c.id,
+                    "query": c.query,
+                    "learned": learned,
+                    "principles": [name],
+                    "matrix": matrix,
+                    "masked": matrix,
+                }
             )
         return found
 
-    figures = health.text_figures(contrasts) | {
+    flagged = [health.flags(contrast) for contrast in contrasts]
+    figures = health.text_figures(contrasts, flagged) | {
         "base_logprob": -1.0 - 0.1 * iteration,
         "relevance": 1.2 - 0.05 * iteration,
         "forgetting": 0.01 * iteration,
@@ -150,6 +158,7 @@ def _scores(contrasts: list[Contrast], principles: list[Principle], iteration: i
         "policy": matrices(3 * gain * iteration),
         "base": matrices(gain * iteration),
         "verdicts": list(verdicts(contrasts, principles)),
+        "flags": {contrast.id: found for contrast, found in zip(contrasts, flagged, strict=True)},
         "health": figures,
     }
 

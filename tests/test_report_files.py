@@ -6,14 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from report_runs import make_run
 from sami.errors import InputError
 from sami.report.run_files import read_run
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_run(tmp_path_factory.mktemp("runs") / "finished")
+def finished(report_run: Path) -> Path:
+    return report_run
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ from sami.report.run_files import RunFiles, read_run
 
 
 @pytest.fixture(scope="module")
-def good(tmp_path_factory: pytest.TempPathFactory) -> RunFiles:
-    return read_run(make_run(tmp_path_factory.mktemp("runs") / "good"))
+def good(report_run: Path) -> RunFiles:
+    return read_run(report_run)
 
 
 @pytest.fixture(scope="module")
@@ -40,9 +40,7 @@ def test_the_verdict_is_the_summarys(good: RunFiles) -> None:
 
 def test_the_five_numbers_are_those_of_the_summary(good: RunFiles) -> None:
     change = good.summary["comparisons"][-1]
-    [cell] = [
-        c for c in good.summary["win_rates"] if (c["candidate"], c["scope"]) == ("iteration-2", "learned")
-    ]
+    [cell] = [c for c in good.summary["win_rates"] if (c["candidate"], c["scope"]) == ("iteration-2", "learned")]
     tiles = findings.tiles(good)
     assert [tile.value for tile in tiles] == [
         f"{change['learned']['base_bound']['value']:+.3f}",
@@ -51,7 +49,9 @@ def test_the_five_numbers_are_those_of_the_summary(good: RunFiles) -> None:
         f"{change['held_out']['base_bound']['value']:+.3f}",
         f"{change['learned']['bound']['value']:+.3f}",
     ]
-    for tile, source in zip(tiles, (change["learned"]["base_bound"], None, change["learned"]["verifier_rate"]), strict=False):
+    for tile, source in zip(
+        tiles, (change["learned"]["base_bound"], None, change["learned"]["verifier_rate"]), strict=False
+    ):
         if source:
             digits = 3 if tile.unit == "nats" else 1
             assert tile.interval == f"[{source['low']:+.{digits}f}, {source['high']:+.{digits}f}]"

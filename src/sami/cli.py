@@ -181,7 +181,7 @@ def winrate(
         print(f"warning: {warning}", file=sys.stderr)
 
 
-@app.command(epilog="Example: sami report runs/quickstart or, to compare: sami report runs/seed-0 runs/seed-1 --output seeds.html")
+@app.command(epilog="Example: sami report runs/quickstart or, to compare: sami report runs/a runs/b --output both.html")
 def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs; several are compared.")],
     output: Annotated[

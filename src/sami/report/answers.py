@@ -5,18 +5,19 @@ from collections.abc import Sequence
 from typing import Any
 
 from sami.contrasts import Contrast
+from sami.evaluation import health
 from sami.evaluation.information import ContrastScores, bounds_by_policy, bounds_under_base
-from sami.evaluation.leaks import leakage
 from sami.evaluation.measure import verdicts as verifier_results
-from sami.evaluation.text_health import distinct_n, repeated_loop, template_leftover, word_count
+from sami.evaluation.text_health import distinct_n, word_count
 from sami.evaluation.verdicts import Verdict
 from sami.report.run_files import RunFiles
 
+# The health figures that count single answers, in words about one of them.
 FLAGS = {
-    "loop": "repeats itself",
-    "leak": "copies from the constitution",
-    "template": "holds template markers",
-    "cut": "cut off",
+    "loops": "repeats itself",
+    "leakage": "copies from the constitution",
+    "template_leftovers": "holds template markers",
+    "unfinished": "cut off",
 }
 
 
@@ -37,6 +38,7 @@ def answers(run: RunFiles) -> dict[str, Any]:
             contrasts.setdefault(name, contrast)
     held_out = {p.id for p in run.principles if p.held_out}
     checks = {name: _checks(run, name) for name in policies}
+    flagged = {name: health_flags(run, name) for name in policies}
     own = {name: _bounds(run, name, "policy", bounds_by_policy) for name in policies}
     frozen = {name: _bounds(run, name, "base", bounds_under_base) for name in policies}
     judged = _judged(run.verdicts)
@@ -52,7 +54,7 @@ def answers(run: RunFiles) -> dict[str, Any]:
             "words": word_count(text),
             "tokens": len(written.response_ids[number]),
         }
-        if flags := health_flags(written, number):
+        if flags := flagged[policy].get(contrast.id, [{}] * (number + 1))[number]:
             found["flags"] = flags
         if results := checks[policy].get((contrast.id, number)):
             found["checks"] = results
@@ -96,16 +98,10 @@ def answers(run: RunFiles) -> dict[str, Any]:
     }
 
 
-def health_flags(contrast: Contrast, number: int) -> dict[str, str]:
-    """What is wrong with one answer, each with the words that show it; by the checks that `health` counts with."""
-    text = contrast.responses[number]
-    found = {
-        "loop": repeated_loop(text),
-        "leak": leakage(text, contrast.constitutions, contrast.query),
-        "template": template_leftover(text),
-        "cut": f"at {len(contrast.response_ids[number])} tokens" if contrast.finish_reasons[number] == "length" else None,
-    }
-    return {name: what for name, what in found.items() if what is not None}
+def health_flags(run: RunFiles, policy: str) -> dict[str, list[dict[str, str]]]:
+    """What is wrong with each answer, by contrast: as recorded, or of a baseline's text looked for again."""
+    recorded = run.scores.get(policy, {}).get("flags")
+    return recorded if recorded is not None else {c.id: health.flags(c) for c in run.responses[policy]}
 
 
 def examples(run: RunFiles, policy: str, limit: str, count: int = 3) -> list[dict[str, str]]:
@@ -114,14 +110,14 @@ def examples(run: RunFiles, policy: str, limit: str, count: int = 3) -> list[dic
     Args:
         limit: the name of the figure in `health`.
     """
-    flag = {"loops": "loop", "leakage": "leak", "template_leftovers": "template", "unfinished": "cut"}.get(limit)
+    flagged = health_flags(run, policy) if limit in FLAGS else {}
     found: list[tuple[float, Contrast, int, str]] = []
     likelihood = {s["id"]: s["matrix"] for s in run.scores.get(policy, {}).get("base", [])}
     for contrast in run.responses.get(policy, []):
         for number, text in enumerate(contrast.responses):
-            if flag is not None:
-                if (what := health_flags(contrast, number).get(flag)) is not None:
-                    found.append((0.0, contrast, number, f"{FLAGS[flag]}: {what}"))
+            if limit in FLAGS:
+                if (what := flagged[contrast.id][number].get(limit)) is not None:
+                    found.append((0.0, contrast, number, f"{FLAGS[limit]}: {what}"))
             elif limit == "distinct_2":
                 diversity = distinct_n([text])
                 if diversity == diversity:  # a response of one word has none

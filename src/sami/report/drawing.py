@@ -137,7 +137,8 @@ class Drawing:
 @contextmanager
 def drawing(name: str, label: str, height: float) -> Iterator[Drawing]:
     """A drawing in the page's style."""
-    with mpl.rc_context({**_STYLE, "svg.hashsalt": name}):
+    style: Any = {**_STYLE, "svg.hashsalt": name}
+    with mpl.rc_context(style):
         yield Drawing(name, label, height)
 
 

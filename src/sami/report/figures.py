@@ -3,10 +3,10 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
 from typing import Any
 
 import numpy as np
+from matplotlib.ticker import MaxNLocator
 
 from sami.evaluation.text_health import word_count
 from sami.report.drawing import ACCENT, INK, MUTED, Drawing, drawing, series, whole_numbers
@@ -194,7 +194,9 @@ def _learned_and_held_out(run: RunFiles) -> Picture | None:
         return None
     measures = (("base_bound", "Under the frozen base", "nats", 3), ("verifier_rate", "Own checks passed", "points", 1))
     scopes = (("learned", series(0), False), ("held_out", series(1), True))
-    with drawing("generalises", "Change against base on learned and on held-out principles", 1.35 + 0.42 * len(compared)) as d:
+    with drawing(
+        "generalises", "Change against base on learned and on held-out principles", 1.35 + 0.42 * len(compared)
+    ) as d:
         panels = d.axes(1, 2, sharey=True)
         for axes, (measure, title, unit, digits) in zip(panels, measures, strict=True):
             for row, one in enumerate(compared):
@@ -291,9 +293,8 @@ def _principles(run: RunFiles) -> Picture | None:
         "principles",
         "Each principle's change",
         svg,
-        f"From base to {last['name']}, largest gain first, held-out principles at the end. Single principles rest on few "
-        f"contrasts ({min(b['contrasts'] for *_, b in both)} to {max(b['contrasts'] for *_, b in both)} each), so read "
-        "the pattern, not single rows.",
+        f"From base to {last['name']}, largest gain first, held-out principles at the end. Each rests on "
+        f"{_range([b['contrasts'] for *_, b in both])} contrasts only, so read the pattern, not single rows.",
         "summary.json: policies[].principles",
         ["principle", "under frozen base, nats", "contrasts", "check passed, %", "interval after", "checks"],
         [
@@ -301,10 +302,10 @@ def _principles(run: RunFiles) -> Picture | None:
                 label[key],
                 f"{number(a['base_bound'])} → {number(b['base_bound'])}",
                 str(b["contrasts"]),
-                NONE if b["verifier_rate"] is None else f"{100 * a['verifier_rate']:.0f} → {100 * b['verifier_rate']:.0f}",
                 NONE
                 if b["verifier_rate"] is None
-                else interval(100 * b["verifier_low"], 100 * b["verifier_high"], 0),
+                else f"{100 * a['verifier_rate']:.0f} → {100 * b['verifier_rate']:.0f}",
+                NONE if b["verifier_rate"] is None else interval(100 * b["verifier_low"], 100 * b["verifier_high"], 0),
                 str(b["verdicts"]),
             ]
             for key, a, b in both
@@ -365,7 +366,7 @@ def _matrices(run: RunFiles) -> Picture | None:
     size = len(shown[0][1])
     with drawing("matrices", "Mean log-probability of each answer under each constitution", 2.35) as d:
         panels = d.axes(1, len(shown))
-        for number_of, (axes, (title, matrix, count)) in enumerate(zip(panels, shown, strict=True)):
+        for number_of, (axes, (title, matrix, _)) in enumerate(zip(panels, shown, strict=True)):
             for row in range(size):
                 for column in range(size):
                     value = matrix[row, column]
@@ -377,10 +378,17 @@ def _matrices(run: RunFiles) -> Picture | None:
                         alpha=shade,
                         linewidth=0,
                     )
-                    d.tip(cell, f"{title}: answer {column + 1} under constitution {row + 1}: {value:.3f} nats per token")
+                    d.tip(
+                        cell, f"{title}: answer {column + 1} under constitution {row + 1}: {value:.3f} nats per token"
+                    )
                     if size <= 4:
                         axes.text(
-                            column + 0.5, row + 0.5, f"{value:.2f}".replace("-", "−"), ha="center", va="center", fontsize=9
+                            column + 0.5,
+                            row + 0.5,
+                            f"{value:.2f}".replace("-", "−"),
+                            ha="center",
+                            va="center",
+                            fontsize=9,
                         )
             axes.set_title(title, fontsize=9)
             axes.set_aspect("equal")
@@ -445,10 +453,16 @@ def _training(run: RunFiles) -> Picture | None:
                 if not points:
                     continue
                 is_few = len(points) <= 30
-                (line,) = axes.plot(*zip(*points, strict=True), "o-" if is_few else "-", color=policy_colour(iteration), markersize=3)
-                d.tip(line, f"iteration {iteration}: {points[0][1]:.3g} at step {points[0][0]}, {points[-1][1]:.3g} at step {points[-1][0]}")
+                (line,) = axes.plot(
+                    *zip(*points, strict=True), "o-" if is_few else "-", color=policy_colour(iteration), markersize=3
+                )
+                d.tip(
+                    line,
+                    f"iteration {iteration}: "
+                    + ", ".join(f"{value:.3g} at step {step}" for step, value in (points[0], points[-1])),
+                )
             axes.set_title(title, fontsize=9)
-            axes.xaxis.get_major_locator().set_params(integer=True)
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         for axes in panels[len(keys) :]:
             axes.set_visible(False)
         for iteration in run.metrics:
@@ -462,7 +476,7 @@ def _training(run: RunFiles) -> Picture | None:
         "training",
         "Training curves",
         svg,
-        "One point a step. The bound here is on the contrasts that the step trains on, so it says nothing of new queries."
+        "One point a step. The bound here is on the contrasts that the step trains on: it says nothing of new queries."
         + (f" The table holds every {stride}th step." if stride > 1 else ""),
         "iteration-*/metrics.jsonl",
         ["iteration", "step", *(title for _, title in keys), "learning rate"],
@@ -473,152 +487,6 @@ def _training(run: RunFiles) -> Picture | None:
     )
 
 
-def overlaid(runs: Sequence[RunFiles], names: Sequence[str]) -> list[Picture]:
-    """Several runs in the same pictures, a colour for each."""
-    bounds = [
-        _over_iterations(
-            runs,
-            names,
-            "overlay-base",
-            "Under the frozen base, learned principles",
-            "nats",
-            lambda p, run: (p["information"]["base_bound"], p["information"]["base_low"], p["information"]["base_high"]),
-            "What the base model before training finds in the answers: the figure that decides.",
-            "summary.json: policies[].information",
-        ),
-        _over_iterations(
-            runs,
-            names,
-            "overlay-held-out",
-            "Under the frozen base, held-out principles",
-            "nats",
-            lambda p, run: tuple(p["information_held_out"][k] for k in ("base_bound", "base_low", "base_high")),
-            "The same on principles that were never trained on.",
-            "summary.json: policies[].information_held_out",
-        ),
-        _over_iterations(
-            runs,
-            names,
-            "overlay-checks",
-            "Own checks passed, learned principles",
-            "percent",
-            lambda p, run: tuple(
-                None if p["verifier"]["learned"][k] is None else 100 * p["verifier"]["learned"][k]
-                for k in ("value", "low", "high")
-            ),
-            "Answers that pass the check of their principle.",
-            "summary.json: policies[].verifier.learned",
-        ),
-        _over_iterations(
-            runs,
-            names,
-            "overlay-winrates",
-            "Win rate against base, length-controlled",
-            "percent",
-            _win_rate_of,
-            "By the first judge of each run, learned principles. 50 is no difference.",
-            "summary.json: win_rates",
-        ),
-        _over_iterations(
-            runs,
-            names,
-            "overlay-own",
-            "Bound by the policy itself, learned principles",
-            "nats",
-            lambda p, run: (p["information"]["bound"], p["information"]["low"], p["information"]["high"]),
-            "Code words can raise it, so it is no evidence by itself.",
-            "summary.json: policies[].information",
-        ),
-        _training_overlaid(runs, names),
-    ]
-    return [one for one in bounds if one is not None]
-
-
-def _win_rate_of(policy: dict[str, Any], run: RunFiles) -> tuple[float | None, float | None, float | None]:
-    if policy["iteration"] == 0:
-        return 50.0 if run.summary.get("win_rates") else None, None, None
-    cell = decisive_cell(run.summary.get("win_rates") or [], policy["name"], "base")
-    if cell is None:
-        return None, None, None
-    shown = cell["length_controlled"]
-    return shown["rate"], shown["low"], shown["high"]
-
-
-def decisive_cell(cells: Sequence[dict[str, Any]], candidate: str, baseline: str) -> dict[str, Any] | None:
-    """The first judge's cell on learned principles, or on all where nothing is known of them."""
-    own = [c for c in cells if (c["candidate"], c["baseline"]) == (candidate, baseline)]
-    return next((c for c in own if c["scope"] == "learned"), next((c for c in own if c["scope"] == "all"), None))
-
-
-def _over_iterations(
-    runs: Sequence[RunFiles],
-    names: Sequence[str],
-    key: str,
-    title: str,
-    unit: str,
-    figure: Any,
-    caption: str,
-    source: str,
-) -> Picture | None:
-    rows = []
-    most = max((len([p for p in run.policies if p["iteration"] is not None]) for run in runs), default=0)
-    with drawing(key, title, 2.6) as d:
-        (axes,) = d.axes()
-        for n, (run, name) in enumerate(zip(runs, names, strict=True)):
-            points = []
-            for policy in run.policies:
-                if policy["iteration"] is None:
-                    continue
-                value, low, high = figure(policy, run)
-                if value is None:
-                    continue
-                points.append((policy["iteration"] + 0.08 * (n - (len(runs) - 1) / 2), value, low, high))
-                rows.append([name, policy["name"], f"{number(value)} {interval(low, high)}"])
-            axes.plot([p[0] for p in points], [p[1] for p in points], color=series(n), linewidth=1.2, label=name)
-            for x, value, low, high in points:
-                d.estimate(axes, x, value, (low, high), f"{name}: {number(value)} {interval(low, high)} {unit}", colour=series(n))
-        if not rows:
-            return None
-        whole_numbers(axes, lambda n: "base" if n == 0 else f"iteration {n}", most)
-        axes.set_ylabel(unit)
-        d.figure.legend(loc="outside upper left", ncols=min(4, len(runs)), handlelength=1.4)
-        svg = d.svg()
-    return Picture(key, title, svg, caption, source, ["run", "policy", unit], rows)
-
-
-def _training_overlaid(runs: Sequence[RunFiles], names: Sequence[str]) -> Picture | None:
-    if not any(run.metrics for run in runs):
-        return None
-    rows = []
-    with drawing("overlay-training", "Bound while training", 2.6) as d:
-        (axes,) = d.axes()
-        for n, (run, name) in enumerate(zip(runs, names, strict=True)):
-            at = 0
-            axes.plot([], [], color=series(n), label=name)
-            for iteration, steps in groupby(
-                ((i, s) for i, steps in run.metrics.items() for s in steps), key=lambda one: one[0]
-            ):
-                bounds = [step["bound"] for _, step in steps]
-                (line,) = axes.plot(range(at + 1, at + 1 + len(bounds)), bounds, color=series(n))
-                d.tip(line, f"{name}, iteration {iteration}: {bounds[-1]:.3f} nats at the last step")
-                rows.append([name, str(iteration), str(len(bounds)), f"{bounds[0]:.3f}", f"{bounds[-1]:.3f}"])
-                at += len(bounds)
-        axes.set_xlabel("step, iterations one after the other")
-        axes.set_ylabel("nats")
-        axes.xaxis.get_major_locator().set_params(integer=True)
-        d.figure.legend(loc="outside upper left", ncols=min(4, len(runs)), handlelength=1.4)
-        svg = d.svg()
-    return Picture(
-        "overlay-training",
-        "Bound while training",
-        svg,
-        "On the contrasts that each step trains on. A line breaks where an iteration starts anew from base.",
-        "iteration-*/metrics.jsonl: bound",
-        ["run", "iteration", "steps", "first step", "last step"],
-        rows,
-    )
-
-
 def policy_colour(number_of: int) -> str:
     """Base is muted; policies after it have a colour each."""
     return MUTED if number_of == 0 else series(number_of + 1)
@@ -626,6 +494,10 @@ def policy_colour(number_of: int) -> str:
 
 def _short(name: str) -> str:
     return name.replace("iteration-", "iter. ")
+
+
+def _range(counts: Sequence[int]) -> str:
+    return str(counts[0]) if len(set(counts)) == 1 else f"{min(counts)} to {max(counts)}"
 
 
 def _figure(value: float | None) -> str:

@@ -13,7 +13,6 @@ from sami.evaluation.win_rate_table import FEW_QUERIES, warnings
 from sami.judged_summary import called_better
 from sami.recipe import Health as HealthLimits
 from sami.report.answers import examples
-from sami.report.figures import decisive_cell
 from sami.report.run_files import RunFiles
 from sami.report.wording import NONE, interval, number, reading, signed
 
@@ -184,6 +183,12 @@ def _win_rate(run: RunFiles, name: str) -> Tile:
 
 
 _AS_ESTIMATE = (("value", "rate"), ("low", "low"), ("high", "high"))
+
+
+def decisive_cell(cells: Sequence[dict[str, Any]], candidate: str, baseline: str) -> dict[str, Any] | None:
+    """The first judge's cell on learned principles, or on all where nothing is known of them."""
+    own = [c for c in cells if (c["candidate"], c["baseline"]) == (candidate, baseline)]
+    return next((c for c in own if c["scope"] == "learned"), next((c for c in own if c["scope"] == "all"), None))
 
 
 def _checks(estimate: dict[str, Any], base: dict[str, Any], last: dict[str, Any]) -> Tile:

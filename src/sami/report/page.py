@@ -24,7 +24,7 @@ from markupsafe import Markup
 from sami.errors import InputError
 from sami.files import replacing
 from sami.recipe import flatten
-from sami.report import figures, findings
+from sami.report import figures, findings, overlays
 from sami.report.answers import answers
 from sami.report.embedding import packed, visible
 from sami.report.run_files import RunFiles, read_run
@@ -107,7 +107,7 @@ def comparison(runs: Sequence[RunFiles], folder: Path) -> str:
         ],
         names=names,
         settings=_different_settings(runs),
-        pictures=figures.overlaid(runs, names),
+        pictures=overlays.overlaid(runs, names),
     )
 
 
@@ -135,7 +135,7 @@ def _page(template: str, scripts: Sequence[str], **context: Any) -> str:
 
 def _policy_row(run: RunFiles, policy: Mapping[str, Any]) -> dict[str, str]:
     info, verifier, health = policy["information"], policy["verifier"], policy["health"]
-    cell = figures.decisive_cell(run.summary.get("win_rates") or [], policy["name"], "base")
+    cell = findings.decisive_cell(run.summary.get("win_rates") or [], policy["name"], "base")
 
     def share(estimate: Mapping[str, Any]) -> str:
         if estimate["value"] is None:

@@ -1,7 +1,7 @@
 """What the files of a run say, read for a page; a run that is not finished gives what there is, and what is missing.
 
-    files = read_run("runs/quickstart")
-    files.summary["policies"], files.responses["base"], files.missing
+files = read_run("runs/quickstart")
+files.summary["policies"], files.responses["base"], files.missing
 """
 
 import json
@@ -89,37 +89,37 @@ def read_run(folder: str | Path) -> RunFiles:
             f"The folder {path} holds no recipe.yaml, so it is no run. Give the folder that `sami run` wrote."
         )
     missing: list[str] = []
-    recipe_text = _attempt(missing, path, path / "recipe.yaml", _text, "")
-    recipe = _attempt(missing, path, path / "recipe.yaml", _yaml_mapping, {})
+
+    def read(file: Path, how: Callable[[Path], T]) -> T | None:
+        """What a file holds; one that is damaged or not there is told of, not fatal."""
+        if not file.is_file():
+            missing.append(f"{file.relative_to(path)} is not there.")
+            return None
+        try:
+            return how(file)
+        except (InputError, ValueError, OSError, yaml.YAMLError) as error:
+            missing.append(f"{file.relative_to(path)} cannot be read: {' '.join(str(error).split()):.300}")
+            return None
+
+    def read_if_there(file: Path, how: Callable[[Path], T]) -> T | None:
+        return read(file, how) if file.is_file() else None
+
+    recipe = read(path / "recipe.yaml", _yaml_mapping) or {}
     principles_file = path / "principles.yaml"
-    principles = _attempt(missing, path, principles_file, load_principles, [])
-    iterations = range(1, int(recipe.get("training", {}).get("iterations", 0)) + 1)
+    principles = read(principles_file, load_principles) or []
     responses = {
-        name: found
-        for name in _policies_in_order(directory)
-        if (found := _attempt(missing, path, directory.responses(name), read_contrasts, []))
+        n: found for n in _policies_in_order(directory) if (found := read(directory.responses(n), read_contrasts))
     }
-    scores = {
-        name: found
-        for name in responses
-        if directory.scores(name).is_file()
-        and (found := _attempt(missing, path, directory.scores(name), _json_mapping, {}))
-    }
-    verdicts_file = directory.evaluation / "verdicts.jsonl"
-    verdicts = _attempt(missing, path, verdicts_file, read_verdicts, []) if verdicts_file.is_file() else []
-    metrics = {
-        i: found
-        for i in iterations
-        if directory.metrics(i).is_file() and (found := _attempt(missing, path, directory.metrics(i), _json_lines, []))
-    }
-    stored = (
-        _attempt(missing, path, directory.summary, _json_mapping, {}) if directory.summary.is_file() else {}
-    )
+    scores = {n: found for n in responses if (found := read_if_there(directory.scores(n), _json_mapping))}
+    verdicts = read_if_there(directory.evaluation / "verdicts.jsonl", read_verdicts) or []
+    iterations = range(1, int(recipe.get("training", {}).get("iterations", 0)) + 1)
+    metrics = {i: steps for i in iterations if (steps := read_if_there(directory.metrics(i), _json_lines))}
+    stored = read_if_there(directory.summary, _json_mapping)
     files = RunFiles(
         folder=path,
         name=path.resolve().name,
         recipe=recipe,
-        recipe_text=recipe_text,
+        recipe_text=_text(path / "recipe.yaml"),
         principles=principles,
         principles_text=_text(principles_file) if principles_file.is_file() else "",
         summary=stored or _summary_so_far(directory, recipe, principles, scores, verdicts, missing),
@@ -196,19 +196,6 @@ def _steps(recipe: dict[str, Any], iteration: int) -> int | str:
     if isinstance(steps, list) and steps:
         return int(steps[iteration - 1] if 1 < len(steps) >= iteration else steps[0])
     return steps if isinstance(steps, int) else "?"
-
-
-def _attempt(missing: list[str], folder: Path, file: Path, read: Callable[[Path], T], otherwise: T) -> T:
-    """What a file holds; a file that is damaged or not there is told of, not fatal."""
-    if not file.is_file():
-        missing.append(f"{file.relative_to(folder)} is not there.")
-        return otherwise
-    try:
-        return read(file)
-    except (InputError, ValueError, OSError, yaml.YAMLError) as error:
-        first = " ".join(str(error).split())
-        missing.append(f"{file.relative_to(folder)} cannot be read: {first:.300}")
-        return otherwise
 
 
 def _text(file: Path) -> str:

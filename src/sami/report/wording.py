@@ -15,7 +15,7 @@ def signed(value: float | None, digits: int = 3) -> str:
 
 
 def interval(low: float | None, high: float | None, digits: int = 3, *, is_signed: bool = False) -> str:
-    """"[0.155, 0.186]"; empty where there is none."""
+    """ "[0.155, 0.186]"; empty where there is none."""
     if low is None or high is None:
         return ""
     show = signed if is_signed else number
@@ -23,7 +23,7 @@ def interval(low: float | None, high: float | None, digits: int = 3, *, is_signe
 
 
 def difference(estimate: Mapping[str, Any], digits: int = 3) -> str:
-    """"+0.079 [+0.064, +0.094], n 120"."""
+    """ "+0.079 [+0.064, +0.094], n 120"."""
     if estimate["value"] is None:
         return NONE
     limits = interval(estimate["low"], estimate["high"], digits, is_signed=True)

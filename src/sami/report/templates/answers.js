@@ -78,7 +78,7 @@ function browse(data) {
       if (verdict && !VERDICTS[verdict](item)) return false;
       if (flag) {
         const flags = shownAnswers(item).flatMap((a) => Object.keys(a.flags ?? {}));
-        if (!flags.some((f) => (flag === "any" ? f !== "cut" : f === flag))) return false;
+        if (!flags.some((f) => (flag === "any" ? f !== "unfinished" : f === flag))) return false;
       }
       return true;
     });
@@ -145,8 +145,8 @@ function browse(data) {
       element("li", { class: passed ? "pass" : "fail" }, `${passed ? "✓" : "✗"} ${positive ? name : `not ${name}`}`),
     );
     for (const [flag, what] of Object.entries(found.flags ?? {})) {
-      const mark = element("li", { class: flag === "cut" ? "cut" : "flag" });
-      write(mark, `${data.flags[flag]}${flag === "cut" ? ` ${what}` : `: ${what}`}`);
+      const mark = element("li", { class: flag === "unfinished" ? "" : "flag" });
+      write(mark, `${data.flags[flag]}${flag === "unfinished" ? ` ${what}` : `: ${what}`}`);
       list.push(mark);
     }
     for (const [baseline, judge, score] of found.judged ?? []) {
@@ -169,16 +169,19 @@ function browse(data) {
     const item = byId.get(id);
     if (!item) return;
     linked = id;
-    if (!shown.includes(item)) {
-      document.querySelector(".filters[role=search]").reset();
-      hidden.clear();
-      filter();
-    }
+    if (!shown.includes(item)) clear();
     count = Math.max(count, shown.indexOf(item) + 1);
     draw();
     const made = [...at("items").children].find((one) => one.dataset.item === id);
     made.scrollIntoView({ block: "start", behavior: "instant" });
     made.focus({ preventScroll: true });
+  }
+
+  function clear() {
+    for (const id of ["search", "by-principle", "by-verdict", "by-flag", "by-order"]) at(id).value = "";
+    for (const box of at("by-policy").querySelectorAll("input")) box.checked = true;
+    hidden.clear();
+    filter();
   }
 
   function step(by) {
@@ -198,10 +201,7 @@ function browse(data) {
   });
   for (const id of ["by-principle", "by-verdict", "by-flag", "by-order"]) at(id).addEventListener("change", filter);
   form.addEventListener("submit", (event) => event.preventDefault());
-  form.addEventListener("reset", () => {
-    hidden.clear();
-    setTimeout(filter); // after the browser has emptied the fields
-  });
+  at("clear").addEventListener("click", clear);
   at("more").addEventListener("click", () => {
     count += PAGE;
     draw();
