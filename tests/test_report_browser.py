@@ -54,7 +54,6 @@ def open_page(browser: "Browser", file: Path, anchor: str = "", **context: Any) 
     )
     page.on("dialog", lambda dialog: dialog.accept())
     page.goto(f"{file.as_uri()}{anchor}")
-    page.set_default_timeout(5000)
     return page
 
 

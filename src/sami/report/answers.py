@@ -126,10 +126,11 @@ def examples(run: RunFiles, policy: str, limit: str, count: int = 3) -> list[dic
                 value = likelihood[contrast.id][number][number]
                 found.append((value, contrast, number, f"{value:.2f} nats per token under base"))
     found.sort(key=lambda one: one[0])
-    return [
-        {"id": contrast.id, "query": contrast.query, "text": contrast.responses[number], "why": why}
-        for _, contrast, number, why in found[:count]
-    ]
+    chosen: dict[str, dict[str, str]] = {}  # the first of each query
+    for _, contrast, number, why in found:
+        example = {"id": contrast.id, "query": contrast.query, "text": contrast.responses[number], "why": why}
+        chosen.setdefault(contrast.query, example)
+    return list(chosen.values())[:count]
 
 
 def _checks(run: RunFiles, policy: str) -> dict[tuple[str, int], list[list[Any]]]:

@@ -23,7 +23,7 @@ _OPENING_SHARE = 20.0  # percent of answers with the same first words
 @dataclass(frozen=True)
 class Verdict:
     standing: str
-    """better, not-better or none."""
+    """better, not-better, unhealthy or none."""
     headline: str
     sentence: str
     source: str
@@ -61,6 +61,7 @@ class Warning:
     text: str
     is_failure: bool
     examples: list[dict[str, str]] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list)
 
 
 def verdict(run: RunFiles) -> Verdict:
@@ -88,7 +89,7 @@ def verdict(run: RunFiles) -> Verdict:
         headline = f"{name} is not called better than base"
     if not run.is_summary_stored:
         headline, source = f"So far: {headline}", "evaluation/scores, summed up as summary.json would"
-    return Verdict("better" if is_better else "not-better", headline, sentence, source)
+    return Verdict("better" if is_better else "unhealthy" if failures else "not-better", headline, sentence, source)
 
 
 def standing(run: RunFiles, policy: dict[str, Any]) -> str:
@@ -124,7 +125,7 @@ def tiles(run: RunFiles) -> list[Tile]:
         _information(
             change["held_out"]["base_bound"],
             (base["information_held_out"]["base_bound"], last["information_held_out"]["base_bound"]),
-            "Held-out principles, under the frozen base",
+            "Held-out principles, frozen base",
             "comparisons[].held_out.base_bound",
         ),
         _own_bound(run, change["learned"]["bound"], base, last),
@@ -162,7 +163,7 @@ def _own_bound(run: RunFiles, estimate: dict[str, Any], base: dict[str, Any], la
 
 
 def _win_rate(run: RunFiles, name: str) -> Tile:
-    label = "Win rate against base, length-controlled"
+    label = "Win rate against base, equal length"
     cell = decisive_cell(run.summary.get("win_rates") or [], name, "base")
     if cell is None:
         return Tile(label, NONE, "", "", "", "", "no judge was asked", "win_rates")
@@ -175,7 +176,7 @@ def _win_rate(run: RunFiles, name: str) -> Tile:
         "%",
         interval(shown["low"], shown["high"], 1),
         f"{cell['queries']} queries",
-        f"raw {number(cell['raw']['rate'], 1)} {interval(cell['raw']['low'], cell['raw']['high'], 1)}",
+        f"length-controlled; raw {number(cell['raw']['rate'], 1)} {interval(cell['raw']['low'], cell['raw']['high'], 1)}",
         f"{reading(centred)}; by {judge}" + (", the principles' own checks" if judge == "verifier" else ""),
         "win_rates[].length_controlled",
         _strip(centred["value"], centred["low"], centred["high"]),
@@ -231,7 +232,8 @@ def health_warnings(run: RunFiles) -> list[Warning]:
     if last is not None:
         found += _unshown(run)
     rates = run.summary.get("win_rates") or []
-    found += [Warning("A win rate to read with care", _sentence(text), False) for text in warnings(rates)]
+    if said := warnings(rates):
+        found.append(Warning("Win rates to read with care", "", False, lines=said))
     for judge in run.summary.get("judges") or []:
         calibration = judge.get("calibration")
         if calibration and not calibration.get("above_chance", True):

@@ -110,7 +110,7 @@ def read_run(folder: str | Path) -> RunFiles:
     responses = {
         n: found for n in _policies_in_order(directory) if (found := read(directory.responses(n), read_contrasts))
     }
-    scores = {n: found for n in responses if (found := read_if_there(directory.scores(n), _json_mapping))}
+    scores = {n: scored for n in responses if (scored := read_if_there(directory.scores(n), _json_mapping))}
     verdicts = read_if_there(directory.evaluation / "verdicts.jsonl", read_verdicts) or []
     iterations = range(1, int(recipe.get("training", {}).get("iterations", 0)) + 1)
     metrics = {i: steps for i in iterations if (steps := read_if_there(directory.metrics(i), _json_lines))}
