@@ -14,7 +14,7 @@ from sami.judged_summary import called_better
 from sami.recipe import Health as HealthLimits
 from sami.report.answers import examples
 from sami.report.run_files import RunFiles
-from sami.report.wording import NONE, interval, number, reading, signed
+from sami.report.wording import NONE, interval, number, rate, reading, signed
 
 _LENGTH_DRIFT = 1.25  # times base's length, or base's times a policy's, that is worth a word
 _OPENING_SHARE = 20.0  # percent of answers with the same first words
@@ -176,7 +176,7 @@ def _win_rate(run: RunFiles, name: str) -> Tile:
         "%",
         interval(shown["low"], shown["high"], 1),
         f"{cell['queries']} queries",
-        f"length-controlled; raw {number(cell['raw']['rate'], 1)} {interval(cell['raw']['low'], cell['raw']['high'], 1)}",
+        f"length-controlled; raw {rate(cell['raw'])}",
         f"{reading(centred)}; by {judge}" + (", the principles' own checks" if judge == "verifier" else ""),
         "win_rates[].length_controlled",
         _strip(centred["value"], centred["low"], centred["high"]),
