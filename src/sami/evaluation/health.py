@@ -70,7 +70,7 @@ def flags(contrast: Contrast) -> list[dict[str, str]]:
             "loops": repeated_loop(text),
             "leakage": leakage(text, contrast.constitutions, contrast.query),
             "template_leftovers": template_leftover(text),
-            "unfinished": f"at {len(ids)} tokens" if reason == "length" else None,
+            "unfinished": {"stop": None, "length": f"at {len(ids)} tokens", "unsplit": "before an answer"}[reason],
         }
         found.append({name: what for name, what in shown.items() if what is not None})
     return found
