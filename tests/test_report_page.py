@@ -16,8 +16,12 @@ import pytest
 from typer.testing import CliRunner
 
 from report_runs import make_run, plainly
+from sami import judged_summary
 from sami.cli import app
+from sami.contrasts import read_contrasts
 from sami.errors import InputError
+from sami.evaluation.pairs import from_contrasts
+from sami.principles import load_principles
 from sami.recipe import load_recipe
 from sami.report import write_report
 from sami.report.embedding import packed, visible
@@ -133,8 +137,6 @@ def test_the_command_that_repeats_the_run_has_its_recipe(page: str, run: Path) -
 
 
 def test_the_answers_in_the_page_are_those_of_the_run(page: str, run: Path) -> None:
-    from sami.contrasts import read_contrasts
-
     data = data_of(page)
     assert [p["name"] for p in data["policies"]] == ["base", "iteration-1", "iteration-2"]
     assert len(data["items"]) == 36
@@ -214,10 +216,38 @@ def test_partial_runs_say_what_is_missing_and_how_to_go_on(run: Path, tmp_path: 
     assert "recipe.yaml cannot be read" in write_report([partial]).read_text()
 
 
+def test_a_baseline_has_its_answers_and_checks(run: Path, tmp_path: Path) -> None:
+    with_dpo = shutil.copytree(run, tmp_path / "run")
+    responses = with_dpo / "evaluation" / "responses"
+    shutil.copy(responses / "iteration-1.parquet", responses / "dpo.parquet")
+    recipe, principles = load_recipe(with_dpo / "recipe.yaml"), load_principles(with_dpo / "principles.yaml")
+    queries = {f"Query {n}?": f"q{n}" for n in range(12)}
+    dpo = from_contrasts("dpo", read_contrasts(responses / "dpo.parquet"), queries, ["calm"])
+    summary = json.loads((with_dpo / "summary.json").read_text())
+    summary["policies"].append(judged_summary.baseline(dpo, principles, recipe))
+    summary["win_rates"] += [{**cell, "baseline": "dpo"} for cell in summary["win_rates"]]
+    (with_dpo / "summary.json").write_text(json.dumps(summary))
+    page = write_report([with_dpo]).read_text()
+    data = data_of(page)
+    assert data["policies"][3] == {"name": "dpo", "iteration": None}
+    for item in data["items"]:
+        assert item["frozen"][3] is None
+        for constitution in item["constitutions"]:
+            _, first, _, other = constitution["answers"]
+            assert (other["text"], other.get("checks"), other.get("flags")) == (
+                first["text"],
+                first.get("checks"),
+                first.get("flags"),
+            )
+    assert "iter. 2 vs dpo, learned" in page
+    assert '<th scope="row">dpo</th><td class="text">baseline</td>' in page
+
+
 def test_several_runs_are_compared(run: Path, tmp_path: Path) -> None:
     other = make_run(
         tmp_path / "other" / "run", settings={"training": {"iterations": 1, "steps": [3], "lr": 1e-4}}, iterations=1
     )
+    (run / "report.html").touch()  # there to be linked, whatever test came first
     target = write_report([run, other], tmp_path / "comparison.html")
     page = target.read_text()
     names = [run.name, "run"]
