@@ -17,7 +17,7 @@ from sami.evaluation.pairs import Policy, from_contrasts
 from sami.files import write_json
 from sami.principles import Principle, load_principles
 from sami.recipe import Recipe, dump_recipe
-from sami.run_directory import BASE, RunDirectory, policy_name
+from sami.run_directory import RunDirectory, policy_name
 
 PRINCIPLES = [
     {
@@ -185,6 +185,3 @@ def _train(directory: RunDirectory, iteration: int, contrasts: list[Contrast]) -
     }
     for name, result in records.items():
         write_json(directory.folder / ".steps" / f"{name}.json", {"inputs": {}, "seconds": 12.3, "result": result})
-
-
-__all__ = ["BASE", "make_run", "plainly"]

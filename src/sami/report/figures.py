@@ -388,7 +388,7 @@ def _matrices(run: RunFiles) -> Picture | None:
                             f"{value:.2f}".replace("-", "−"),
                             ha="center",
                             va="center",
-                            fontsize=9,
+                            fontsize=9 if size == 2 else 7,
                         )
             axes.set_title(title, fontsize=9)
             axes.set_aspect("equal")
@@ -409,7 +409,7 @@ def _matrices(run: RunFiles) -> Picture | None:
         f"The {size} × {size} matrix before and after",
         svg,
         "Mean log-probability per token of each answer under each constitution, learned principles. A policy that "
-        "follows its constitutions is bright on the diagonal and dark beside it.",
+        "follows its constitutions is strong in colour on the diagonal and pale beside it.",
         "evaluation/scores/*.json: policy[].matrix, base[].matrix",
         ["scored", "diagonal", "beside it", "difference, nats per token", "contrasts"],
         [
