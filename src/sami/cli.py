@@ -174,7 +174,10 @@ def judge(
     if calibrate:
         _calibrated(pipeline.calibrate(), as_json)
     else:
+        from sami.report import write_report
+
         _judged(pipeline.judge(), folder / "evaluation", as_json)
+        write_report([folder])
 
 
 @app.command(epilog="Example: sami winrate runs/quickstart/evaluation/verdicts.jsonl --slope shared")
@@ -211,6 +214,20 @@ def winrate(
             _print(win_rate_table.agreement_sentence(pair))
     for warning in win_rate_table.warnings(rates):
         print(f"warning: {warning}", file=sys.stderr)
+
+
+@app.command(epilog="Example: sami report runs/quickstart or, to compare: sami report runs/a runs/b --output both.html")
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs; several are compared.")],
+    output: Annotated[
+        Path | None, typer.Option(help="The page; by default RUN/report.html, or comparison.html for several.")
+    ] = None,
+) -> None:
+    """Write the page of a run, or one page that compares several."""
+    _quiet_libraries()
+    from sami.report import write_report
+
+    print(write_report(runs, output))
 
 
 @app.command("try", epilog="Example: sami try runs/quickstart 'Why is the sky blue?' --principle pirate")
@@ -407,8 +424,10 @@ def _yaml(text: str | None, option: str) -> Any:
 
 
 def _finish(summary: dict[str, Any], folder: Path, as_json: bool) -> None:
+    from sami.report import write_report
     from sami.summary import sentences, table
 
+    page = write_report([folder])
     if as_json:
         print(json.dumps(summary, indent=1, ensure_ascii=False))
         return
@@ -423,7 +442,7 @@ def _finish(summary: dict[str, Any], folder: Path, as_json: bool) -> None:
             print(f"warning: {warning}", file=sys.stderr)
     for sentence in sentences(summary):
         _print(sentence)
-    _print(f"All figures: {folder / 'summary.json'}. Answers: {folder / 'evaluation' / 'responses'}.")
+    _print(f"All figures: {folder / 'summary.json'}. To read and share: {page}.")
 
 
 def _judged(value: dict[str, Any], folder: Path, as_json: bool) -> None:
