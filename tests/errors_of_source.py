@@ -63,8 +63,3 @@ def _text(node: ast.expr) -> str:
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
         return _text(node.left) + _text(node.right)
     return HOLE
-
-
-def words(message: str) -> list[str]:
-    """Words for comparison: holes count as nothing, and neither do marks around words."""
-    return re.findall(r"[\w./=-]*\w[\w./=-]*", message.replace(HOLE, " ").casefold())

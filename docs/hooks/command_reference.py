@@ -1,8 +1,8 @@
 """A hook of mkdocs: the page `commands.md`, made at build time from the commands themselves."""
 
 import re
+from typing import Any
 
-import click
 import typer
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
@@ -24,26 +24,33 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def page() -> str:
     """The whole page in Markdown."""
-    group = typer.main.get_command(app)
-    commands: dict[str, click.Command] = group.commands  # type: ignore[attr-defined]
+    commands: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     return "\n".join([INTRODUCTION, *(_section(name, command) for name, command in commands.items())])
 
 
-def _section(name: str, command: click.Command) -> str:
-    arguments = [one for one in command.params if one.param_type_name == "argument"]
-    usage = " ".join([f"sami {name}", "[OPTIONS]", *(str(one.make_metavar(click.Context(command))) for one in arguments)])
-    lines = [f"## sami {name}", "", _plain(command.help or ""), "", "```text", usage, "```", ""]
-    if command.params:
-        lines += ["| argument or option | meaning |", "|---|---|"]
-    for one in command.params:
-        is_option = one.param_type_name == "option"
-        names = ", ".join([*one.opts, *one.secondary_opts]) if is_option else str(one.make_metavar(click.Context(command)))
-        default = one.default if is_option and not callable(one.default) else None
-        shown = f" Default: {default}." if default not in (None, False, (), []) else ""
-        meaning = _plain(getattr(one, "help", None) or "") + shown
-        lines.append(f"| `{names}` | {meaning.replace('|', chr(92) + '|')} |")
+def _section(name: str, command: Any) -> str:
+    context = command.context_class(command, info_name=f"sami {name}")
+    usage = " ".join([f"sami {name}", *command.collect_usage_pieces(context)])
+    rows = [f"| `{_named(one)}` | {_cell(_plain(one.help or '') + _default(one))} |" for one in command.params]
+    table = ["| argument or option | meaning |", "|---|---|", *rows, ""] if rows else []
     example = _plain(command.epilog or "")
-    return "\n".join([*lines, "", example, ""])
+    parts = [f"## sami {name}", "", _plain(command.help or ""), "", "```text", usage, "```", "", *table]
+    return "\n".join([*parts, example.replace("Example: ", "Example: `") + "`" if example else "", ""])
+
+
+def _named(parameter: Any) -> str:
+    if parameter.param_type_name == "argument":
+        return str(parameter.metavar or parameter.name.upper())
+    return ", ".join([*parameter.opts, *parameter.secondary_opts])
+
+
+def _default(parameter: Any) -> str:
+    shown = parameter.param_type_name == "option" and parameter.default not in (None, False, [], ())
+    return f" Default: `{parameter.default}`." if shown else ""
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
 
 
 def _plain(text: str) -> str:

@@ -47,7 +47,9 @@ def principles_page() -> str:
         name = get_args(check.model_fields["check"].annotation)[0]
         rows = [f"| `{key}` | {_typed(field)} | {_default(field)} |" for key, field in fields.items()]
         meaning = " ".join((check.__doc__ or "").split())
-        parts.append("\n".join([f"### {name}", "", meaning, "", "| key | type | default |", "|---|---|---|", *rows, ""]))
+        parts.append(
+            "\n".join([f"### {name}", "", meaning, "", "| key | type | default |", "|---|---|---|", *rows, ""])
+        )
     return "\n".join(parts)
 
 
