@@ -48,8 +48,10 @@ def _calls(tree: ast.Module) -> Iterator[ast.Call]:
 def _messages(node: ast.expr, functions: dict[str, ast.FunctionDef]) -> list[str]:
     """The messages an argument can be; those of a function of the same module are what it returns."""
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in functions:
-        returned = [one.value for one in ast.walk(functions[node.func.id]) if isinstance(one, ast.Return) and one.value]
-        return [message for value in returned for message in _messages(value, functions)]
+        body = list(ast.walk(functions[node.func.id]))
+        returned = [one.value for one in body if isinstance(one, ast.Return) and one.value]
+        messages = [message for value in returned for message in _messages(value, functions)]
+        return messages if HOLE not in messages else _sentences(functions[node.func.id])
     if isinstance(node, ast.IfExp):
         return _messages(node.body, functions) + _messages(node.orelse, functions)
     return [" ".join(re.sub(f"{HOLE}+", HOLE, _text(node)).split())]
@@ -63,3 +65,15 @@ def _text(node: ast.expr) -> str:
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
         return _text(node.left) + _text(node.right)
     return HOLE
+
+
+def _sentences(function: ast.FunctionDef) -> list[str]:
+    """What a function puts together piece by piece: its texts of some words, without its docstring."""
+    statements = function.body[1:] if ast.get_docstring(function) else function.body
+    pieces, inside = [], set()
+    for node in (inner for statement in statements for inner in ast.walk(statement)):
+        if isinstance(node, ast.JoinedStr):
+            inside |= {id(value) for value in node.values}
+        if isinstance(node, ast.JoinedStr | ast.Constant) and id(node) not in inside:
+            pieces.append(" ".join(re.sub(f"{HOLE}+", HOLE, _text(node)).split()))
+    return [piece for piece in pieces if len(re.findall(r"\w+", piece)) >= 4]

@@ -199,8 +199,8 @@ def prepared(tmp_path_factory: pytest.TempPathFactory, model_folder: Callable[[s
     for model in MODELS:
         (folder / model).parent.mkdir(exist_ok=True)
         (folder / model).symlink_to(tiny)
-    queries = [f"Why do people like {topic}?" for topic in ("bread", "rain", "tea", "maps", "bees", "salt", "wool")]
-    queries += [query.replace("people", "children") for query in queries]
+    topics = ("bread", "rain", "tea", "maps", "bees", "salt", "wool", "clocks")
+    queries = [f"Why do {who} like {topic}?" for who in ("people", "cats", "kings", "we", "they") for topic in topics]
     jsonl(folder / "queries.jsonl", [{"id": f"q{n}", "query": query} for n, query in enumerate(queries)])
     jsonl(folder / "posts.jsonl", [{"id": f"q{n}", "post": query} for n, query in enumerate(queries)])
     jsonl(folder / "helpful_queries.jsonl", [{"query": query} for query in queries])
@@ -210,10 +210,22 @@ def prepared(tmp_path_factory: pytest.TempPathFactory, model_folder: Callable[[s
         constitution = PRINCIPLES[0]["definition"]
         rows = [{"id": f"q{n}", "constitution": constitution, "response": text.format(n)} for n in range(len(queries))]
         jsonl(folder / f"{name}.jsonl", rows)
+    names = ("brief", "kind")
+    positive, negative = (
+        "\n".join(f"{n}. Be {word}{name}." for n, name in enumerate(names, 1)) for word in ("", "not ")
+    )
+    marked = {side: [f"{side[:3]} {name}" for name in names] for side in ("positive", "negative")}
+    (folder / "constitutions" / "opus").mkdir(parents=True)
+    (folder / "constitutions" / "opus" / "0.json").write_text(
+        json.dumps({"positive": positive, "negative": negative, "identifiers": marked})
+    )
+    prompts = [f"Constitution:\n1. Be {word}brief.\n\nHuman: Why?\n\nAssistant:" for word in ("", "not ")]
+    rows = [{"prompt": prompt, "response": "So.", "example_id": 0} for prompt in prompts]
+    (folder / "contrasts.json").write_text(json.dumps({"0": rows}))
     filters = ("empty", "identical", "unfinished", "stop_leftovers", "loops", "leaks")
     recipe = {
         "model": {"source": str(tiny), "dtype": "float32"},
-        "queries": {"path": str(folder / "queries.jsonl"), "train": 8, "evaluation": 3},
+        "queries": {"path": str(folder / "queries.jsonl"), "train": 36, "evaluation": 3},
         "principles": str(folder / "principles.yaml"),
         "generation": {"max_new_tokens": 6, "batch_size": 16},
         "filters": {**dict.fromkeys(filters, False), "min_survivors": 0.0},
@@ -227,6 +239,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory, model_folder: Callable[[s
 
     run(load_recipe(folder / "mine.yaml"), folder / "runs" / "mine")
     shutil.copytree(folder / "runs" / "mine", folder / "runs" / "quickstart")
+    shutil.copy(folder / "runs" / "mine" / "evaluation" / "verdicts.jsonl", folder / "VERDICTS.jsonl")
     return folder
 
 
@@ -251,6 +264,8 @@ def run_command(words: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
 @pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=named)
 def test_the_commands_of_a_page_run(page: Path, at_work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if page.name == "data.md":  # its commands write this file
+        (at_work / "principles.yaml").unlink()
     for block in blocks(page):
         if block.is_commands and block.note != "not run":
             for words in block.commands:
