@@ -13,7 +13,7 @@ INTRODUCTION = """# Commands
 
 Every command with its arguments and options, as `sami COMMAND --help` shows them.
 Results go to standard output, progress and warnings to standard error. The exit code is 0 on success and 2 for
-anything that you can mend ([troubleshooting.md](troubleshooting.md)).
+anything that you can mend ([Troubleshooting](troubleshooting.md)).
 """
 
 
@@ -29,9 +29,11 @@ def page() -> str:
 
 
 def _section(name: str, command: Any) -> str:
-    context = command.context_class(command, info_name=f"sami {name}")
-    usage = " ".join([f"sami {name}", *command.collect_usage_pieces(context)])
-    rows = [f"| `{_named(one)}` | {_cell(_plain(one.help or '') + _default(one))} |" for one in command.params]
+    arguments = [_named(one) for one in command.params if one.param_type_name == "argument"]
+    usage = " ".join([f"sami {name}", *arguments, "[OPTIONS]"])
+    rows = [
+        f"| `{_named(one)}`{{ .key }} | {_cell(_plain(one.help or '') + _default(one))} |" for one in command.params
+    ]
     table = ["| argument or option | meaning |", "|---|---|", *rows, ""] if rows else []
     example = _plain(command.epilog or "")
     parts = [f"## sami {name}", "", _plain(command.help or ""), "", "```text", usage, "```", "", *table]
@@ -50,7 +52,7 @@ def _default(parameter: Any) -> str:
 
 
 def _cell(text: str) -> str:
-    return text.replace("|", "\\|")
+    return text.replace("|", "\\|").replace("<", "&lt;")
 
 
 def _plain(text: str) -> str:

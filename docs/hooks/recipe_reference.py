@@ -45,7 +45,7 @@ def principles_page() -> str:
     for check in get_args(get_args(verifiers.VerifierSpec)[0]):
         fields = {name: field for name, field in check.model_fields.items() if name != "check"}
         name = get_args(check.model_fields["check"].annotation)[0]
-        rows = [f"| `{key}` | {_typed(field)} | {_default(field)} |" for key, field in fields.items()]
+        rows = [f"| `{key}`{{ .key }} | {_typed(field)} | {_default(field)} |" for key, field in fields.items()]
         meaning = " ".join((check.__doc__ or "").split())
         parts.append(
             "\n".join([f"### {name}", "", meaning, "", "| key | type | default |", "|---|---|---|", *rows, ""])
@@ -108,7 +108,7 @@ def _table(title: str, section: type[BaseModel]) -> str:
     rows = [f"## {title}", "", "| key | type | default | meaning |", "|---|---|---|---|"]
     for key, field in section.model_fields.items():
         meaning = " ".join((field.description or "").split())
-        rows.append(f"| `{key}` | {_typed(field)} | {_default(field)} | {_cell(meaning)} |")
+        rows.append(f"| `{key}`{{ .key }} | {_typed(field)} | {_default(field)} | {_cell(meaning)} |")
     return "\n".join([*rows, ""])
 
 
@@ -139,4 +139,4 @@ def _default(field: FieldInfo) -> str:
 
 
 def _cell(text: str) -> str:
-    return text.replace("|", "\\|")
+    return text.replace("|", "\\|").replace("<", "&lt;")
