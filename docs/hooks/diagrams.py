@@ -15,6 +15,6 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     def inline(match: re.Match[str]) -> str:
         drawing = (Path(config.docs_dir) / match["file"]).read_text(encoding="utf-8")
         # The colours for readers of the file alone go; what is drawn in `currentColor` takes the page's.
-        return f"<div class=\"diagram\">\n{STYLE.sub('', drawing).strip()}\n</div>"
+        return f'<div class="diagram">\n{STYLE.sub("", drawing).strip()}\n</div>'
 
     return IMAGE.sub(inline, markdown)
