@@ -20,7 +20,7 @@ FENCE = re.compile(
     r"^```(?P<language>[a-z]*)[^\n]*\n(?P<text>.*?)^```$",
     re.MULTILINE | re.DOTALL,
 )
-PROGRAMS = ("sami", "make", "pip", "python", "export", "sbatch", "srun", "transformers", "torchrun", "hf", "vllm")
+PROGRAMS = ("sami", "make", "pip", "python", "python3.11", "export", "sbatch", "transformers", "torchrun", "hf")
 
 
 class Block(NamedTuple):
@@ -39,12 +39,16 @@ class Block(NamedTuple):
         """Marked as a shell's, or unmarked and starting with a program."""
         if self.language:
             return self.language in ("bash", "console", "sh", "shell")
-        return bool(self.commands) and all(command[0] in PROGRAMS for command in self.commands)
+        return bool(self.commands) and Path(self.commands[0][0]).name in PROGRAMS
 
     @property
     def commands(self) -> list[list[str]]:
-        """Words of each command, without comments; a backslash goes on in the next line."""
+        """Words of each command, without comments; a backslash goes on in the next line.
+
+        Where lines start with a prompt, "$ ", the others are output.
+        """
         lines = self.text.replace("\\\n", " ").splitlines()
+        lines = [line for line in lines if line.startswith("$ ")] or lines
         try:
             return [words for line in lines if (words := shlex.split(line.removeprefix("$ "), comments=True))]
         except ValueError:  # an unbalanced quote: prose or output

@@ -1,5 +1,6 @@
 """What the pages say of commands, options, settings and errors is true of this version, and the commands run."""
 
+import io
 import json
 import os
 import re
@@ -239,7 +240,9 @@ def prepared(tmp_path_factory: pytest.TempPathFactory, model_folder: Callable[[s
 
     run(load_recipe(folder / "mine.yaml"), folder / "runs" / "mine")
     shutil.copytree(folder / "runs" / "mine", folder / "runs" / "quickstart")
-    shutil.copy(folder / "runs" / "mine" / "evaluation" / "verdicts.jsonl", folder / "VERDICTS.jsonl")
+    verdicts = (folder / "runs" / "mine" / "evaluation" / "verdicts.jsonl").read_text()
+    (folder / "VERDICTS.jsonl").write_text(verdicts)
+    (folder / "human-verdicts.jsonl").write_text(verdicts.replace('"verifier"', '"human"'))
     return folder
 
 
@@ -254,6 +257,7 @@ def at_work(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 def run_command(words: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
     monkeypatch.setattr(sys, "argv", ["sami-in-a-test", *words[1:]])
+    monkeypatch.setattr(sys, "stdin", io.StringIO())  # a conversation ends at once
     try:
         main()
     except SystemExit as end:
@@ -266,12 +270,14 @@ def run_command(words: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
 def test_the_commands_of_a_page_run(page: Path, at_work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if page.name == "data.md":  # its commands write this file
         (at_work / "principles.yaml").unlink()
+    if page.name == "report.md":  # compares two runs
+        shutil.copytree(at_work / "runs" / "quickstart", at_work / "runs" / "lower-rate")
     for block in blocks(page):
         if block.is_commands and block.note != "not run":
             for words in block.commands:
-                if words[0] != "sami":
-                    assert words[0] in ("make", "pip"), f"{block.where}: {words[0]} is not run; say why above the block"
+                if words[0] in ("make", "pip"):  # their targets and extras are checked above
                     continue
+                assert words[0] == "sami", f"{block.where}: {words[0]} is not run; say why above the block"
                 code = run_command(words, monkeypatch)
                 assert code in ({0, 2} if block.note == "may exit 2" else {0}), f"{block.where}: {' '.join(words)}"
         elif block.language == "python" and block.note != "not run":
