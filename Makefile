@@ -34,9 +34,9 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	touch $@
 
-# The package with which win rates are compared, and what builds the documentation.
+# The package with which win rates are compared, another tracker, what runs the notebook and builds the documentation.
 .venv/.ready-all: $(READY)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,alpaca,docs]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,alpaca,trackers,notebook,docs]"
 	touch $@
 
 .venv/.ready-docs: $(READY)

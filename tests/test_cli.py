@@ -19,7 +19,8 @@ from test_pipeline import PRINCIPLES, timeless, write_recipe
 
 Folder = Callable[[str, bool], Path]
 Sami = Callable[..., tuple[int, str, str]]
-COMMANDS = ("run", "plan", "generate", "train", "evaluate", "judge", "winrate", "import-principles")
+COMMANDS = ("run", "plan", "generate", "train", "evaluate", "judge", "winrate", "probe", "write-principles")
+COMMANDS += ("import-principles", "try", "inspect", "push")
 
 
 @pytest.fixture

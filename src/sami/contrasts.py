@@ -157,6 +157,7 @@ def filter_contrasts(
 def surviving(contrasts: Sequence[Contrast], filters: Filters, stop: Sequence[str] = ()) -> float:
     """The share of contrasts that pass every filter, whatever share is asked for."""
     checks = _checks(filters, stop)
+    checks["unsplit"] = lambda c: "unsplit" in c.finish_reasons
     return sum(not any(takes(contrast) for takes in checks.values()) for contrast in contrasts) / len(contrasts)
 
 
