@@ -23,13 +23,18 @@ class Refusal(NamedTuple):
 def refusals(source: Path = SOURCE) -> list[Refusal]:
     """Every message, with "…" for what is filled in; in the order of files and lines."""
     found = []
-    for file in sorted(source.rglob("*.py")):
-        tree = ast.parse(file.read_text(encoding="utf-8"))
-        functions = {node.name: node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+    trees = {file: ast.parse(file.read_text(encoding="utf-8")) for file in sorted(source.rglob("*.py"))}
+    everywhere = {name: function for tree in trees.values() for name, function in _functions(tree).items()}
+    for file, tree in trees.items():
+        functions = everywhere | _functions(tree)
         for call in _calls(tree):
             place = f"{file.relative_to(source)}:{call.lineno}"
             found += [Refusal(place, message) for message in _messages(call.args[0], functions)]
     return found
+
+
+def _functions(tree: ast.Module) -> dict[str, ast.FunctionDef]:
+    return {node.name: node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
 
 
 def _calls(tree: ast.Module) -> Iterator[ast.Call]:
@@ -46,7 +51,7 @@ def _calls(tree: ast.Module) -> Iterator[ast.Call]:
 
 
 def _messages(node: ast.expr, functions: dict[str, ast.FunctionDef]) -> list[str]:
-    """The messages an argument can be; those of a function of the same module are what it returns."""
+    """The messages an argument can be; those of a function of ours are what it returns."""
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in functions:
         body = list(ast.walk(functions[node.func.id]))
         returned = [one.value for one in body if isinstance(one, ast.Return) and one.value]
