@@ -2,6 +2,7 @@
 
 import errno
 import json
+import logging
 import os
 import sys
 from contextlib import suppress
@@ -469,6 +470,8 @@ def _quiet_libraries() -> None:
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
+    # Imported by peft, it misses a package for kernels that are not used here.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 
 def _print(what: Any) -> None:

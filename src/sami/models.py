@@ -17,7 +17,7 @@ import sys
 import tempfile
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import psutil
 import torch
@@ -35,7 +35,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from sami import adapters, attention
+from sami import adapters, attention, quantization
 from sami.errors import InputError
 from sami.files import file_hash, replacing
 from sami.progress import say
@@ -112,8 +112,11 @@ def load_tokenizer(model: Model) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_model(model: Model, dtype: torch.dtype) -> PreTrainedModel:
+def load_model(model: Model, dtype: torch.dtype, *, quantize: Literal["nf4"] | None = None) -> PreTrainedModel:
     """A causal language model in evaluation mode, on the default device; with its adapter, from an adapter's folder.
+
+    Args:
+        quantize: "nf4" loads linear layers in 4 bits, for an adapter to train on.
 
     Raises:
         InputError: no weights, an unknown architecture, or a source that cannot be reached.
@@ -121,13 +124,15 @@ def load_model(model: Model, dtype: torch.dtype) -> PreTrainedModel:
 
     def load(source: str) -> tuple[PreTrainedModel, dict[str, Any]]:
         arguments = _hub_arguments(model)
+        if quantize:
+            arguments["quantization_config"] = quantization.nf4(dtype)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             source, dtype=dtype, use_safetensors=True, output_loading_info=True, **arguments
         )
         return loaded
 
     if adapter := _adapter_folder(model):
-        return adapters.base(adapters.load(load_model(_without_adapter(model), dtype), adapter))
+        return adapters.base(adapters.load(load_model(_without_adapter(model), dtype, quantize=quantize), adapter))
     loaded, report = _or_explain(model, load)
     if absent := sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]])):
         raise InputError(
@@ -140,6 +145,8 @@ def load_model(model: Model, dtype: torch.dtype) -> PreTrainedModel:
             f"needs. Use a model of the llama, mistral, mixtral, qwen or gemma families."
         )
     attention.install(loaded)
+    if quantize:
+        quantization.prepare(loaded, dtype)
     return loaded.eval().to(default_device())
 
 

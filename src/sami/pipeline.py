@@ -15,13 +15,23 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from transformers import PreTrainedModel
 from transformers.trainer_callback import PrinterCallback
 
-from sami import adapters, first_iteration, judged_summary, launch, model_card, models, principle_files, summary
+from sami import (
+    adapters,
+    first_iteration,
+    judged_summary,
+    launch,
+    model_card,
+    models,
+    principle_files,
+    quantization,
+    summary,
+)
 from sami.answering import as_contrasts, complete
 from sami.contrasts import Contrast, filter_contrasts, read_contrasts, row_tokens, write_contrasts
 from sami.errors import InputError
@@ -65,6 +75,8 @@ class Pipeline:
                 f"The model {recipe.model.source} is an adapter, and a run starts from whole weights. Merge it into "
                 f"its model first (peft's merge_and_unload), and give the folder of the merged model."
             )
+        if recipe.adapter is not None and recipe.adapter.quantize:
+            quantization.require_bitsandbytes()
         self.directory = RunDirectory(folder)
         self.dtype = dtype
         self.principles = self._known_principles()
@@ -291,8 +303,7 @@ class Pipeline:
     # Train.
 
     def _train(self, iteration: int) -> None:
-        training = self.recipe.training
-        start = iteration - 1 if training.restart_from == "previous" else 0
+        training, start = self.recipe.training, self._start_of(iteration)
         contrasts_file = self.directory.contrasts(iteration)
         inputs = self.inputs("training") | {
             "start": self.policy_inputs(start),
@@ -335,11 +346,10 @@ class Pipeline:
         Returns:
             The share of the saved weights that training changed; None in a process that does not save.
         """
-        start = iteration - 1 if self.recipe.training.restart_from == "previous" else 0
         contrasts = read_contrasts(self.directory.contrasts(iteration))
         resumable = last_checkpoint(self.directory.checkpoints(iteration))
         trainer = SAMITrainer(
-            **self._start(start),
+            **self._start(self._start_of(iteration)),
             args=self._training_arguments(iteration, contrasts),
             train_dataset=contrasts,
             processing_class=self.tokenizer,
@@ -363,13 +373,15 @@ class Pipeline:
         adapter = self.recipe.adapter
         if adapter is not None and iteration > 0 and not adapter.merge:
             # The same adapter goes on, so its base remains the reference.
-            return {"model": adapters.load(self.load(0), self.directory.model(iteration), trainable=True)}
-        reference = self.load(0) if self.recipe.training.beta and iteration > 0 else None
+            base = self.load(0, quantize=adapter.quantize)
+            return {"model": adapters.load(base, self.directory.model(iteration), trainable=True)}
+        quantize = None if adapter is None else adapter.quantize
+        reference = self.load(0, quantize=quantize) if self.recipe.training.beta and iteration > 0 else None
         if adapter is None:
             masters = torch.bfloat16 if self.recipe.training.master_weights == "bfloat16" else torch.float32
             return {"model": self.load(iteration, masters), "ref_model": reference}
         config = adapters.lora_config(adapter, self.recipe.model)
-        return {"model": self.load(iteration), "peft_config": config, "ref_model": reference}
+        return {"model": self.load(iteration, quantize=quantize), "peft_config": config, "ref_model": reference}
 
     def _save(self, model: Any, iteration: int, changed: float) -> float:
         """Save what was trained; returns the share of the saved weights that training changed."""
@@ -378,12 +390,18 @@ class Pipeline:
             adapters.save(model, self.tokenizer, folder)
             return changed
         if adapter is not None:
+            if adapter.quantize:
+                model = adapters.moved(model, self.load(self._start_of(iteration)))
             model, changed = adapters.merge(model)
             require_changed(
                 changed, self.recipe.training.steps_of(iteration), self.recipe.training.lr_of(iteration), self.dtype
             )
         models.save_model(model, self.tokenizer, folder, self.dtype)
         return changed
+
+    def _start_of(self, iteration: int) -> int:
+        """The policy that an iteration's training starts from; 0 is base."""
+        return iteration - 1 if self.recipe.training.restart_from == "previous" else 0
 
     def adapter_weights(self) -> int:
         """Weights of the recipe's adapter, 0 without one.
@@ -525,8 +543,10 @@ class Pipeline:
             return training.gradient_cache
 
         def decide() -> dict[str, Any]:
-            weights = sum(weight.numel() for weight in models.empty_model(self.recipe.model).parameters())
-            held = weights * (4 + self.dtype.itemsize) / self.recipe.launch.processes  # masters and copy, loaded later
+            model = models.empty_model(self.recipe.model)  # its weights are loaded later: masters and copy
+            held = sum(p.numel() for p in model.parameters()) * (4 + self.dtype.itemsize) / self.recipe.launch.processes
+            if self.recipe.adapter is not None and self.recipe.adapter.quantize:
+                held = quantization.held_bytes(model, self.dtype)
             config, free = models.load_config(self.recipe.model), models.free_bytes() - int(held)
             needed = needs_gradient_cache(config, contrasts, training.micro_batch_size, self.dtype, free)
             return {"gradient_cache": needed}
@@ -576,11 +596,13 @@ class Pipeline:
 
     # Shared.
 
-    def load(self, iteration: int, dtype: torch.dtype | None = None) -> PreTrainedModel:
+    def load(
+        self, iteration: int, dtype: torch.dtype | None = None, *, quantize: Literal["nf4"] | None = None
+    ) -> PreTrainedModel:
         folder = self.directory.model(iteration).resolve()
         if iteration > 0 and adapters.base_of(folder) is None:
-            return models.load_model(Model(source=str(folder)), dtype or self.dtype)
-        model = models.load_model(self.recipe.model, dtype or self.dtype)
+            return models.load_model(Model(source=str(folder)), dtype or self.dtype, quantize=quantize)
+        model = models.load_model(self.recipe.model, dtype or self.dtype, quantize=quantize)
         if iteration > 0:
             model = adapters.base(adapters.load(model, folder))
         return model

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from rich.table import Table
 
-from sami import models
+from sami import models, quantization
 from sami.evaluation.win_rate import queries_needed
 from sami.pipeline import Pipeline
 from sami.recipe import Recipe, describe, flatten
@@ -213,10 +213,12 @@ def _memory(pipeline: Pipeline, total: int, head: int, row: float) -> tuple[int,
     trained = (2 if narrow else 4) * (2 + states)  # weight, gradient and optimiser states
     # Beside the trained weights, all weights once in the dtype of compute.
     copy = 0 if narrow else total * width
+    if recipe.adapter is not None and recipe.adapter.quantize:
+        copy = quantization.held_bytes(models.empty_model(recipe.model), pipeline.dtype)
     held = copy + (total if recipe.adapter is None else pipeline.adapter_weights()) * trained
     again = recipe.training.restart_from == "previous" and recipe.training.iterations > 1
     if recipe.training.beta and (recipe.adapter is None or (recipe.adapter.merge and again)):
-        held += total * width  # the reference
+        held += copy or total * width  # the reference
     training = held + activations + logits
     kv_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     head_size = getattr(config, "head_dim", None) or hidden // config.num_attention_heads

@@ -307,6 +307,8 @@ class Adapter(Section):
     """all-linear (without the output head), a list of module names, or a regular expression over full names."""
     merge: bool = False
     """Save the whole model with the adapter added to its weights, in place of the adapter alone."""
+    quantize: Literal["nf4"] | None = None
+    """nf4: hold the frozen base in 4 bits while the adapter trains (QLoRA); needs bitsandbytes."""
 
 
 class Health(Section):
