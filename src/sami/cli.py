@@ -81,7 +81,8 @@ def probe(
     A principle is [bold]worth training[/bold] where the 95 % intervals of column accuracy (chance 0.5) and of the
     column bound (chance 0), also with the principle's own words masked, lie above chance and above the control, two
     sentences that ask for the same, and the recipe's filters keep enough of its contrasts; [bold]weak[/bold] where
-    only some of that holds; [bold]not followed[/bold] where neither accuracy nor bound lies above. The method amplifies a link that exists, and cannot make one.
+    only some of that holds; [bold]not followed[/bold] where neither accuracy nor bound lies above. The method
+    amplifies a link that exists, and cannot make one.
     """
     resolved = load_recipe(recipe, overrides or [])
     _tune_process()

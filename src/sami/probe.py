@@ -126,8 +126,8 @@ def probe(recipe: Recipe, queries: int) -> Probe:
     pipeline.check_prompts(recipe.model, pipeline.prompts, planned)
     base = pipeline.load(0)
     say(
-        f"{len(pipeline.principles)} principles and a control, {queries} training queries to measure each, {len(fitting)} others for "
-        f"the temperature: {2 * len(planned)} answers of the base model"
+        f"{len(pipeline.principles)} principles and a control, {queries} training queries to measure each, "
+        f"{len(fitting)} others for the temperature: {2 * len(planned)} answers of the base model"
     )
     engine = TransformersEngine(base, pipeline.tokenizer, recipe.generation.batch_size)
     contrasts = pipeline.respond(engine, planned, "answering", shuffle=False)
