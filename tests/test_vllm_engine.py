@@ -289,7 +289,7 @@ def real(monkeypatch: pytest.MonkeyPatch) -> None:
 def quickstart_prompts(smollm: str, count: int) -> tuple[list[list[int]], Any]:
     from sami.pipeline import Pipeline
 
-    recipe = load_recipe("quickstart", [f"model.source={smollm}", "model.dtype=float32", "generation.engine=auto"])
+    recipe = load_recipe("quickstart", [f"model={{source: {smollm}, dtype: float32}}"])
     pipeline = Pipeline(recipe, "unused")
     plan = pipeline.training_plan(1)[: count // 2]
     asked = [pipeline.prompts.generation_prompt(p.query, c.texts, c.text) for p in plan for c in p.constitutions]
@@ -344,7 +344,7 @@ def test_an_adapter_is_applied_as_by_the_transformers_engine(smollm: str, tmp_pa
 @pytest.mark.usefixtures("real")
 def test_a_whole_run_generates_with_vllm(smollm: str, tmp_path: Path) -> None:
     settings = {
-        "model.source": smollm,
+        "model": f"{{source: {smollm}}}",
         "queries.train": 8,
         "queries.evaluation": 4,
         "generation.engine": "vllm",

@@ -63,14 +63,31 @@ def plan(recipe: RecipeArgument, overrides: Overrides = None, as_json: Json = Fa
             _print(f"warning: {warning}")
 
 
-@app.command(epilog="Example: sami generate quickstart --iteration 1")
+@app.command(
+    epilog="Example: sami generate quickstart --iteration 1, or on each of 8 machines "
+    "sami generate quickstart --shard 3/8, and then once sami generate quickstart --merge"
+)
 def generate(
-    recipe: RecipeArgument, overrides: Overrides = None, output: Output = None, iteration: Iteration = 1
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    output: Output = None,
+    iteration: Iteration = 1,
+    shard: Annotated[str | None, typer.Option(metavar="I/N", help="Generate only part I of N.")] = None,
+    merge: Annotated[
+        bool, typer.Option("--merge", help="Check the parts that are there and put them together.")
+    ] = False,
 ) -> None:
     """Generate one iteration's contrasts with the model of the iteration before."""
+    if shard and merge:
+        raise InputError("--shard makes a part and --merge puts parts together; give one of them.")
     pipeline, _ = _pipeline(recipe, overrides, output)
-    pipeline.generate(iteration)
-    print(pipeline.directory.contrasts(iteration))
+    if shard:
+        from sami.shards import Shard
+
+        print(pipeline.generate_shard(iteration, Shard.parse(shard)))
+    else:
+        pipeline.generate(iteration, merge=merge)
+        print(pipeline.directory.contrasts(iteration))
 
 
 @app.command(epilog="Example: sami train quickstart --iteration 1")

@@ -42,9 +42,12 @@ from sami.recipe import Model, Recipe
 from sami.run_directory import BASE, RunDirectory, policy_name
 from sami.sampling import Planned, evaluation_plan, training_plan
 from sami.scoring import check_packing, response_logprobs
+from sami.shards import Shard, merge, require_same, write_shard
 from sami.trainer import SAMIConfig, SAMITrainer
 from sami.training_log import Recorder, keep_steps, last_checkpoint, last_line, step_of
 from sami.weight_change import require_changed
+
+_OTHER_SHARDS_OPEN = 60.0  # seconds in which as many machines as there are shards may look at the run's recipe
 
 
 class Pipeline:
@@ -118,13 +121,37 @@ class Pipeline:
                 self._evaluate(iteration)
             return self._summarise()
 
-    def generate(self, iteration: int) -> None:
-        """Contrasts of one iteration, by the model of the one before."""
+    def generate(self, iteration: int, *, merge: bool = False) -> None:
+        """Contrasts of one iteration, by the model of the one before; with `merge` from the shards that are there."""
         with self.opened():
             self._check_iteration(iteration)
             if iteration > 1:
                 self.directory.require(f"train-{iteration - 1}", "sami train")
-            self._generate(iteration)
+            self._generate(iteration, merge)
+
+    def generate_shard(self, iteration: int, shard: Shard) -> Path:
+        """One part of an iteration's contrasts, unfiltered; several machines may do this at once."""
+        self._check_iteration(iteration)
+        with self.opened(wait=_OTHER_SHARDS_OPEN):
+            if iteration > 1:
+                self.directory.require(f"train-{iteration - 1}", "sami train")
+        target = shard.file(self.directory.shards(iteration))
+        planned, inputs = self.training_plan(iteration), self._shard_inputs(iteration)
+        if shard.of > len(planned):
+            raise InputError(
+                f"The shard {shard} was asked for, and iteration {iteration} has {len(planned)} contrasts."
+            )
+        if target.exists():
+            require_same(target, inputs)
+            say(f"iteration {iteration}: shard {shard} is there already")
+            return target
+        with self.directory.held(target):
+            engine = self.engine(self.weights(iteration - 1), self.tokenizer)
+            label = f"iteration {iteration}: generating shard {shard}"
+            part = shard.part(len(planned))
+            write_shard(target, self.respond(engine, planned, label, shuffle=True, part=part), shard, inputs)
+        say(f"iteration {iteration}: shard {shard} holds {part.stop - part.start} of {len(planned)} contrasts")
+        return target
 
     def train(self, iteration: int) -> None:
         """The model of one iteration, from its contrasts."""
@@ -148,12 +175,12 @@ class Pipeline:
         return sum(1 for _ in done)
 
     @contextmanager
-    def opened(self) -> Iterator[None]:
+    def opened(self, wait: float = 0.0) -> Iterator[None]:
         if self.directory.record(f"respond-{BASE}") is None:
             self.check_context()  # reads config, tokenizer and templates, before anything is written
             self.adapter_weights()
         principles = Path(self.recipe.principles).read_text(encoding="utf-8")
-        with self.directory.open(self.recipe, principles):
+        with self.directory.open(self.recipe, principles, wait):
             yield
 
     # What is generated for.
@@ -178,19 +205,31 @@ class Pipeline:
 
     # Generate.
 
-    def _generate(self, iteration: int) -> None:
-        target = self.directory.contrasts(iteration)
+    def _generation_inputs(self, iteration: int) -> dict[str, Any]:
         sections = ("prompt", "sampling", "generation", "filters")
         inputs = self.inputs(*sections) | {"policy": self.policy_inputs(iteration - 1)}
-        inputs |= {
+        return inputs | {
             "contrasts": len(self.training_plan(iteration)),
             "queries": _hash_queries(self.splits.train),
         }
 
+    def _shard_inputs(self, iteration: int) -> dict[str, Any]:
+        """What a shard depends on: also what the run's own recipe says where there is no other machine."""
+        machine = {"dtype": self.recipe.model.dtype, "order_of_principles": self.recipe.training.seed}
+        return self._generation_inputs(iteration) | machine
+
+    def _generate(self, iteration: int, from_shards: bool = False) -> None:
+        target = self.directory.contrasts(iteration)
+        inputs = self._generation_inputs(iteration)
+
         def work() -> dict[str, Any]:
             planned = self.training_plan(iteration)
-            engine = self.engine(self.weights(iteration - 1), self.tokenizer)
-            contrasts = self.respond(engine, planned, f"iteration {iteration}: generating", shuffle=True)
+            if from_shards:
+                ids = [p.id for p in planned]
+                contrasts = merge(self.directory.shards(iteration), self._shard_inputs(iteration), ids)
+            else:
+                engine = self.engine(self.weights(iteration - 1), self.tokenizer)
+                contrasts = self.respond(engine, planned, f"iteration {iteration}: generating", shuffle=True)
             kept, dropped = filter_contrasts(contrasts, self.recipe.filters, self.prompts.stop)
             needed = self.recipe.training.steps_of(iteration) * self.recipe.training.batch_size
             write_contrasts(target, kept[:needed])
@@ -215,29 +254,32 @@ class Pipeline:
         *,
         shuffle: bool,
         prompts: PromptBuilder | None = None,
+        part: slice = slice(0, None),
     ) -> list[Contrast]:
         """Answer each planned contrast; the principles' order is shuffled in the training prompt.
 
         Args:
             prompts: of the engine's model, where it is not the recipe's.
+            part: answer only these, as they would be answered among all.
         """
         prompts = prompts or self.prompts
-        flat = [prompts.generation_prompt(p.query, c.texts, c.text) for p in planned for c in p.constitutions]
+        asked = planned[part]
+        flat = [prompts.generation_prompt(p.query, c.texts, c.text) for p in asked for c in p.constitutions]
         generation = self.recipe.generation
         settings = SamplingSettings(
             max_new_tokens=generation.max_new_tokens,
             temperature=generation.temperature,
             top_p=generation.top_p,
             stop=prompts.stop,
-            seed=generation.seed,
+            seed=generation.seed + sum(len(p.constitutions) for p in planned[: part.start]),
         )
         with bar(label, 1.0, "tokens") as update:
             completions = iter(engine.generate(flat, settings, update))
         rng = random.Random(f"order of principles, seed {self.recipe.training.seed}")
+        orders = [[c.shuffled(rng) if shuffle else c for c in p.constitutions] for p in planned]
         contrasts = []
-        for p in planned:
+        for p, trained in zip(asked, orders[part], strict=True):
             own = [next(completions) for _ in p.constitutions]
-            trained = [c.shuffled(rng) if shuffle else c for c in p.constitutions]
             contrasts.append(
                 Contrast(
                     id=p.id,

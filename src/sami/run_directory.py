@@ -57,6 +57,9 @@ class RunDirectory:
     def baseline_model(self, name: str) -> Path:
         return self.folder / "baselines" / name / "model"
 
+    def shards(self, iteration: int) -> Path:
+        return self._iteration(iteration) / "shards"
+
     def metrics(self, iteration: int) -> Path:
         return self._iteration(iteration) / "metrics.jsonl"
 
@@ -77,13 +80,14 @@ class RunDirectory:
         return self.folder / f"iteration-{iteration}"
 
     @contextmanager
-    def open(self, recipe: Recipe, principles: str) -> Iterator[None]:
+    def open(self, recipe: Recipe, principles: str, wait: float = 0.0) -> Iterator[None]:
         """Hold the run's lock, and write or compare its recipe.
 
         A recipe under which no step was finished is replaced.
 
         Args:
             principles: text of the principles file, kept beside the recipe.
+            wait: seconds to wait for another process that holds the lock.
 
         Raises:
             InputError: the folder belongs to another recipe, to no run at all, or is in use.
@@ -100,7 +104,7 @@ class RunDirectory:
         self.folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.folder / ".lock")
         try:
-            lock.acquire(timeout=0)
+            lock.acquire(timeout=wait)
         except Timeout:
             raise InputError(
                 f"Another process is writing the run {self.folder}. Wait for it, or give another --output."
@@ -113,6 +117,24 @@ class RunDirectory:
                 self._write_recipe(recipe)
                 with replacing(self.folder / "principles.yaml") as temporary:
                     temporary.write_text(principles, encoding="utf-8")
+            yield
+        finally:
+            lock.release()
+
+    @contextmanager
+    def held(self, path: Path) -> Iterator[None]:
+        """Hold the lock of one file, for work that does not need the whole run.
+
+        Raises:
+            InputError: another process writes that file.
+        """
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path.with_name(f".{path.name}.lock"))
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise InputError(f"Another process is writing {path}. Wait for it to end.") from None
+        try:
             yield
         finally:
             lock.release()
@@ -136,7 +158,7 @@ class RunDirectory:
         """
         record = self.record(name)
         if record is not None:
-            changed = _differences(record["inputs"], inputs)
+            changed = differences(record["inputs"], inputs)
             if changed:
                 raise InputError(
                     f"The step {name} of {self.folder} was made from other inputs:\n{changed}\n"
@@ -176,7 +198,7 @@ class RunDirectory:
 
     def _compare(self, recipe: Recipe) -> None:
         recorded = yaml.safe_load(self._recipe_file.read_text(encoding="utf-8"))
-        changed = _differences(recorded, recipe.model_dump(), ignore=_PLACES | _MACHINE | _JUDGING)
+        changed = differences(recorded, recipe.model_dump(), ignore=_PLACES | _MACHINE | _JUDGING)
         if changed:
             raise InputError(
                 f"The folder {self.folder} holds a run of a different recipe:\n{changed}\n"
@@ -202,7 +224,8 @@ def last_model(folder: Path) -> Path:
     return found[max(found)].resolve()
 
 
-def _differences(before: dict[str, Any], after: dict[str, Any], ignore: set[str] | frozenset[str] = frozenset()) -> str:
+def differences(before: dict[str, Any], after: dict[str, Any], ignore: set[str] | frozenset[str] = frozenset()) -> str:
+    """Where two nested mappings differ, a line for each key; empty where they do not."""
     old, new = dict(flatten(before)), dict(flatten(after))
     return "\n".join(
         f"- {key}: {old.get(key)!r} there, {new.get(key)!r} now"

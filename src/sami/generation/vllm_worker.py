@@ -107,9 +107,7 @@ def finished(folder: Path) -> set[int]:
 
 
 def versions() -> dict[str, Any]:
-    import torch
-
-    return {"vllm": version(), "torch": torch.__version__, "python": sys.version.split()[0]}
+    return {"vllm": version(), "python": sys.version.split()[0]}
 
 
 def write(path: Path, value: Any) -> None:
