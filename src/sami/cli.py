@@ -42,7 +42,10 @@ Iteration = Annotated[int, typer.Option(min=1, help="Which iteration.")]
 @app.command(epilog="Example: sami run quickstart training.lr=1e-5 --output runs/lower-rate")
 def run(recipe: RecipeArgument, overrides: Overrides = None, output: Output = None, as_json: Json = False) -> None:
     """Run the whole loop; called again, continue where it stopped."""
-    pipeline, folder = _pipeline(recipe, overrides, output)
+    pipeline, folder = _pipeline(recipe, overrides, output, trains=True)
+    if pipeline.recipe.launch.rank > 0:
+        pipeline.assist(range(1, pipeline.iterations + 1))
+        return
     _finish(pipeline.run(), folder, as_json)
 
 
@@ -93,7 +96,10 @@ def generate(
 @app.command(epilog="Example: sami train quickstart --iteration 1")
 def train(recipe: RecipeArgument, overrides: Overrides = None, output: Output = None, iteration: Iteration = 1) -> None:
     """Train one iteration's model on its contrasts."""
-    pipeline, _ = _pipeline(recipe, overrides, output)
+    pipeline, _ = _pipeline(recipe, overrides, output, trains=True)
+    if pipeline.recipe.launch.rank > 0:
+        pipeline.assist([iteration])
+        return
     pipeline.train(iteration)
     print(pipeline.directory.model(iteration))
 
@@ -211,8 +217,13 @@ def main() -> None:
         raise
 
 
-def _pipeline(recipe: str, overrides: list[str] | None, output: Path | None) -> tuple[Any, Path]:
+def _pipeline(recipe: str, overrides: list[str] | None, output: Path | None, trains: bool = False) -> tuple[Any, Path]:
     resolved: Recipe = load_recipe(recipe, overrides or [])
+    if resolved.launch.rank > 0 and not trains:
+        raise InputError(
+            f"launch.rank is {resolved.launch.rank}, and other machines than 0 only take part in `sami run` and "
+            f"`sami train`. Leave launch.rank out."
+        )
     folder = output or Path("runs") / Path(recipe).stem
     _tune_process()
     _quiet_libraries()

@@ -160,6 +160,19 @@ class Pipeline:
             self.directory.require(f"generate-{iteration}", "sami generate")
             self._train(iteration)
 
+    def assist(self, iterations: Iterable[int]) -> None:
+        """Train along with machine 0, which does everything else of a run; for machines of a higher rank.
+
+        Raises:
+            InputError: whatever a process of this machine refused.
+        """
+        for iteration in iterations:
+            self._check_iteration(iteration)
+            if self.directory.record(f"train-{iteration}") is None:
+                machine = f"machine {self.recipe.launch.rank} of {self.recipe.launch.nodes}"
+                say(f"iteration {iteration}: {machine} waits for machine 0 to train with it")
+                launch.train(self.recipe, self.directory.folder, iteration)
+
     def evaluate(self) -> dict[str, Any]:
         """Base and every iteration that is trained; returns the summary of those."""
         with self.opened():
@@ -312,12 +325,12 @@ class Pipeline:
             resumable = last_checkpoint(checkpoints)
             keep_steps(metrics, step_of(resumable) if resumable else 0)
             self._packing(read_contrasts(contrasts_file))  # recorded before processes ask for it
-            if self.recipe.launch.processes == 1:
+            if self.recipe.launch.total == 1:
                 changed = self.train_model(iteration)
             else:
                 gc.collect()
                 torch.cuda.empty_cache()  # what generation held belongs to the processes now
-                launch.train(self.recipe, self.directory.folder, iteration, self.recipe.launch.processes)
+                launch.train(self.recipe, self.directory.folder, iteration)
                 changed = last_line(metrics)["weights_changed"]
             for checkpoint in checkpoints.glob("checkpoint-*"):
                 shutil.rmtree(checkpoint)
@@ -398,7 +411,7 @@ class Pipeline:
 
     def _training_arguments(self, iteration: int, contrasts: list[Contrast]) -> SAMIConfig:
         t = self.recipe.training
-        share = t.batch_size // self.recipe.launch.processes  # of a step, for each process
+        share = t.batch_size // self.recipe.launch.total  # of a step, for each process
         micro = max(n for n in range(1, t.micro_batch_size + 1) if share % n == 0)
         scheduler = "constant_with_warmup" if t.lr_scheduler == "constant" and t.warmup_steps else t.lr_scheduler
         return SAMIConfig(

@@ -112,7 +112,9 @@ class RunDirectory:
         try:
             self._records.mkdir(exist_ok=True)
             if any(self._records.glob("*.json")):
-                self._compare(recipe)
+                recorded = self.require_recipe(recipe)
+                if recorded.get("evaluation") != recipe.model_dump()["evaluation"]:
+                    self._write_recipe(recipe)
             else:
                 self._write_recipe(recipe)
                 with replacing(self.folder / "principles.yaml") as temporary:
@@ -196,16 +198,20 @@ class RunDirectory:
     def _record_file(self, name: str) -> Path:
         return self._records / f"{name}.json"
 
-    def _compare(self, recipe: Recipe) -> None:
-        recorded = yaml.safe_load(self._recipe_file.read_text(encoding="utf-8"))
+    def require_recipe(self, recipe: Recipe) -> dict[str, Any]:
+        """Refuse a run of another recipe; returns the run's own, which may differ in its judging.
+
+        Raises:
+            InputError: with the difference.
+        """
+        recorded: dict[str, Any] = yaml.safe_load(self._recipe_file.read_text(encoding="utf-8"))
         changed = differences(recorded, recipe.model_dump(), ignore=_PLACES | _MACHINE | _JUDGING)
         if changed:
             raise InputError(
                 f"The folder {self.folder} holds a run of a different recipe:\n{changed}\n"
                 f"Give another --output, or undo the change."
             )
-        if recorded.get("evaluation") != recipe.model_dump()["evaluation"]:
-            self._write_recipe(recipe)
+        return recorded
 
     def _write_recipe(self, recipe: Recipe) -> None:
         with replacing(self._recipe_file) as temporary:
