@@ -121,7 +121,7 @@ def test_the_gap_is_reported_and_too_large_a_one_stops(
 ) -> None:
     engine().generate(PROMPTS, SamplingSettings(6))
     assert "vllm 0.32.0: 3 responses of 18 tokens" in capsys.readouterr().err
-    with pytest.raises(InputError, match=r"0\.3 nats per token .* limit is 0\.1 .*another policy"):
+    with pytest.raises(InputError, match=r"0\.3 nats per token .* limit is 0\.01 .*another policy"):
         engine(apart).generate(PROMPTS, SamplingSettings(6))
     assert engine(apart, largest_gap=0.5).generate(PROMPTS, SamplingSettings(6))
 

@@ -81,6 +81,15 @@ def meeting(launch: Launch, iteration: int) -> list[str]:
     return [*options, "--rdzv-conf", f"timeout={_WAIT_FOR_OTHERS if launch.rank == 0 else _WAIT_FOR_FIRST}"]
 
 
+def _require_processes(launch: Launch) -> None:
+    started = int(os.environ["WORLD_SIZE"])
+    if started != launch.total:
+        raise InputError(
+            f"{launch.described}, and {started} processes met. Give every machine the same launch.processes and "
+            f"launch.nodes."
+        )
+
+
 def _process(recipe: Path, folder: Path, iteration: int) -> None:
     console.quiet = os.environ["RANK"] != "0"
     if torch.cuda.is_available():
@@ -90,6 +99,7 @@ def _process(recipe: Path, folder: Path, iteration: int) -> None:
     try:
         pipeline = Pipeline(load_recipe(recipe), folder)
         pipeline.directory.require_recipe(pipeline.recipe)  # of machine 0, which wrote it
+        _require_processes(pipeline.recipe.launch)
         pipeline.train_model(iteration)
     except InputError as error:
         with suppress(FileExistsError), Path(os.environ[_MESSAGE_FILE]).open("x", encoding="utf-8") as file:

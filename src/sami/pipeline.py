@@ -524,7 +524,7 @@ class Pipeline:
 
         def decide() -> dict[str, Any]:
             weights = sum(weight.numel() for weight in models.empty_model(self.recipe.model).parameters())
-            held = weights * (4 + self.dtype.itemsize) / self.recipe.launch.processes  # masters and copy, loaded later
+            held = weights * (4 + self.dtype.itemsize) / self.recipe.launch.total  # masters and copy, loaded later
             config, free = models.load_config(self.recipe.model), models.free_bytes() - int(held)
             needed = needs_gradient_cache(config, contrasts, training.micro_batch_size, self.dtype, free)
             return {"gradient_cache": needed}

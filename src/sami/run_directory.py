@@ -16,12 +16,13 @@ from filelock import FileLock, Timeout
 
 from sami.errors import InputError
 from sami.files import replacing, write_json
-from sami.recipe import VLLM, Recipe, dump_recipe, flatten
+from sami.recipe import VLLM, Launch, Recipe, dump_recipe, flatten
 
 # Where data lies may change between calls, what it holds may not: steps record content hashes.
 _PLACES = {"principles", "queries.path", "model.source"}
-# Which machine this is, and how vLLM runs on it.
-_MACHINE = {"launch.rank", "launch.address", *(f"generation.vllm.{name}" for name in VLLM.model_fields)}
+# On which machines a run is worked out, which may differ from step to step.
+_MACHINES = {f"launch.{name}" for name in Launch.model_fields}
+_MACHINES |= {f"generation.vllm.{name}" for name in VLLM.model_fields}
 # Further judges and baselines may be asked for once a run is finished; verdicts have cache keys of their own.
 _JUDGING = {
     f"evaluation.{name}"
@@ -205,7 +206,7 @@ class RunDirectory:
             InputError: with the difference.
         """
         recorded: dict[str, Any] = yaml.safe_load(self._recipe_file.read_text(encoding="utf-8"))
-        changed = differences(recorded, recipe.model_dump(), ignore=_PLACES | _MACHINE | _JUDGING)
+        changed = differences(recorded, recipe.model_dump(), ignore=_PLACES | _MACHINES | _JUDGING)
         if changed:
             raise InputError(
                 f"The folder {self.folder} holds a run of a different recipe:\n{changed}\n"
