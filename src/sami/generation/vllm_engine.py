@@ -248,8 +248,8 @@ def chosen_engine(generation: Generation) -> str:
         return "vllm" if usable else "transformers"
     if found is None:
         raise InputError(
-            f"generation.engine is vllm, and {_python()} has no vLLM. Install vllm=={_tested()} there, set "
-            f"{PYTHON_VARIABLE} to a Python that has it, or use generation.engine=transformers."
+            f"generation.engine is vllm, and {_python()} has no vLLM. Install vllm=={_tested()} into an environment of "
+            f"its own and set {PYTHON_VARIABLE} to its Python, or use generation.engine=transformers."
         )
     if not usable:
         raise InputError(
