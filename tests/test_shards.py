@@ -173,6 +173,14 @@ def test_a_shard_that_cannot_be_is_refused(text: str) -> None:
         Shard.parse(text)
 
 
+def test_contrasts_that_another_model_writes_are_not_made_in_shards(recipe: Path, tmp_path: Path) -> None:
+    first = f"generation.first_model={load_recipe(recipe).model.source}"
+    with pytest.raises(InputError, match="shards are for what the run's own model writes"):
+        pipeline(recipe, tmp_path / "run", first).generate_shard(1, Shard(1, 2))
+    with pytest.raises(InputError, match="shards are for what the run's own model writes"):
+        pipeline(recipe, tmp_path / "run", first).generate(1, merge=True)
+
+
 def test_more_shards_than_contrasts_are_refused(recipe: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="iteration 1 has 9 contrasts"):
         pipeline(recipe, tmp_path / "run").generate_shard(1, Shard(1, 10))

@@ -72,7 +72,8 @@ def plan(recipe: Recipe) -> Costs:
     row = prompt + c * response  # tokens of a shared row
     steps = [training.steps_of(i) for i in range(1, training.iterations + 1)]
 
-    sequences = c * (sum(map(len, plans)) + policies * len(evaluation))
+    generated_plans = [[], *plans[1:]] if recipe.generation.first_contrasts else plans
+    sequences = c * (sum(map(len, generated_plans)) + policies * len(evaluation))
     generated = sequences * response
     trained = round(sum(steps) * training.batch_size * c * row)
     scored = round((2 * policies - 1) * len(evaluation) * c * row)
@@ -103,7 +104,7 @@ def plan(recipe: Recipe) -> Costs:
         training_queries=sum(len(half) for half in pipeline.splits.train),
         evaluation_queries=len(pipeline.splits.evaluation),
         win_rate_queries=queries_needed(points=5, power=0.8),
-        contrasts=[len(p) for p in plans],
+        contrasts=[len(p) for p in generated_plans],
         steps=steps,
         prompt_tokens=round(prompt, 1),
         generated_tokens=generated,

@@ -19,7 +19,7 @@ from sami.files import replacing, write_json
 from sami.recipe import VLLM, Launch, Recipe, dump_recipe, flatten
 
 # Where data lies may change between calls, what it holds may not: steps record content hashes.
-_PLACES = {"principles", "queries.path", "model.source"}
+_PLACES = {"principles", "queries.path", "model.source", "generation.first_model.source"}
 # On which machines a run is worked out, which may differ from step to step.
 _MACHINES = {f"launch.{name}" for name in Launch.model_fields}
 _MACHINES |= {f"generation.vllm.{name}" for name in VLLM.model_fields}
@@ -48,6 +48,10 @@ class RunDirectory:
     @property
     def summary(self) -> Path:
         return self.folder / "summary.json"
+
+    @property
+    def principles(self) -> Path:
+        return self.folder / "principles.yaml"
 
     def contrasts(self, iteration: int) -> Path:
         return self._iteration(iteration) / "contrasts.parquet"
@@ -81,13 +85,13 @@ class RunDirectory:
         return self.folder / f"iteration-{iteration}"
 
     @contextmanager
-    def open(self, recipe: Recipe, principles: str, wait: float = 0.0) -> Iterator[None]:
+    def open(self, recipe: Recipe, principles: str | None, wait: float = 0.0) -> Iterator[None]:
         """Hold the run's lock, and write or compare its recipe.
 
         A recipe under which no step was finished is replaced.
 
         Args:
-            principles: text of the principles file, kept beside the recipe.
+            principles: text of the principles file, kept beside the recipe; None where a step writes it.
             wait: seconds to wait for another process that holds the lock.
 
         Raises:
@@ -118,8 +122,9 @@ class RunDirectory:
                     self._write_recipe(recipe)
             else:
                 self._write_recipe(recipe)
-                with replacing(self.folder / "principles.yaml") as temporary:
-                    temporary.write_text(principles, encoding="utf-8")
+                if principles is not None:
+                    with replacing(self.principles) as temporary:
+                        temporary.write_text(principles, encoding="utf-8")
             yield
         finally:
             lock.release()
