@@ -361,8 +361,6 @@ class Launch(Section):
     def _rank_exists(self) -> Self:
         if self.rank >= self.nodes:
             raise ValueError(f"rank is {self.rank}, and {self.nodes} machines have the ranks 0 to {self.nodes - 1}")
-        if self.nodes == 1 and self.address is not None:
-            raise ValueError("address has no effect on one machine; set nodes, or remove it")
         return self
 
     @property
