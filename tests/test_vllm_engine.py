@@ -167,6 +167,13 @@ def test_what_vllm_refuses_is_the_message(engine: Any, monkeypatch: pytest.Monke
 
 
 @pytest.mark.usefixtures("stand_in")
+def test_a_response_that_vllm_gave_up_is_no_response(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STAND_IN_FINISHES", "abort")
+    with pytest.raises(InputError, match=r"after 0 of 13 responses: RuntimeError: the response to prompt .* by abort"):
+        engine().generate(PROMPTS, SamplingSettings(6))
+
+
+@pytest.mark.usefixtures("stand_in")
 def test_no_process_outlives_a_refusal(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[subprocess.Popen[bytes]] = []
     popen = subprocess.Popen

@@ -60,6 +60,8 @@ def generate(folder: Path, replica: int, replicas: int) -> None:
                     continue
                 running -= 1
                 index, [answer] = int(output.request_id), output.outputs
+                if answer.finish_reason not in ("stop", "length"):
+                    raise RuntimeError(f"the response to prompt {index} ended by {answer.finish_reason}")
                 ids = [int(token) for token in answer.token_ids]
                 if index not in done:
                     file.write(json.dumps({"index": index, "token_ids": ids}) + "\n")

@@ -2,8 +2,8 @@
 
 The answer to a prompt is its last id, counted up by one a token, so that every response tells its prompt. The
 environment says what goes wrong: STAND_IN_DIES_AFTER=N kills the process once N requests ended in it,
-STAND_IN_REFUSES=TEXT raises at the start. The arguments of the engine are written to STAND_IN_LOG, one line of
-JSON a start, with the GPUs that the process may use.
+STAND_IN_REFUSES=TEXT raises at the start, STAND_IN_FINISHES=REASON ends every response by it. The arguments of the
+engine are written to STAND_IN_LOG, one line of JSON a start, with the GPUs that the process may use.
 """
 
 import json
@@ -50,6 +50,6 @@ def answer(request_id, prompt, params, lora_request):
     end = next((at for at, token in enumerate(ids) if token in params.stop_token_ids), None)
     ids = ids if end is None else ids[: end + 1]
     logprobs = None if params.logprobs is None else [{token: SimpleNamespace(logprob=LOGPROB)} for token in ids]
-    return SimpleNamespace(
-        request_id=request_id, finished=True, outputs=[SimpleNamespace(token_ids=ids, logprobs=logprobs)]
-    )
+    finish = os.environ.get("STAND_IN_FINISHES", "length" if end is None else "stop")
+    output = SimpleNamespace(token_ids=ids, logprobs=logprobs, finish_reason=finish)
+    return SimpleNamespace(request_id=request_id, finished=True, outputs=[output])
