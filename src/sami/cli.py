@@ -37,11 +37,23 @@ Overrides = Annotated[
 Output = Annotated[Path | None, typer.Option(help="The run's folder; by default runs/<name of the recipe>.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Iteration = Annotated[int, typer.Option(min=1, help="Which iteration.")]
+Smoke = Annotated[
+    bool, typer.Option("--smoke", help="The recipe in miniature: tiny random models, no network, seconds on a CPU.")
+]
 
 
 @app.command(epilog="Example: sami run quickstart training.lr=1e-5 --output runs/lower-rate")
-def run(recipe: RecipeArgument, overrides: Overrides = None, output: Output = None, as_json: Json = False) -> None:
+def run(
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    output: Output = None,
+    smoke: Smoke = False,
+    as_json: Json = False,
+) -> None:
     """Run the whole loop; called again, continue where it stopped."""
+    if smoke:
+        _smoke_run(recipe, overrides, output, as_json)
+        return
     pipeline, folder = _pipeline(recipe, overrides, output)
     _finish(pipeline.run(), folder, as_json)
 
@@ -204,6 +216,19 @@ def _pipeline(recipe: str, overrides: list[str] | None, output: Path | None) -> 
     return Pipeline(resolved, folder), folder
 
 
+def _smoke_run(recipe: str, overrides: list[str] | None, output: Path | None, as_json: bool) -> None:
+    resolved = load_recipe(recipe, overrides or [])
+    folder = output or Path("runs") / f"{Path(recipe).stem}-smoke"
+    _tune_process()
+    _without_hub()
+    _quiet_libraries()
+    from sami.pipeline import Pipeline
+    from sami.smoke import smoked
+
+    with smoked(resolved, folder / ".smoke") as tiny:
+        _finish(Pipeline(tiny, folder).run(), folder, as_json)
+
+
 def _finish(summary: dict[str, Any], folder: Path, as_json: bool) -> None:
     from sami.summary import sentences, table
 
@@ -260,6 +285,11 @@ def _tune_process() -> None:
     if missing and sys.platform == "linux" and sys.argv[0].endswith(("/sami", "/cli.py")):
         sys.stdout.flush()
         os.execve(sys.executable, [sys.executable, "-P", "-m", "sami.cli", *sys.argv[1:]], {**os.environ, **missing})
+
+
+def _without_hub() -> None:
+    """Read by the libraries of the hub when they are imported."""
+    os.environ["HF_HUB_OFFLINE"] = "1"
 
 
 def _quiet_libraries() -> None:

@@ -1,0 +1,281 @@
+"""A recipe in miniature: everything that a run does, on a CPU in seconds and without a network.
+
+    with smoked(load_recipe("paper/hh-mistral-7b"), Path("runs/hh-smoke/.smoke")) as recipe:
+        Pipeline(recipe, "runs/hh-smoke").run()
+
+Each model becomes a tiny random one of the same architecture with a tokenizer of the same kind, trained on the spot;
+queries are a handful of our own; judges that are servers answer by a script on this machine. Schemes, templates,
+iterations, optimiser, adapter and objective stay the recipe's. What such a run finds means nothing: it shows that
+the recipe works from end to end.
+"""
+
+import hashlib
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, normalizers, pre_tokenizers, processors, trainers
+from tokenizers.models import BPE
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedTokenizerFast
+
+from sami.architectures import Family, family_of
+from sami.files import replacing
+from sami.principles import load_principles
+from sami.recipe import PACKAGED_RECIPES, Model, Recipe
+
+TRAINING_QUERIES, HELD_OUT_QUERIES = 8, 3
+MOST_NEW_TOKENS = 8
+BATCH = 4  # contrasts
+LEARNING_RATE = 3e-3  # random weights of this size move visibly
+VOCABULARY = 400  # trained tokens, beside the 256 bytes
+CHAT_TEMPLATE = """\
+{% for message in messages %}[{{ message['role'] }}] {{ message['content'] }}
+{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}"""
+
+
+@contextmanager
+def smoked(recipe: Recipe, place: Path) -> Iterator[Recipe]:
+    """The recipe in miniature; what it names that is not the recipe's own is written into `place`.
+
+    A model or file that `place` holds already is used again, so that a stopped run continues. Scripted judges answer
+    while the block runs.
+
+    Raises:
+        InputError: a model whose architecture its name does not tell, or a principles file that cannot be read.
+    """
+    values = recipe.model_dump()
+    texts = _texts(recipe)
+    values["model"] = _tiny(recipe.model, place, texts)
+    values["queries"] = {"path": str(_queries(place)), "train": TRAINING_QUERIES, "evaluation": HELD_OUT_QUERIES}
+    values["generation"] |= {
+        "engine": "transformers",
+        "max_new_tokens": min(recipe.generation.max_new_tokens, MOST_NEW_TOKENS),
+        "batch_size": 64,
+    }
+    values["filters"] = {
+        name: False if isinstance(value, bool) else value for name, value in values["filters"].items()
+    } | {"unwanted": [], "min_survivors": 0.0}
+    values["training"] |= _training(recipe)
+    values["launch"] = {"processes": 1}
+    if recipe.adapter is not None:
+        values["adapter"] |= {"r": 4, "lora_alpha": 8}
+    values["evaluation"] |= {"bootstrap_samples": 100, "health_queries": 2, "calibration_pairs": 10, "force": True}
+    values["evaluation"]["baselines"] = [
+        _baseline(baseline, place, texts) for baseline in values["evaluation"]["baselines"]
+    ]
+    with _scripted_server() as url:
+        values["evaluation"]["judges"] = [
+            {"kind": "endpoint", "model": "scripted", "url": url, "name": settings.label}
+            if settings.kind != "verifier"
+            else settings.model_dump()
+            for settings in recipe.evaluation.judges
+        ]
+        yield Recipe.model_validate(values)
+
+
+def _training(recipe: Recipe) -> dict[str, Any]:
+    """A step more in each iteration; the warm-up, where there is one, takes the first."""
+    training = recipe.training
+    warmup = min(training.warmup_steps, 1)
+    return {
+        "steps": [warmup + i for i in range(1, training.iterations + 1)],
+        "batch_size": BATCH,
+        "micro_batch_size": min(training.micro_batch_size, 2),
+        "lr": [LEARNING_RATE],
+        "warmup_steps": warmup,
+        "checkpoint_steps": min(training.checkpoint_steps, 1),
+        "compile": False,
+        "report_to": [],
+    }
+
+
+def _baseline(baseline: dict[str, Any], place: Path, texts: list[str]) -> dict[str, Any]:
+    """The same baseline with a tiny model; one that is read from elsewhere becomes a model that answers here."""
+    if baseline["train"] is not None:
+        return baseline
+    source = Model.model_validate(baseline["model"]) if baseline["model"] else Model(source="llama-instruct")
+    return baseline | {"model": _tiny(source, place, texts), "run": None, "responses": None}
+
+
+# Texts.
+
+
+def _own_queries() -> list[str]:
+    lines = (PACKAGED_RECIPES / "data" / "everyday.jsonl").read_text(encoding="utf-8").splitlines()
+    return [str(json.loads(line)["query"]) for line in lines[: TRAINING_QUERIES + HELD_OUT_QUERIES]]
+
+
+def _queries(place: Path) -> Path:
+    file = place / "queries.jsonl"
+    if not file.exists():
+        with replacing(file) as temporary:
+            lines = [json.dumps({"query": query}) for query in _own_queries()]
+            temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return file
+
+
+def _texts(recipe: Recipe) -> list[str]:
+    """What the tokenizers are trained on: words of the kind that they will meet."""
+    prompt = recipe.prompt
+    templates = [prompt.generation_template, prompt.training_template, prompt.system]
+    principles = [text for p in load_principles(recipe.principles) for text in (p.definition, p.antithesis)]
+    return [*_own_queries(), *principles, *(text for text in templates if text)]
+
+
+# Models.
+
+
+def _tiny(model: Model, place: Path, texts: list[str]) -> dict[str, Any]:
+    """A `model` section that names a tiny random model of the same family, written where it is not there yet."""
+    family = family_of(model)
+    name = f"{family.model_type}-{hashlib.sha256(model.source.encode()).hexdigest()[:8]}"
+    if not (place / name).is_dir():
+        tokenizer = _tokenizer(family, texts)
+        with replacing(place / name) as temporary:
+            _random_model(family, tokenizer, seed=int(name[-8:], 16)).save_pretrained(temporary)
+            tokenizer.save_pretrained(temporary)
+    return {"source": str((place / name).resolve()), "dtype": "float32"}
+
+
+def _random_model(family: Family, tokenizer: PreTrainedTokenizerFast, seed: int) -> Any:
+    config = _tiny_config(family.model_type)
+    config.vocab_size = len(tokenizer)
+    config.bos_token_id, config.eos_token_id = tokenizer.bos_token_id, tokenizer.eos_token_id
+    config.pad_token_id = tokenizer.pad_token_id
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+
+
+def _tiny_config(model_type: str) -> PreTrainedConfig:
+    """Two layers of width 32; a large spread of the weights makes what stands in the prompt matter."""
+    sizes: dict[str, Any] = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "max_position_embeddings": 8192,
+        "initializer_range": 0.2,
+    }
+    if "mixtral" in model_type:
+        sizes |= {"num_local_experts": 4, "num_experts_per_tok": 2}
+    if model_type.startswith(("gemma2", "gemma3")):
+        sizes |= {"layer_types": ["sliding_attention", "full_attention"], "query_pre_attn_scalar": 8}
+    return AutoConfig.for_model(model_type, **sizes)
+
+
+def _tokenizer(family: Family, texts: list[str]) -> PreTrainedTokenizerFast:
+    make = _sentencepiece if family.tokenizer == "sentencepiece" else _byte_level
+    inner, special = make(texts)
+    if family.begins:
+        bos = special["bos_token"]
+        inner.post_processor = processors.TemplateProcessing(
+            single=f"{bos} $A", special_tokens=[(bos, inner.token_to_id(bos))]
+        )
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, model_max_length=8192, **special)
+    if family.chat:
+        tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer
+
+
+def _byte_level(texts: list[str]) -> tuple[Tokenizer, dict[str, str]]:
+    special = {"bos_token": "<|begin_of_text|>", "eos_token": "<|end_of_text|>"}
+    inner = Tokenizer(BPE())
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    inner.train_from_iterator(
+        texts,
+        trainers.BpeTrainer(
+            vocab_size=VOCABULARY + len(alphabet),
+            initial_alphabet=alphabet,
+            special_tokens=list(special.values()),
+            show_progress=False,
+        ),
+    )
+    return inner, special
+
+
+def _sentencepiece(texts: list[str]) -> tuple[Tokenizer, dict[str, str]]:
+    """Words behind "▁", characters that training did not see as bytes: as Mistral's and Gemma's tokenizers are."""
+    special = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
+    spaces = normalizers.Replace(" ", "▁")
+    trained = Tokenizer(BPE())
+    trained.normalizer = spaces
+    trained.pre_tokenizer = pre_tokenizers.Split("▁", "merged_with_next")
+    trained.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=VOCABULARY, show_progress=False))
+    learned = json.loads(trained.to_str())["model"]
+    names = [*special.values(), *(f"<0x{byte:02X}>" for byte in range(256)), *learned["vocab"]]
+    inner = Tokenizer(
+        BPE(
+            vocab={name: number for number, name in enumerate(dict.fromkeys(names))},
+            merges=[(first, second) for first, second in learned["merges"]],
+            unk_token=special["unk_token"],
+            fuse_unk=True,
+            byte_fallback=True,
+        )
+    )
+    inner.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), spaces])
+    inner.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    return inner, special
+
+
+# The judge.
+
+
+class _ScriptedJudge(BaseHTTPRequestHandler):
+    """Speaks the chat protocol; the longer response is the better one."""
+
+    def do_GET(self) -> None:
+        self._answer({"object": "list", "data": [{"id": "scripted", "object": "model"}]})
+
+    def do_POST(self) -> None:
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        text = asked["messages"][-1]["content"]
+        a, b = (sum(len(line) for line in text.splitlines() if line.startswith(f"{mark}| ")) for mark in "AB")
+        verdict = "A" if a > b else "B" if b > a else "tie"
+        message = {"role": "assistant", "content": f"Verdict: {verdict}"}
+        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        usage = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
+        self._answer(
+            {
+                "id": "scripted",
+                "object": "chat.completion",
+                "created": 0,
+                "model": "scripted",
+                "choices": [choice],
+                "usage": usage,
+            }
+        )
+
+    def _answer(self, value: dict[str, Any]) -> None:
+        body = json.dumps(value).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: Any) -> None:
+        """Nothing: progress belongs to the run."""
+
+
+@contextmanager
+def _scripted_server() -> Iterator[str]:
+    """A judge on this machine, by its url."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _ScriptedJudge)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/v1"
+    finally:
+        server.shutdown()
+        server.server_close()
