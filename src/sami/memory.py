@@ -1,0 +1,273 @@
+"""Memory that a run needs on each device, in bytes, part by part; and which setting to change where it does not fit.
+
+Everything follows from the model's shape and the recipe, and nothing is loaded. Weights, gradients and optimiser
+states are exact; activations are those that autograd keeps in our packed forward pass, measured within 15 % on tiny
+llama, mistral, mixtral and qwen models (gemma's norms keep up to twice as much).
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedConfig
+
+from sami.models import activation_bytes
+from sami.recipe import Recipe
+from sami.scoring import MOST_LOGITS, decoder_layers
+
+GIB = 2**30
+MASTER = 4  # bytes of an fp32 weight, gradient or optimiser state
+STATES = {"adamw": 2, "rmsprop": 1}
+# What a process holds beside its tensors: the device's context, communication buffers, fragments.
+USABLE = 0.92
+MOST_PROCESSES = 512
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes of a model, in weights."""
+
+    config: PreTrainedConfig
+    total: int
+    head: int
+    """Of the output head, which a tied model shares with its embedding."""
+    layer: int
+    """Of the largest block."""
+    active: int
+    """That a token passes on its way through all blocks: of a mixture of experts, those it is sent to."""
+
+    @classmethod
+    def of(cls, config: PreTrainedConfig, trust_remote_code: bool = False) -> "Shape":
+        with torch.device("meta"):
+            model: Any = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+        text = config.get_text_config()
+        experts = getattr(text, "num_local_experts", None) or getattr(text, "num_experts", None)
+        share = (text.num_experts_per_tok / experts) if experts else 1.0
+        head, embedding = model.get_output_embeddings().weight, model.get_input_embeddings().weight
+        outside = {id(head), id(embedding)}
+        active = sum(
+            weight.numel() * (share if ".experts." in name else 1.0)
+            for name, weight in model.named_parameters()
+            if id(weight) not in outside
+        )
+        return cls(
+            config=text,
+            total=sum(weight.numel() for weight in model.parameters()),
+            head=head.numel(),
+            layer=max(sum(weight.numel() for weight in layer.parameters()) for layer in decoder_layers(model)),
+            active=round(active),
+        )
+
+    @cached_property
+    def layers(self) -> int:
+        return int(self.config.num_hidden_layers)
+
+    @cached_property
+    def hidden(self) -> int:
+        return int(self.config.hidden_size)
+
+    @cached_property
+    def outside_blocks(self) -> int:
+        """Weights of embedding, head and last norm."""
+        return self.total - self.layers * self.layer
+
+    def cache_bytes(self, tokens: float, dtype: torch.dtype) -> float:
+        """Keys and values of so many tokens."""
+        config = self.config
+        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        size = getattr(config, "head_dim", None) or self.hidden // config.num_attention_heads
+        return tokens * self.layers * 2 * heads * size * dtype.itemsize
+
+    def pass_bytes(self, tokens: float, dtype: torch.dtype) -> float:
+        """Activations of one block, which a pass without gradient holds at a time."""
+        return activation_bytes(self.config, tokens, dtype) / self.layers
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Tokens of the longest sequences that a run is expected to meet."""
+
+    prompt: int
+    """Of a training prompt."""
+    generation_prompt: int
+    response: int
+
+    def row(self, constitutions: int) -> int:
+        """A prompt with the responses that share it."""
+        return self.prompt + constitutions * self.response
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What one phase of a run holds at its peak on each device that it uses."""
+
+    phase: str
+    devices: int
+    parts: dict[str, int]
+
+    @property
+    def bytes(self) -> int:
+        return sum(self.parts.values())
+
+
+def needs(
+    shape: Shape,
+    recipe: Recipe,
+    lengths: Lengths,
+    *,
+    processes: int,
+    dtype: torch.dtype,
+    adapter_weights: int = 0,
+    device_bytes: float,
+) -> list[Needs]:
+    """The phases of a run: training, generation, scoring.
+
+    Args:
+        processes: that train, each on a device of its own.
+        dtype: of compute.
+        adapter_weights: those that are trained where the recipe has an adapter.
+        device_bytes: memory of a device, which decides about the gradient cache where the recipe does not.
+    """
+    training = (
+        _alone(shape, recipe, dtype, adapter_weights) if processes == 1 else _sharded(shape, recipe, dtype, processes)
+    )
+    cached = _caches_gradients(shape, recipe, lengths, processes, dtype, device_bytes)
+    training |= _activations(shape, recipe, lengths, processes, dtype, cached=cached)
+    phases = [Needs("training", processes, training)]
+    if processes > 1:  # each process loads all weights before they are sharded
+        phases.append(Needs("start of training", processes, {"whole weights in fp32": MASTER * shape.total}))
+    phases.append(_generation(shape, recipe, lengths, dtype, device_bytes))
+    phases.append(_scoring(shape, recipe, lengths, dtype))
+    return phases
+
+
+def _alone(shape: Shape, recipe: Recipe, dtype: torch.dtype, adapter_weights: int) -> dict[str, int]:
+    """What one process holds from the first step to the last."""
+    adapter, training = recipe.adapter, recipe.training
+    trained = shape.total if adapter is None else adapter_weights
+    parts = {
+        "fp32 weights": MASTER * trained,
+        "gradients": MASTER * trained,
+        f"{training.optimizer} states": MASTER * STATES[training.optimizer] * trained,
+    }
+    width = dtype.itemsize
+    if adapter is not None:
+        parts["frozen base"] = shape.total * width
+    elif width < MASTER:
+        parts[f"{str(dtype).removeprefix('torch.')} copy"] = shape.total * width
+    goes_on = training.restart_from == "previous" and training.iterations > 1
+    if training.beta and (adapter is None or (adapter.merge and goes_on)):
+        parts["reference"] = shape.total * width
+    return parts
+
+
+def _sharded(shape: Shape, recipe: Recipe, dtype: torch.dtype, processes: int) -> dict[str, int]:
+    """What each of several processes holds: its shards, and what FSDP2 gathers around the block at work."""
+    shard, width = -(-shape.total // processes), dtype.itemsize
+    optimizer = recipe.training.optimizer
+    largest = max(shape.layer, shape.outside_blocks)
+    return {
+        "fp32 weights": MASTER * shard,
+        "gradients": MASTER * shard,
+        f"{optimizer} states": MASTER * STATES[optimizer] * shard,
+        # Embedding and head stay gathered through a pass, the next block is gathered while one is at work.
+        "gathered weights": width * (shape.outside_blocks + 2 * shape.layer),
+        "gradients to reduce": (width + MASTER) * largest,
+    }
+
+
+def _activations(
+    shape: Shape, recipe: Recipe, lengths: Lengths, processes: int, dtype: torch.dtype, *, cached: bool
+) -> dict[str, int]:
+    training, c = recipe.training, recipe.sampling.constitutions
+    rows = micro_batch(recipe, processes) * (1 if cached else c)
+    tokens = rows * lengths.row(c) if training.share_prefix else rows * c * (lengths.prompt + lengths.response)
+    if training.gradient_checkpointing:
+        kept = tokens * shape.layers * shape.hidden * dtype.itemsize + shape.pass_bytes(tokens, dtype)
+    else:
+        kept = activation_bytes(shape.config, tokens, dtype)
+    vocabulary = shape.head // shape.hidden
+    logits = min(rows * c * lengths.response * vocabulary, max(MOST_LOGITS, vocabulary))
+    return {
+        "activations": round(kept),
+        "logits": 2 * logits * dtype.itemsize,  # and their gradient
+    }
+
+
+def _caches_gradients(
+    shape: Shape, recipe: Recipe, lengths: Lengths, processes: int, dtype: torch.dtype, device_bytes: float
+) -> bool:
+    """Whether rows will go one by one: as the recipe says, or else as the trainer decides before it starts."""
+    if recipe.training.gradient_cache is not None:
+        return recipe.training.gradient_cache
+    c = recipe.sampling.constitutions
+    tokens = micro_batch(recipe, processes) * c * lengths.row(c)
+    held = MASTER * shape.total if recipe.adapter is None else shape.total * dtype.itemsize
+    return activation_bytes(shape.config, tokens, dtype) > (device_bytes - held) / 2
+
+
+def _generation(shape: Shape, recipe: Recipe, lengths: Lengths, dtype: torch.dtype, device_bytes: float) -> Needs:
+    batch, width = recipe.generation.batch_size, dtype.itemsize
+    longest = lengths.generation_prompt + lengths.response
+    if recipe.generation.engine == "vllm":
+        vllm = recipe.generation.vllm
+        parts = {
+            "weights": width * shape.total // vllm.tensor_parallel,
+            # At least one sequence must fit; vLLM gives the cache whatever its share of the device leaves.
+            "keys and values of one sequence": round(shape.cache_bytes(longest, dtype) / vllm.tensor_parallel),
+            "kept from vLLM": round((1 - vllm.memory) * device_bytes),
+        }
+        return Needs("generation", vllm.tensor_parallel * vllm.data_parallel, parts)
+    parts = {
+        "weights": width * shape.total,
+        "keys and values": round(2 * shape.cache_bytes(batch * longest, dtype)),  # a cache that grows is copied
+        "activations": round(shape.pass_bytes(batch * lengths.generation_prompt, dtype) / 2),
+    }
+    return Needs("generation", 1, parts)
+
+
+def _scoring(shape: Shape, recipe: Recipe, lengths: Lengths, dtype: torch.dtype) -> Needs:
+    """Policy and base score side by side; before, one contrast is scored by the base in fp32 to check packed rows."""
+    c = recipe.sampling.constitutions
+    tokens = 2 * recipe.training.micro_batch_size * c * lengths.row(c)
+    models = max(2 * dtype.itemsize, MASTER if recipe.adapter is None else 0)
+    parts = {
+        "policy and base": models * shape.total,
+        "activations": round(shape.pass_bytes(tokens, dtype)),
+        "logits": MOST_LOGITS * dtype.itemsize,
+    }
+    return Needs("scoring", 1, parts)
+
+
+def micro_batch(recipe: Recipe, processes: int) -> int:
+    """Contrasts of one forward pass: as many as the recipe allows that divide a process's share of a step."""
+    share = recipe.training.batch_size // processes
+    return max(n for n in range(1, recipe.training.micro_batch_size + 1) if share % n == 0)
+
+
+# Advice.
+
+
+def advice(
+    recipe: Recipe, processes: int, fits: Callable[[str, Recipe, int], bool], misfit: str, largest_gpus: int
+) -> str:
+    """What to change so that a phase fits, tried out change by change; the first that is enough, or all together.
+
+    Args:
+        fits: whether a phase of a changed recipe fits with so many processes.
+        misfit: the phase that does not fit.
+        largest_gpus: more than these are not advised.
+    """
+    tried = recipe
+    told: list[str] = []
+    for change, changed in _changes(recipe, misfit):
+        if fits(misfit, changed, processes):
+            return f"Set {change}."
+    for change, _ in _changes(recipe, misfit):
+        tried = next(new for name, new in _changes(tried, misfit) if name == change)
+        told.append(change)
+        if fits(misfit, tried, processes):
+            return f"Set {', '.join(told)}."
+    return ""
