@@ -13,6 +13,7 @@ import pytest
 import yaml
 from safetensors.torch import load_file
 
+from sami.contrasts import read_contrasts
 from sami.errors import InputError
 from sami.recipe import Recipe, load_recipe
 
@@ -404,6 +405,21 @@ def test_responses_of_one_word_do_not_stop_the_run(model_folder: Folder, tmp_pat
     json.dumps(summary, allow_nan=False)
 
 
+def test_an_iteration_that_is_resumed_keeps_its_decision_on_the_gradient_cache(
+    model_folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sami.pipeline import Pipeline
+
+    pipeline = Pipeline(load_recipe(write_recipe(tmp_path, model_folder("llama", True))), tmp_path / "run")
+    pipeline.generate(1)
+    contrasts = read_contrasts(pipeline.directory.contrasts(1))
+    monkeypatch.setattr("sami.models.free_bytes", lambda: 2_000_000)
+    assert pipeline._training_arguments(1, contrasts).gradient_cache
+    monkeypatch.setattr("sami.models.free_bytes", lambda: 2**40)
+    assert pipeline._training_arguments(1, contrasts).gradient_cache
+    assert not pipeline._training_arguments(2, contrasts).gradient_cache
+
+
 # kill -9. One chain of runs in one folder: each is killed at the first place where none was killed before.
 
 
@@ -459,7 +475,9 @@ def test_a_run_killed_everywhere_ends_with_the_summary_of_one_that_was_not(
     assert exits[-1] == 0, f"the run after {places[-1]!r} did not continue"
     assert exits[:-1] == [-signal.SIGKILL] * len(places)
     steps = ("respond-base", "score-base", "generate-1", "train-1", "respond-iteration-1", "score-iteration-1")
-    outputs = [f".steps/{step}.json" for step in (*steps, "packing")] + ["iteration-1/metrics.jsonl"]
+    outputs = [f".steps/{step}.json" for step in (*steps, "packing", "gradient-cache-1")] + [
+        "iteration-1/metrics.jsonl"
+    ]
     outputs += ["principles.yaml", "recipe.yaml", "summary.json", "iteration-1/contrasts.parquet", "iteration-1/model"]
     for policy in ("base", "iteration-1"):
         outputs += [f"evaluation/responses/{policy}.parquet", f"evaluation/scores/{policy}.json"]

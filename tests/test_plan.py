@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sami.pipeline import Pipeline
-from sami.plan import matrix_rate, plan
+from sami.plan import Costs, matrix_rate, plan
 from sami.recipe import load_recipe
 from test_cli import Sami, sami  # noqa: F401
 from test_pipeline import write_recipe
@@ -85,6 +85,17 @@ def test_a_rate_that_bf16_hides_is_warned_about(recipe: Path) -> None:
     assert "bfloat16" in warnings("model.dtype=bfloat16", "training.lr=5e-7")
     assert "bfloat16" not in warnings("model.dtype=float32", "training.lr=5e-7")
     assert "bfloat16" not in warnings("model.dtype=bfloat16", "training.lr=2e-5")
+
+
+def test_bf16_masters_take_half_the_memory_and_ask_for_steps_that_rounding_keeps(recipe: Path) -> None:
+    def costs(*overrides: str) -> Costs:
+        return plan(load_recipe(recipe, ["model.dtype=bfloat16", "training.lr=1.5e-5", *overrides]))
+
+    whole, narrow = costs(), costs("training.master_weights=bfloat16")
+    assert whole.training_bytes - narrow.training_bytes == (4 * 4 + 2 - 2 * 4) * whole.parameters
+    assert whole.warnings == []
+    assert "lost one by one" in " ".join(narrow.warnings)
+    assert costs("training.master_weights=bfloat16", "training.lr=3e-5").warnings == []
 
 
 def test_too_little_memory_is_warned_about(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -255,6 +255,9 @@ def test_all_problems_are_listed_at_once(file):
         (["training.steps=[]"], ["steps has 0 values for 2 iterations"]),
         (["training.lr=[1e-5, 1e-5]", "training.iterations=3"], ["lr has 2 values for 3 iterations"]),
         (["generation.top_p=0.9"], ["top_p has no effect at temperature 0"]),
+        (["training.master_weights=bfloat16", "adapter={}"], ["an adapter trains in float32"]),
+        (["training.master_weights=bfloat16", "model.dtype=float32"], ["set both alike"]),
+        (["training.master_weights=bfloat16", "launch.processes=2"], ["launch.processes is 2", "to float32"]),
         (["model.source=some/model", f"model.sha256={'0a' * 32}"], ["sha256 is checked for pypi: sources only"]),
     ],
 )

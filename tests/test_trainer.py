@@ -236,7 +236,7 @@ def test_bf16_compute_gives_the_loss_of_the_model_saved_in_bf16(make: Make, tmp_
 
 
 def test_a_bf16_model_is_refused(make: Make) -> None:
-    with pytest.raises(InputError, match=r"fp32.*torch\.float32"):
+    with pytest.raises(InputError, match=r"float32.*torch\.float32"):
         make(contrasts_of(4), model=tiny_model("llama").to(torch.bfloat16))  # type: ignore[arg-type]
 
 
@@ -605,6 +605,30 @@ def test_the_gradient_cache_is_used_where_memory_asks_for_it(make: Make, monkeyp
     monkeypatch.setattr("sami.trainer.free_bytes", lambda device: 1000)
     assert make(contrasts_of(4)).gradient_cache
     assert not make(contrasts_of(4), gradient_cache=False).gradient_cache
+
+
+def test_bf16_masters_hold_everything_in_bf16_and_lose_small_steps(make: Make) -> None:
+    def after(lr: float, masters: torch.dtype) -> SAMITrainer:
+        arguments = {"compute_dtype": "bfloat16", "master_weights": str(masters).removeprefix("torch.")}
+        trainer = make(contrasts_of(8), 10, model=tiny_model("llama").to(masters), learning_rate=lr, **arguments)
+        trainer.train()
+        return trainer
+
+    trainer = after(1e-5, torch.bfloat16)
+    assert {weight.dtype for weight in trainer.trained_model.parameters()} == {torch.bfloat16}
+    states = [value for state in trainer.optimizer.state.values() for value in state.values() if value.ndim]
+    assert {state.dtype for state in states} == {torch.bfloat16}
+    kept = trainer.weight_change.share_changed()
+    assert 0.01 < kept < 0.5 * after(1e-5, torch.float32).weight_change.share_changed()
+    with pytest.raises(InputError, match="differ from the start once rounded"):
+        after(1e-9, torch.bfloat16)
+
+
+def test_bf16_masters_are_refused_where_they_cannot_be(make: Make) -> None:
+    with pytest.raises(InputError, match="one process can train that computes in bfloat16"):
+        make(contrasts_of(4), master_weights="bfloat16")
+    with pytest.raises(InputError, match="is not bfloat16, as the master weights must be"):
+        make(contrasts_of(4), master_weights="bfloat16", compute_dtype="bfloat16")
 
 
 @pytest.mark.slow

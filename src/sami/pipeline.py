@@ -40,7 +40,7 @@ from sami.recipe import Model, Recipe
 from sami.run_directory import BASE, RunDirectory, policy_name
 from sami.sampling import Planned, evaluation_plan, training_plan
 from sami.scoring import check_packing
-from sami.trainer import SAMIConfig, SAMITrainer
+from sami.trainer import SAMIConfig, SAMITrainer, needs_gradient_cache
 from sami.training_log import Recorder, keep_steps, last_checkpoint, last_line, step_of
 from sami.weight_change import require_changed
 
@@ -267,7 +267,9 @@ class Pipeline:
             metrics, checkpoints = self.directory.metrics(iteration), self.directory.checkpoints(iteration)
             resumable = last_checkpoint(checkpoints)
             keep_steps(metrics, step_of(resumable) if resumable else 0)
-            self._packing(read_contrasts(contrasts_file))  # recorded before processes ask for it
+            contrasts = read_contrasts(contrasts_file)
+            self._packing(contrasts)  # both are recorded before processes ask for them
+            self._caching(iteration, contrasts)
             if self.recipe.launch.processes == 1:
                 changed = self.train_model(iteration)
             else:
@@ -322,7 +324,8 @@ class Pipeline:
             return {"model": adapters.load(self.load(0), self.directory.model(iteration), trainable=True)}
         reference = self.load(0) if self.recipe.training.beta and iteration > 0 else None
         if adapter is None:
-            return {"model": self.load(iteration, torch.float32), "ref_model": reference}
+            masters = torch.bfloat16 if self.recipe.training.master_weights == "bfloat16" else torch.float32
+            return {"model": self.load(iteration, masters), "ref_model": reference}
         config = adapters.lora_config(adapter, self.recipe.model)
         return {"model": self.load(iteration), "peft_config": config, "ref_model": reference}
 
@@ -374,10 +377,11 @@ class Pipeline:
             per_token=t.per_token,
             train_eos=t.train_eos,
             share_prefix=self._packing(contrasts),
-            gradient_cache=t.gradient_cache,
+            gradient_cache=self._caching(iteration, contrasts),
             gradient_checkpointing=t.gradient_checkpointing,
             compile_layers=t.compile,
             compute_dtype="bfloat16" if self.dtype == torch.bfloat16 else "float32",
+            master_weights=t.master_weights,
             save_strategy="steps" if t.checkpoint_steps else "no",
             save_steps=t.checkpoint_steps or 500,
             save_total_limit=2,  # the last one may be half written when the process is killed
@@ -451,6 +455,24 @@ class Pipeline:
 
         inputs = {"policy": self.policy_inputs(0)}
         return bool(self.directory.step("packing", inputs, [], check)["shared"])
+
+    def _caching(self, iteration: int, contrasts: list[Contrast]) -> bool:
+        """Whether an iteration trains with the gradient cache: as the recipe says, or decided once by free memory.
+
+        The two routes round differently, so an iteration that is resumed must take the one it began with.
+        """
+        training = self.recipe.training
+        if training.gradient_cache is not None:
+            return training.gradient_cache
+
+        def decide() -> dict[str, Any]:
+            weights = sum(weight.numel() for weight in models.empty_model(self.recipe.model).parameters())
+            held = weights * (4 + self.dtype.itemsize) / self.recipe.launch.processes  # masters and copy, loaded later
+            config, free = models.load_config(self.recipe.model), models.free_bytes() - int(held)
+            needed = needs_gradient_cache(config, contrasts, training.micro_batch_size, self.dtype, free)
+            return {"gradient_cache": needed}
+
+        return bool(self.directory.step(f"gradient-cache-{iteration}", {}, [], decide)["gradient_cache"])
 
     def _plain_answers(self, base: PreTrainedModel) -> list[tuple[list[int], list[int]]]:
         """The base model's answers without a constitution, the ground on which forgetting is measured."""

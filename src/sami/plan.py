@@ -208,9 +208,11 @@ def _memory(pipeline: Pipeline, total: int, head: int, row: float) -> tuple[int,
     layers, hidden = config.num_hidden_layers, config.hidden_size
     activations = models.activation_bytes(config, rows * row, pipeline.dtype)
     logits = rows * recipe.sampling.constitutions * recipe.generation.max_new_tokens * (head // hidden) * 2 * width
-    trained = 4 * (2 + states)  # fp32 weight, gradient and optimiser states
+    narrow = recipe.training.master_weights == "bfloat16"
+    trained = (2 if narrow else 4) * (2 + states)  # weight, gradient and optimiser states
     # Beside the trained weights, all weights once in the dtype of compute.
-    held = total * width + (total if recipe.adapter is None else pipeline.adapter_weights()) * trained
+    copy = 0 if narrow else total * width
+    held = copy + (total if recipe.adapter is None else pipeline.adapter_weights()) * trained
     again = recipe.training.restart_from == "previous" and recipe.training.iterations > 1
     if recipe.training.beta and (recipe.adapter is None or (recipe.adapter.merge and again)):
         held += total * width  # the reference
@@ -224,6 +226,11 @@ def _memory(pipeline: Pipeline, total: int, head: int, row: float) -> tuple[int,
 def _rounding_warning(recipe: Recipe) -> list[str]:
     """Whether the largest possible change of a weight is lost when it is rounded; adapters are saved in fp32."""
     training = recipe.training
+    if training.master_weights == "bfloat16" and max(training.lr) < VISIBLE_CHANGE:
+        return [
+            f"The learning rate is at most {max(training.lr):.1e} and training.master_weights bfloat16: most steps are "
+            f"lost one by one. Set training.master_weights=float32, or raise training.lr."
+        ]
     largest = max(training.lr_of(i) * training.steps_of(i) for i in range(1, training.iterations + 1))
     if recipe.adapter is not None or recipe.model.dtype != "bfloat16" or largest >= VISIBLE_CHANGE:
         return []

@@ -20,6 +20,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Sampler
 from transformers import (
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     Trainer,
@@ -73,7 +74,10 @@ class SAMIConfig(TrainingArguments):
     train_eos: bool = field(default=True, metadata={"help": "Train EOS of finished responses."})
     share_prefix: bool = field(default=True, metadata={"help": "Score responses in shared rows."})
     compute_dtype: Literal["bfloat16", "float32"] = field(
-        default="bfloat16", metadata={"help": "Dtype of forward and backward; master weights stay fp32."}
+        default="bfloat16", metadata={"help": "Dtype of forward and backward."}
+    )
+    master_weights: Literal["float32", "bfloat16"] = field(
+        default="float32", metadata={"help": "Dtype of the weights, gradients and states that the optimiser holds."}
     )
     beta: float = field(
         default=0.0, metadata={"help": "Weight of the KL divergence from the reference, in the loss per token."}
@@ -97,6 +101,11 @@ class SAMIConfig(TrainingArguments):
                 f"{os.environ['WORLD_SIZE']} processes were launched, and each would train alone on this device. "
                 f"Set use_cpu=True for CPU processes, or launch one process for each GPU."
             )
+        if self.master_weights == "bfloat16" and (self.compute_dtype != "bfloat16" or self.world_size > 1):
+            raise InputError(
+                "master_weights is bfloat16, which one process can train that computes in bfloat16 too. Set it to "
+                "float32, or change compute_dtype and the launch."
+            )
         if not self.beta >= 0:
             raise InputError(f"beta is {self.beta}, and a weight of a divergence cannot be below 0.")
         if self.n_gpu > 1:
@@ -107,7 +116,7 @@ class SAMITrainer(Trainer):
     """Trains a causal language model to tell constitutions apart by the responses they produced.
 
     Args:
-        model: a model with fp32 weights, or a name or folder to load one from.
+        model: a model with fp32 weights (bf16 where `master_weights` says so), or a name or folder to load one from.
         args: a `SAMIConfig`.
         train_dataset: contrasts, all with the same C.
         processing_class: the tokenizer; by default loaded beside a model given by name.
@@ -117,9 +126,9 @@ class SAMITrainer(Trainer):
             weights are trained a frozen copy of the model as it was given.
 
     Raises:
-        InputError: trained weights that are not fp32, no contrasts, an adapter for modules that do not exist, a
-            reference that cannot be used, or (while training) non-finite log-probs, an exploding gradient, or
-            weights that do not change after rounding.
+        InputError: trained weights of another dtype than the master weights', no contrasts, an adapter for modules
+            that do not exist, a reference that cannot be used, or (while training) non-finite log-probs, an
+            exploding gradient, or weights that do not change after rounding.
     """
 
     args: SAMIConfig
@@ -139,7 +148,8 @@ class SAMITrainer(Trainer):
             processing_class = processing_class or load_tokenizer(source)
             # Frozen weights are loaded in the dtype that they are held in.
             narrow_base = peft_config is not None and args.world_size == 1 and args.compute_dtype == "bfloat16"
-            model = load_model(source, torch.bfloat16 if narrow_base else torch.float32)
+            narrow = narrow_base or args.master_weights == "bfloat16"
+            model = load_model(source, torch.bfloat16 if narrow else torch.float32)
         if processing_class is None:
             raise InputError("A model given as a module needs its tokenizer as processing_class.")
         if len(train_dataset) == 0:
@@ -155,11 +165,12 @@ class SAMITrainer(Trainer):
             adapters.hold(model, self._compute_dtype if args.world_size == 1 else torch.float32)
         if not any(p.requires_grad for p in model.parameters()):
             raise InputError("All weights of the model are frozen, so nothing would be trained.")
-        narrow = next((n for n, p in model.named_parameters() if p.requires_grad and p.dtype != torch.float32), None)
-        if narrow is not None:
+        masters = torch.bfloat16 if args.master_weights == "bfloat16" and not self._adapted else torch.float32
+        wrong = next((n for n, p in model.named_parameters() if p.requires_grad and p.dtype != masters), None)
+        if wrong is not None:
             raise InputError(
-                f"The weight {narrow} is not fp32. SAMI's steps are smaller than half a bf16 step, so master "
-                f"weights must be fp32: load the model with dtype=torch.float32."
+                f"The weight {wrong} is not {args.master_weights}, as the master weights must be: load the model with "
+                f"dtype={masters}. In bfloat16 most of SAMI's steps are below half a step of rounding and are lost."
             )
         pad = processing_class.pad_token_id
         self._pad_token_id: int = pad if pad is not None else processing_class.eos_token_id
@@ -188,7 +199,18 @@ class SAMITrainer(Trainer):
             )
         # One decision for all processes: they must make the same number of passes.
         self.gradient_cache = (
-            self._over_processes(self._needs_cache()) > 0 if args.gradient_cache is None else args.gradient_cache
+            self._over_processes(
+                needs_gradient_cache(
+                    causal_lm(model).config,
+                    train_dataset,
+                    args.train_batch_size,
+                    self._compute_dtype,
+                    free_bytes(args.device),
+                )
+            )
+            > 0
+            if args.gradient_cache is None
+            else args.gradient_cache
         )
         self.add_callback(self.weight_change)
 
@@ -231,7 +253,7 @@ class SAMITrainer(Trainer):
 
         With a reference, a last column holds the divergence from it.
         """
-        if self._sharded is None and not self._adapted and self._compute_dtype != torch.float32:
+        if self._sharded is None and not self._adapted and self.args.master_weights != self.args.compute_dtype:
             if self._compute is None:
                 self._compute = ComputeCopy(self.trained_model, self._compute_dtype)
             self._compute.refresh()
@@ -378,13 +400,6 @@ class SAMITrainer(Trainer):
             ]
         }
 
-    def _needs_cache(self) -> bool:
-        """Whether the activations of a micro-batch would take more than half of the memory that is free."""
-        longest = max(self._contrasts, key=row_tokens)
-        tokens = self.args.train_batch_size * len(longest.prompt_ids) * row_tokens(longest)
-        needed = activation_bytes(causal_lm(self.trained_model).config, tokens, self._compute_dtype)
-        return needed > free_bytes(self.args.device) / 2
-
     def _check_packing(self) -> None:
         """Compare shared rows with single sequences on the longest contrast; where they differ, share nothing.
 
@@ -399,6 +414,15 @@ class SAMITrainer(Trainer):
                 f"on this model, so each response gets a row of its own: slower, and checked to be right.",
                 stacklevel=2,
             )
+
+
+def needs_gradient_cache(
+    config: PreTrainedConfig, contrasts: Sequence[Contrast], batch_size: int, dtype: torch.dtype, free: int
+) -> bool:
+    """Whether the activations of the largest micro-batch would take more than half of `free` bytes."""
+    longest = max(contrasts, key=row_tokens)
+    tokens = batch_size * len(longest.prompt_ids) * row_tokens(longest)
+    return activation_bytes(config, tokens, dtype) > free / 2
 
 
 class _Contrasts(Dataset[Contrast]):

@@ -64,6 +64,20 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
+    def _narrow_masters_are_possible(self) -> Self:
+        if self.training.master_weights == "bfloat16":
+            if self.adapter is not None:
+                raise ValueError("an adapter trains in float32 beside a narrow base; remove training.master_weights")
+            if self.model.dtype == "float32":
+                raise ValueError("model.dtype is float32 and training.master_weights bfloat16; set both alike")
+            if self.launch.processes > 1:
+                raise ValueError(
+                    f"launch.processes is {self.launch.processes}, which divide float32 weights between them; set "
+                    f"training.master_weights to float32"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _processes_share_a_step(self) -> Self:
         if self.training.batch_size % self.launch.processes:
             raise ValueError(

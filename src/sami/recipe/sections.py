@@ -179,7 +179,9 @@ class Training(Section):
     warmup_steps: int = Field(default=0, ge=0)
     """Steps over which the learning rate rises from 0; with one step, the first update is void."""
     optimizer: Literal["adamw", "rmsprop"] = "adamw"
-    """Optimiser, on fp32 master weights."""
+    """Optimiser."""
+    master_weights: Literal["float32", "bfloat16"] = "float32"
+    """Dtype that the optimiser keeps weights in; bfloat16 halves the memory, and loses steps that rounding swallows."""
     weight_decay: float = Field(default=0.0, ge=0.0)
     """Decoupled weight decay of AdamW."""
     max_grad_norm: float = Field(default=1.0, gt=0.0)
