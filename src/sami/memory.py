@@ -137,7 +137,7 @@ def needs(
     training |= _activations(shape, recipe, lengths, processes, dtype, cached=cached)
     phases = [Needs("training", processes, training)]
     if processes > 1:  # each process loads all weights before they are sharded
-        phases.append(Needs("start of training", processes, {"whole weights in fp32": MASTER * shape.total}))
+        phases.append(Needs("start of training", processes, {"whole float32 weights": MASTER * shape.total}))
     phases.append(_generation(shape, recipe, lengths, dtype, device_bytes))
     phases.append(_scoring(shape, recipe, lengths, dtype))
     return phases
@@ -145,17 +145,17 @@ def needs(
 
 def _alone(shape: Shape, recipe: Recipe, dtype: torch.dtype, adapter_weights: int) -> dict[str, int]:
     """What one process holds from the first step to the last."""
-    adapter, training = recipe.adapter, recipe.training
+    adapter, training, width = recipe.adapter, recipe.training, dtype.itemsize
     trained = shape.total if adapter is None else adapter_weights
+    master = 2 if training.master_weights == "bfloat16" else MASTER
     parts = {
-        "fp32 weights": MASTER * trained,
-        "gradients": MASTER * trained,
-        f"{training.optimizer} states": MASTER * STATES[training.optimizer] * trained,
+        f"{training.master_weights} weights": master * trained,
+        "gradients": master * trained,
+        f"{training.optimizer} states": master * STATES[training.optimizer] * trained,
     }
-    width = dtype.itemsize
     if adapter is not None:
         parts["frozen base"] = shape.total * width
-    elif width < MASTER:
+    elif width < master:
         parts[f"{str(dtype).removeprefix('torch.')} copy"] = shape.total * width
     goes_on = training.restart_from == "previous" and training.iterations > 1
     if training.beta and (adapter is None or (adapter.merge and goes_on)):
@@ -169,7 +169,7 @@ def _sharded(shape: Shape, recipe: Recipe, dtype: torch.dtype, processes: int) -
     optimizer = recipe.training.optimizer
     largest = max(shape.layer, shape.outside_blocks)
     return {
-        "fp32 weights": MASTER * shard,
+        "float32 weights": MASTER * shard,
         "gradients": MASTER * shard,
         f"{optimizer} states": MASTER * STATES[optimizer] * shard,
         # Embedding and head stay gathered through a pass, the next block is gathered while one is at work.
@@ -204,7 +204,8 @@ def _caches_gradients(
         return recipe.training.gradient_cache
     c = recipe.sampling.constitutions
     tokens = micro_batch(recipe, processes) * c * lengths.row(c)
-    held = MASTER * shape.total if recipe.adapter is None else shape.total * dtype.itemsize
+    narrow = recipe.adapter is not None or recipe.training.master_weights == "bfloat16"
+    held = (dtype.itemsize if narrow else MASTER) * shape.total
     return activation_bytes(shape.config, tokens, dtype) > (device_bytes - held) / 2
 
 
@@ -247,27 +248,61 @@ def micro_batch(recipe: Recipe, processes: int) -> int:
     return max(n for n in range(1, recipe.training.micro_batch_size + 1) if share % n == 0)
 
 
-# Advice.
+# What to change.
+
+Fits = Callable[[Recipe, int], bool]
 
 
-def advice(
-    recipe: Recipe, processes: int, fits: Callable[[str, Recipe, int], bool], misfit: str, largest_gpus: int
-) -> str:
-    """What to change so that a phase fits, tried out change by change; the first that is enough, or all together.
+def remedy(phase: str, recipe: Recipe, processes: int, fits: Fits) -> str | None:
+    """The settings that make a phase fit, tried out and cheapest first; None where no setting does.
 
     Args:
-        fits: whether a phase of a changed recipe fits with so many processes.
-        misfit: the phase that does not fit.
-        largest_gpus: more than these are not advised.
+        phase: of `needs`.
+        fits: whether that phase of a recipe fits with so many processes.
     """
-    tried = recipe
-    told: list[str] = []
-    for change, changed in _changes(recipe, misfit):
-        if fits(misfit, changed, processes):
-            return f"Set {change}."
-    for change, _ in _changes(recipe, misfit):
-        tried = next(new for name, new in _changes(tried, misfit) if name == change)
-        told.append(change)
-        if fits(misfit, tried, processes):
-            return f"Set {', '.join(told)}."
-    return ""
+    if phase == "training":
+        return _leaner_training(recipe, processes, fits)
+    if phase == "generation":
+        return _leaner_generation(recipe, processes, fits)
+    return None
+
+
+def _leaner_training(recipe: Recipe, processes: int, fits: Fits) -> str | None:
+    lean, told = recipe, []
+    for key, value in (("micro_batch_size", 1), ("gradient_cache", True), ("gradient_checkpointing", True)):
+        if getattr(lean.training, key) != value:
+            lean = _changed(lean, "training", **{key: value})
+            told.append(f"training.{key}={str(value).lower()}")
+            if fits(lean, processes):
+                return " ".join(told)
+    if recipe.adapter is None and not recipe.training.beta:
+        for candidate, settings in ((recipe, []), (lean, told)):
+            more = next((n for n in _process_counts(recipe, processes) if fits(candidate, n)), None)
+            if more is not None:
+                return " ".join([f"launch.processes={more} (one for each GPU of as many)", *settings])
+    return None
+
+
+def _process_counts(recipe: Recipe, processes: int) -> Iterator[int]:
+    """Larger numbers of processes between which a step's contrasts can be divided."""
+    count = 2 * processes
+    while count <= min(MOST_PROCESSES, recipe.training.batch_size):
+        if recipe.training.batch_size % count == 0:
+            yield count
+        count *= 2
+
+
+def _leaner_generation(recipe: Recipe, processes: int, fits: Fits) -> str | None:
+    batch = recipe.generation.batch_size
+    while recipe.generation.engine != "vllm" and (batch := batch // 2):
+        if fits(_changed(recipe, "generation", batch_size=batch), processes):
+            return f"generation.batch_size={batch}"
+    for gpus in (2, 4, 8, 16):
+        vllm = recipe.generation.vllm.model_copy(update={"tensor_parallel": gpus, "data_parallel": 1})
+        if fits(_changed(recipe, "generation", engine="vllm", vllm=vllm), processes):
+            return f"generation.engine=vllm generation.vllm.tensor_parallel={gpus}"
+    return None
+
+
+def _changed(recipe: Recipe, section: str, **values: Any) -> Recipe:
+    return recipe.model_copy(update={section: getattr(recipe, section).model_copy(update=values)})
