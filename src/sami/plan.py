@@ -144,7 +144,7 @@ def plan(recipe: Recipe, gpus: Gpus | None = None, *, hub: bool = True) -> Costs
         training_queries=work.training_queries,
         evaluation_queries=work.evaluation_queries,
         win_rate_queries=queries_needed(points=5, power=0.8),
-        contrasts=[len(p) for p in work.training],
+        contrasts=work.contrasts,
         steps=steps,
         prompt_tokens=round(work.mean_prompt, 1),
         generated_tokens=_sequences(recipe, work) * work.longest.response,
@@ -204,7 +204,7 @@ def _misfits(memory: list[Needs], available: float, recipe: Recipe, processes: i
 def _sequences(recipe: Recipe, work: Workload) -> int:
     """Responses that the run generates: for training, and by base, each policy and each model among the baselines."""
     evaluated = recipe.training.iterations + 1
-    return recipe.sampling.constitutions * (sum(map(len, work.training)) + evaluated * len(work.evaluation))
+    return recipe.sampling.constitutions * (sum(work.contrasts) + evaluated * len(work.evaluation))
 
 
 def _seconds(recipe: Recipe, work: Workload, processes: int, rate: float, gpus: Gpus | None) -> dict[str, float]:

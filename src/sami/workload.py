@@ -53,6 +53,12 @@ class Workload:
     estimated: str | None
     """Why lengths are estimated from characters; None where they were counted."""
 
+    @property
+    def contrasts(self) -> list[int]:
+        """Generated for each iteration; those of a file are not."""
+        from_file = self.generation.first_contrasts is not None
+        return [0 if from_file and i == 0 else len(plan) for i, plan in enumerate(self.training)]
+
 
 def workload(recipe: Recipe, *, hub: bool) -> Workload:
     """Read what the recipe names, or where there is no hub what is known without.
