@@ -244,6 +244,7 @@ def _smoke_run(recipe: str, overrides: list[str] | None, output: Path | None, as
 
     with smoked(resolved, folder / ".smoke") as tiny:
         _finish(Pipeline(tiny, folder).run(), folder, as_json)
+    print("A smoke run: tiny random models and scripted judges, so the figures mean nothing.", file=sys.stderr)
 
 
 def _show_plan(costs: Any, as_json: bool) -> None:

@@ -4,32 +4,34 @@
         Pipeline(recipe, "runs/hh-smoke").run()
 
 Each model becomes a tiny random one of the same architecture with a tokenizer of the same kind, trained on the spot;
-queries are a handful of our own; judges that are servers answer by a script on this machine. Schemes, templates,
-iterations, optimiser, adapter and objective stay the recipe's. What such a run finds means nothing: it shows that
-the recipe works from end to end.
+queries are a handful of our own, in the recipe's format; judges answer by a script on this machine, other than
+verifiers. Schemes, templates, iterations, optimiser, adapter and objective stay the recipe's; it runs in one process.
+What such a run finds means nothing: it shows that the recipe works from end to end.
 """
 
 import hashlib
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, decoders, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import AddedToken, Tokenizer, decoders, normalizers, pre_tokenizers, processors, trainers
 from tokenizers.models import BPE
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedTokenizerFast
 
 from sami.architectures import Family, family_of
 from sami.files import replacing
 from sami.principles import load_principles
+from sami.prompts import PromptBuilder
 from sami.recipe import PACKAGED_RECIPES, Model, Recipe
 
 TRAINING_QUERIES, HELD_OUT_QUERIES = 8, 3
 MOST_NEW_TOKENS = 8
+MARKER_LOGIT = 8.0  # other tokens' logits reach about 4
 BATCH = 4  # contrasts
 LEARNING_RATE = 3e-3  # random weights of this size move visibly
 VOCABULARY = 400  # trained tokens, beside the 256 bytes
@@ -50,10 +52,18 @@ def smoked(recipe: Recipe, place: Path) -> Iterator[Recipe]:
     """
     values = recipe.model_dump()
     texts = _texts(recipe)
-    values["model"] = _tiny(recipe.model, place, texts)
-    values["queries"] = {"path": str(_queries(place)), "train": TRAINING_QUERIES, "evaluation": HELD_OUT_QUERIES}
+    values["model"] = _tiny(recipe.model, place, texts, recipe)
+    values["queries"] = {
+        "path": str(_queries(place, recipe.queries.format)),
+        "format": recipe.queries.format,
+        "train": TRAINING_QUERIES,
+        "evaluation": HELD_OUT_QUERIES,
+    }
+    first = recipe.generation.first_model
     values["generation"] |= {
         "engine": "transformers",
+        "vllm": {},
+        "first_model": _tiny(first, place, texts, recipe) if first else None,
         "max_new_tokens": min(recipe.generation.max_new_tokens, MOST_NEW_TOKENS),
         "batch_size": 64,
     }
@@ -66,14 +76,14 @@ def smoked(recipe: Recipe, place: Path) -> Iterator[Recipe]:
         values["adapter"] |= {"r": 4, "lora_alpha": 8}
     values["evaluation"] |= {"bootstrap_samples": 100, "health_queries": 2, "calibration_pairs": 10, "force": True}
     values["evaluation"]["baselines"] = [
-        _baseline(baseline, place, texts) for baseline in values["evaluation"]["baselines"]
+        _baseline(baseline, place, texts, recipe) for baseline in values["evaluation"]["baselines"]
     ]
     with _scripted_server() as url:
         values["evaluation"]["judges"] = [
-            {"kind": "endpoint", "model": "scripted", "url": url, "name": settings.label}
+            {"kind": "endpoint", "model": "scripted", "url": url, "name": f"scripted-{number}"}
             if settings.kind != "verifier"
             else settings.model_dump()
-            for settings in recipe.evaluation.judges
+            for number, settings in enumerate(recipe.evaluation.judges, start=1)
         ]
         yield Recipe.model_validate(values)
 
@@ -90,16 +100,17 @@ def _training(recipe: Recipe) -> dict[str, Any]:
         "warmup_steps": warmup,
         "checkpoint_steps": min(training.checkpoint_steps, 1),
         "compile": False,
+        "master_weights": "float32",
         "report_to": [],
     }
 
 
-def _baseline(baseline: dict[str, Any], place: Path, texts: list[str]) -> dict[str, Any]:
+def _baseline(baseline: dict[str, Any], place: Path, texts: list[str], recipe: Recipe) -> dict[str, Any]:
     """The same baseline with a tiny model; one that is read from elsewhere becomes a model that answers here."""
     if baseline["train"] is not None:
         return baseline
     source = Model.model_validate(baseline["model"]) if baseline["model"] else Model(source="llama-instruct")
-    return baseline | {"model": _tiny(source, place, texts), "run": None, "responses": None}
+    return baseline | {"model": _tiny(source, place, texts, recipe), "run": None, "responses": None}
 
 
 # Texts.
@@ -110,11 +121,17 @@ def _own_queries() -> list[str]:
     return [str(json.loads(line)["query"]) for line in lines[: TRAINING_QUERIES + HELD_OUT_QUERIES]]
 
 
-def _queries(place: Path) -> Path:
-    file = place / "queries.jsonl"
+def _queries(place: Path, layout: str) -> Path:
+    """A file of our own queries as records of a format."""
+    records: dict[str, Callable[[str], dict[str, Any]]] = {
+        "text": lambda query: {"query": query},
+        "hh": lambda query: dict.fromkeys(("chosen", "rejected"), f"\n\nHuman: {query}\n\nAssistant: I see."),
+        "tldr": lambda query: {"info": {"id": query, "post": query}},
+    }
+    file = place / f"{layout}.jsonl"
     if not file.exists():
         with replacing(file) as temporary:
-            lines = [json.dumps({"query": query}) for query in _own_queries()]
+            lines = [json.dumps(records[layout](query)) for query in _own_queries()]
             temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return file
 
@@ -130,14 +147,20 @@ def _texts(recipe: Recipe) -> list[str]:
 # Models.
 
 
-def _tiny(model: Model, place: Path, texts: list[str]) -> dict[str, Any]:
+def _tiny(model: Model, place: Path, texts: list[str], recipe: Recipe) -> dict[str, Any]:
     """A `model` section that names a tiny random model of the same family, written where it is not there yet."""
     family = family_of(model)
     name = f"{family.model_type}-{hashlib.sha256(model.source.encode()).hexdigest()[:8]}"
     if not (place / name).is_dir():
         tokenizer = _tokenizer(family, texts)
+        thinks = recipe.generation.chain_of_thought
+        if thinks is not None:
+            tokenizer.add_tokens([AddedToken(thinks.marker, normalized=False)])
+        tiny = _random_model(family, tokenizer, seed=int(name[-8:], 16))
+        if thinks is not None:
+            _write_marker_first(tiny, tokenizer, recipe)
         with replacing(place / name) as temporary:
-            _random_model(family, tokenizer, seed=int(name[-8:], 16)).save_pretrained(temporary)
+            tiny.save_pretrained(temporary)
             tokenizer.save_pretrained(temporary)
     return {"source": str((place / name).resolve()), "dtype": "float32"}
 
@@ -150,6 +173,25 @@ def _random_model(family: Family, tokenizer: PreTrainedTokenizerFast, seed: int)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+
+
+@torch.no_grad()
+def _write_marker_first(model: Any, tokenizer: PreTrainedTokenizerFast, recipe: Recipe) -> None:
+    """Have a random model begin with the marker between reasoning and answer, which it would never hit upon.
+
+    The head's row of the marker points where the states at the ends of the run's prompts do.
+    """
+    thinks = recipe.generation.chain_of_thought
+    assert thinks is not None
+    prompts = PromptBuilder(tokenizer, recipe.prompt, thinks)
+    principles = [[p.definition] for p in load_principles(recipe.principles)]
+    ends = [
+        model.base_model(torch.tensor([prompts.generation_prompt(query, one, one[0])])).last_hidden_state[0, -1]
+        for query, one in zip(_own_queries(), principles, strict=False)
+    ]
+    mean = torch.stack(ends).mean(0)
+    row = tokenizer.convert_tokens_to_ids(thinks.marker)
+    model.get_output_embeddings().weight[row] = mean / mean.norm() ** 2 * MARKER_LOGIT
 
 
 def _tiny_config(model_type: str) -> PreTrainedConfig:
