@@ -11,6 +11,7 @@ What such a run finds means nothing: it shows that the recipe works from end to 
 
 import hashlib
 import json
+import random
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -31,7 +32,7 @@ from sami.recipe import PACKAGED_RECIPES, Model, Recipe
 
 TRAINING_QUERIES, HELD_OUT_QUERIES = 8, 3
 MOST_NEW_TOKENS = 8
-MARKER_LOGIT = 10.0  # other tokens' logits reach about 4
+MARKER_LOGIT = 10.0  # where the marker belongs; other tokens' logits reach about 4
 BATCH = 4  # contrasts
 LEARNING_RATES = {"adamw": 1e-3, "rmsprop": 1e-4}  # RMSprop's first steps are ten times its rate
 VOCABULARY = 400  # trained tokens, beside the 256 bytes
@@ -177,21 +178,25 @@ def _random_model(family: Family, tokenizer: PreTrainedTokenizerFast, seed: int)
 
 @torch.no_grad()
 def _write_marker_first(model: Any, tokenizer: PreTrainedTokenizerFast, recipe: Recipe) -> None:
-    """Have a random model begin with the marker between reasoning and answer, which it would never hit upon.
+    """Have a random model begin with the marker between reasoning and answer, and write it no more.
 
-    The head's row of the marker points where the states at the ends of the run's prompts do.
+    The head's row of the marker is fitted to the states at the ends of the run's prompts, and to those behind them.
     """
     thinks = recipe.generation.chain_of_thought
     assert thinks is not None
     prompts = PromptBuilder(tokenizer, recipe.prompt, thinks)
-    principles = [[p.definition] for p in load_principles(recipe.principles)]
-    ends = [
-        model.base_model(torch.tensor([prompts.generation_prompt(query, one, one[0])])).last_hidden_state[0, -1]
-        for query, one in zip(_own_queries(), principles, strict=False)
-    ]
-    mean = torch.stack(ends).mean(0)
-    row = tokenizer.convert_tokens_to_ids(thinks.marker)
-    model.get_output_embeddings().weight[row] = mean / mean.norm() ** 2 * MARKER_LOGIT
+    marker = tokenizer.convert_tokens_to_ids(thinks.marker)
+    principles = load_principles(recipe.principles)
+    rng = random.Random(0)
+    states, logits = [], []
+    for query in _own_queries() * 3:
+        chosen = [p.text(rng.random() < 0.5) for p in rng.sample(principles, min(2, len(principles)))]
+        prompt = prompts.generation_prompt(query, chosen, "\n".join(chosen))
+        answer = [marker, *(rng.randrange(len(tokenizer)) for _ in range(MOST_NEW_TOKENS - 1))]
+        states.append(model.base_model(torch.tensor([prompt + answer])).last_hidden_state[0, len(prompt) - 1 :])
+        logits += [MARKER_LOGIT, *[-MARKER_LOGIT] * len(answer)]
+    row = torch.linalg.lstsq(torch.cat(states), torch.tensor(logits)[:, None]).solution[:, 0]
+    model.get_output_embeddings().weight[marker] = row
 
 
 def _tiny_config(model_type: str) -> PreTrainedConfig:
