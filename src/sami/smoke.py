@@ -30,7 +30,7 @@ from sami.principles import load_principles
 from sami.prompts import PromptBuilder
 from sami.recipe import PACKAGED_RECIPES, Model, Recipe
 
-TRAINING_QUERIES, HELD_OUT_QUERIES = 8, 3
+TRAINING_QUERIES, HELD_OUT_QUERIES = 8, 4
 MOST_NEW_TOKENS = 8
 MARKER_LOGIT = 10.0  # where the marker belongs; other tokens' logits reach about 4
 BATCH = 4  # contrasts
@@ -67,6 +67,7 @@ def smoked(recipe: Recipe, place: Path) -> Iterator[Recipe]:
         "first_model": _tiny(first, place, texts, recipe) if first else None,
         "max_new_tokens": min(recipe.generation.max_new_tokens, MOST_NEW_TOKENS),
         "batch_size": 64,
+        "surplus": 1.0 if recipe.generation.chain_of_thought else 0.25,  # about half of those answers can be split
     }
     values["filters"] = {
         name: False if isinstance(value, bool) else value for name, value in values["filters"].items()
