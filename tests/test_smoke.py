@@ -145,7 +145,8 @@ def test_tokenizers_give_back_every_text(kind: Any) -> None:
         assert ids[0] == tokenizer.bos_token_id
         assert tokenizer.decode(ids, skip_special_tokens=True) == text
     assert len(tokenizer("The post is about bread.")["input_ids"]) < len("The post is about bread.") / 2
-    assert ("▁The" in tokenizer.get_vocab()) == (kind == "sentencepiece")
+    words = [name for name in tokenizer.get_vocab() if name.startswith("▁") and len(name) > 2]
+    assert bool(words) == (kind == "sentencepiece")
 
 
 @pytest.mark.parametrize("architecture", ["llama", "mixtral", "gemma3", "qwen3"])
