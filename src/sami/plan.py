@@ -193,7 +193,7 @@ def _misfits(memory: list[Needs], available: float, recipe: Recipe, processes: i
         found.append(
             f"{name[0].upper()}{name[1:]} needs {phase.bytes / GIB:.1f} GiB on each device, most of it {largest} "
             f"({phase.parts[largest] / GIB:.1f} GiB), and {available / GIB:.1f} GiB can be used. "
-            + (f"Set {change}." if change else "No setting makes it fit: take devices with more memory.")
+            + (f"Set {change}." if change else "No setting makes it fit: take devices with more memory, or a smaller model.")
         )
     return found
 
@@ -231,8 +231,9 @@ def _seconds(recipe: Recipe, work: Workload, processes: int, rate: float, gpus: 
     moved = BYTES_PER_WEIGHT * trained / parallel * calls / bandwidth
     seconds = {
         "generation": generated / (rate * shares[1]),
-        "training": passes * forward * contrasts / (rate * shares[0] * parallel) + moved + STEP_START * training.iterations,
-        "scoring": scored / (rate * shares[2]) + STEP_START * policies,
+        "training": passes * forward * contrasts / (rate * shares[0] * parallel) + moved,
+        "scoring": scored / (rate * shares[2]),
+        "starting": STEP_START * (2 * training.iterations + 2 * policies),
     }
     return {name: round(value, 1) for name, value in seconds.items()}
 
