@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import psutil
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 
-from sami.models import activation_bytes
+from sami.errors import InputError
+from sami.models import activation_bytes, default_device, load_config
 from sami.recipe import Recipe
 from sami.scoring import MOST_LOGITS, decoder_layers
 
@@ -246,6 +248,40 @@ def micro_batch(recipe: Recipe, processes: int) -> int:
     """Contrasts of one forward pass: as many as the recipe allows that divide a process's share of a step."""
     share = recipe.training.batch_size // processes
     return max(n for n in range(1, recipe.training.micro_batch_size + 1) if share % n == 0)
+
+
+def require_possible(recipe: Recipe, dtype: torch.dtype, adapter_weights: int) -> None:
+    """Refuse a run whose weights alone, with gradients and optimiser states, are more than this machine has.
+
+    Whether activations fit beside them is left to the run: they are estimates.
+
+    Raises:
+        InputError: a phase that cannot fit, and what could be changed.
+    """
+    on_gpu = default_device().type == "cuda"
+    total = torch.cuda.get_device_properties(0).total_memory if on_gpu else psutil.virtual_memory().total
+    device = total if on_gpu else total / recipe.launch.processes
+    shape = Shape.of(load_config(recipe.model), recipe.model.trust_remote_code)
+
+    def phases(candidate: Recipe, processes: int) -> list[Needs]:
+        return needs(
+            shape,
+            candidate,
+            Lengths(1, 1, 1),
+            processes=processes,
+            dtype=dtype,
+            adapter_weights=adapter_weights,
+            device_bytes=device,
+        )
+
+    for phase in phases(recipe, recipe.launch.total):
+        if phase.bytes > device:
+            parts = ", ".join(f"{name} {size / GIB:.1f}" for name, size in phase.parts.items() if size > GIB)
+            raise InputError(
+                f"The model cannot fit: {phase.phase} needs at least {phase.bytes / GIB:.1f} GiB on each device "
+                f"({parts}), and this machine has {device / GIB:.1f} for each. `sami plan RECIPE --gpus N --gpu-memory "
+                f"GIB` says what it would take: take other devices, a smaller model, or add the section `adapter`."
+            )
 
 
 # What to change.

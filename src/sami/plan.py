@@ -27,7 +27,7 @@ TRAINING_EFFICIENCY = 0.45
 SCORING_EFFICIENCY = 0.24
 GENERATION_EFFICIENCY = 0.18
 BYTES_PER_WEIGHT = 80
-STEP_START = 4.0
+STEP_START = 3.0
 # Of a GPU that is described rather than present. Its figures have not been measured; these are shares of its peak.
 GPU_TRAINING, GPU_SCORING, GPU_GENERATION = 0.35, 0.30, 0.10
 GPU_BANDWIDTH = 1.5e12  # bytes/s
