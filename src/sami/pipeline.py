@@ -23,7 +23,7 @@ from transformers import PreTrainedModel
 from transformers.integrations.integration_utils import get_available_reporting_integrations
 from transformers.trainer_callback import PrinterCallback
 
-from sami import adapters, judged_summary, launch, memory, models, summary
+from sami import adapters, judged_summary, launch, models, summary
 from sami.contrasts import Contrast, filter_contrasts, read_contrasts, row_tokens, write_contrasts
 from sami.errors import InputError
 from sami.evaluation.calibration import Calibration
@@ -32,6 +32,7 @@ from sami.files import file_hash, write_json
 from sami.generation import Engine, SamplingSettings
 from sami.generation.transformers_engine import TransformersEngine
 from sami.judging_steps import Judging
+from sami.memory import require_possible
 from sami.principles import Principle, check_sampling, load_principles
 from sami.progress import bar, say
 from sami.prompts import PromptBuilder
@@ -149,7 +150,7 @@ class Pipeline:
     def opened(self) -> Iterator[None]:
         if self.directory.record(f"respond-{BASE}") is None:
             self.check_context()  # reads config, tokenizer and templates, before anything is written
-            memory.require_possible(self.recipe, self.dtype, self.adapter_weights())
+            require_possible(self.recipe, self.dtype, self.adapter_weights())
         principles = Path(self.recipe.principles).read_text(encoding="utf-8")
         with self.directory.open(self.recipe, principles):
             yield
