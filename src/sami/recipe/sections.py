@@ -1,6 +1,6 @@
 """The sections of a recipe: every setting with its default and its meaning."""
 
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
@@ -21,7 +21,7 @@ class Section(BaseModel):
         wanted = cls.model_fields[info.field_name or ""].annotation
         if value is None and isinstance(wanted, type) and issubclass(wanted, Section):
             return {}
-        numbers = bool not in (wanted, *get_args(wanted))
+        numbers = wanted not in (bool, bool | None)
         if numbers and any(isinstance(v, bool) for v in (value if isinstance(value, list) else [value])):
             raise ValueError(f"{str(value).lower()} was given where a number or text is expected")
         return value
