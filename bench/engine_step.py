@@ -16,7 +16,7 @@ class EngineStep:
     """Forward and backward pass over one contrast; gives the tokens that it computed, padding included.
 
     Args:
-        model: with fp32 weights.
+        model: with fp32 weights; with bf16 ones it trains those themselves, as `master_weights: bfloat16` does.
         share_prefix: False gives plain rows, each a prompt and one response, with logits for responses only.
         gradient_cache: keep the activations of one constitution at a time.
         compiled: compile the transformer blocks.
@@ -31,10 +31,10 @@ class EngineStep:
         gradient_cache: bool = False,
         compiled: bool = True,
     ) -> None:
-        self._compute = ComputeCopy(model, torch.bfloat16)
-        self._compute.model.train()
+        narrow = next(model.parameters()).dtype == torch.bfloat16
+        self._model = (model if narrow else ComputeCopy(model, torch.bfloat16).model).train()
         if compiled:
-            compile_layers(self._compute.model)
+            compile_layers(self._model)
         self._pad_token_id, self._share_prefix, self._cache = pad_token_id, share_prefix, gradient_cache
 
     def __call__(self, contrast: Contrast) -> int:
@@ -47,4 +47,4 @@ class EngineStep:
         return sum(batch.input_ids.numel() for batch in batches)
 
     def _score(self, batch: ContrastBatch) -> Tensor:
-        return logprob_matrix(self._compute.model, batch)
+        return logprob_matrix(self._model, batch)

@@ -4,7 +4,7 @@
 
 Every engine gets the same contrasts, one a pass, in a process of its own for each C. Its time is the median over
 contrasts after warm-up, its memory the most that the process ever held, and the bf16 matrix rate is measured between
-its contrasts.
+its contrasts. *Low memory* is our engine with bf16 master weights and the gradient cache.
 """
 
 import argparse
@@ -29,7 +29,12 @@ from bench.measure import (
     show,
 )
 
-ENGINES = ("engine", "reference", "plain")
+ENGINES = {
+    "engine": "sami",
+    "low_memory": "sami, low memory",
+    "reference": "reference-style",
+    "plain": "plain rows",
+}
 LARGEST_COMPARED = 4  # constitutions; more take the reference-style step minutes and tens of GB
 
 Results = dict[tuple[str, int], Measurement]
@@ -45,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     results: Results = {}
     for c in chosen.constitutions:
-        for engine in ENGINES if c <= LARGEST_COMPARED else ENGINES[:1]:
+        for engine in ENGINES if c <= LARGEST_COMPARED else ("engine",):
             results[engine, c] = _apart(chosen, arguments, engine, c)
     described = machine([result.matrix_rate for result in results.values()], chosen)
     if chosen.json:
@@ -72,7 +77,7 @@ def _work(chosen: argparse.Namespace, what: str) -> Measurement:
 
     engine, c = what.split(":")
     contrasts = load_contrasts(chosen, int(c))
-    model = load(chosen, torch.bfloat16 if engine == "reference" else torch.float32)
+    model = load(chosen, torch.bfloat16 if engine in ("reference", "low_memory") else torch.float32)
     sizes, pad = model_sizes(model.config), model.config.pad_token_id or 0
     # A short contrast starts the libraries and the compiler; a long one lets the engine's allocator grow.
     warm_up = [shortened(contrasts[0], 300, 16)]
@@ -80,7 +85,13 @@ def _work(chosen: argparse.Namespace, what: str) -> Measurement:
     if engine == "reference":
         step = ReferenceStep(model, pad)
     else:
-        step = EngineStep(model, pad, share_prefix=engine == "engine", compiled=not chosen.tiny)
+        step = EngineStep(
+            model,
+            pad,
+            share_prefix=engine != "plain",
+            gradient_cache=engine == "low_memory",
+            compiled=not chosen.tiny,
+        )
         warm_up.append(max(contrasts, key=lambda contrast: needed_flops(contrast, sizes)))
     return measure(step, contrasts, lambda contrast: needed_flops(contrast, sizes), warm_up)
 
@@ -138,7 +149,7 @@ def _show(results: Results, constitutions: Sequence[int], described: dict[str, A
         needed, count = sum(result.needed_flops), len(result.seconds)
         table.add_row(
             str(c),
-            {"engine": "sami", "reference": "reference-style", "plain": "plain rows"}[name],
+            ENGINES[name],
             f"{result.median_seconds:.2f}",
             f"{reference.median_seconds / result.median_seconds:.1f} x" if reference else "–",
             f"{sum(result.tokens) / count:,.0f}",
