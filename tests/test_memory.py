@@ -98,7 +98,11 @@ def test_narrow_masters_take_half() -> None:
 
 def test_activations_shrink_with_each_setting_that_is_there_for_it() -> None:
     def kept(*overrides: str) -> int:
-        plain = ["training.gradient_checkpointing=false", "training.gradient_cache=false", "training.micro_batch_size=4"]
+        plain = [
+            "training.gradient_checkpointing=false",
+            "training.gradient_cache=false",
+            "training.micro_batch_size=4",
+        ]
         return phases(load_recipe("paper/tldr-mistral-7b", [*plain, *overrides]))["training"].parts["activations"]
 
     assert kept("training.micro_batch_size=2") == kept() / 2
@@ -206,7 +210,9 @@ def test_what_does_not_fit_says_what_to_change() -> None:
     assert misfit.startswith("Training needs")
     assert "Set launch.processes=2 (one for each GPU of as many)." in misfit
     fewer = planned("tldr-mistral-7b", Gpus(8, 40), "generation.batch_size=128")
-    assert any("Set generation.batch_size=64." in one or "Set generation.batch_size=32." in one for one in fewer.misfits)
+    assert any(
+        "Set generation.batch_size=64." in one or "Set generation.batch_size=32." in one for one in fewer.misfits
+    )
 
 
 def test_fp32_masters_of_the_large_models_need_more_than_eight_gpus_of_80_gib() -> None:
@@ -222,7 +228,10 @@ def test_a_plan_for_other_gpus_than_the_recipe_launches_says_so() -> None:
 
 
 def test_more_processes_train_faster() -> None:
-    assert planned("tldr-mistral-7b", Gpus(8)).seconds["training"] < planned("tldr-mistral-7b", Gpus(4)).seconds["training"]
+    assert (
+        planned("tldr-mistral-7b", Gpus(8)).seconds["training"]
+        < planned("tldr-mistral-7b", Gpus(4)).seconds["training"]
+    )
 
 
 def test_an_unknown_model_without_a_hub_is_an_error(tmp_path: Path) -> None:

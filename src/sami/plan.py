@@ -16,9 +16,8 @@ from sami.errors import InputError
 from sami.evaluation.judges import make_judge
 from sami.evaluation.win_rate import queries_needed
 from sami.memory import GIB, USABLE, Needs, micro_batch, needs, remedy
-from sami.principles import load_principles
 from sami.recipe import LocalJudge, Recipe
-from sami.workload import Workload, workload
+from sami.workload import Workload, principles_before_writing, workload
 
 # Fitted to seven runs of a 135M model on two cores whose matrix rate was 1.5 TFLOP/s: shares of that rate, bytes
 # moved for each weight and forward-backward pass (gradients to fp32, the optimiser's part) at 8 GB/s, and seconds to
@@ -167,7 +166,12 @@ def plan(recipe: Recipe, gpus: Gpus | None = None, *, hub: bool = True) -> Costs
 def _processes(recipe: Recipe, gpus: Gpus | None) -> int:
     """That train: the recipe's, or as many as there are GPUs for where the recipe can be divided so."""
     total = recipe.launch.total
-    if gpus is None or recipe.adapter is not None or recipe.training.beta or recipe.training.master_weights != "float32":
+    if (
+        gpus is None
+        or recipe.adapter is not None
+        or recipe.training.beta
+        or recipe.training.master_weights != "float32"
+    ):
         return total
     return max(n for n in range(1, gpus.count + 1) if recipe.training.batch_size % n == 0)
 
@@ -193,7 +197,11 @@ def _misfits(memory: list[Needs], available: float, recipe: Recipe, processes: i
         found.append(
             f"{name[0].upper()}{name[1:]} needs {phase.bytes / GIB:.1f} GiB on each device, most of it {largest} "
             f"({phase.parts[largest] / GIB:.1f} GiB), and {available / GIB:.1f} GiB can be used. "
-            + (f"Set {change}." if change else "No setting makes it fit: take devices with more memory, or a smaller model.")
+            + (
+                f"Set {change}."
+                if change
+                else "No setting makes it fit: take devices with more memory, or a smaller model."
+            )
         )
     return found
 
@@ -297,7 +305,7 @@ def _largest_change(recipe: Recipe, iteration: int) -> float:
 
 def _refusals(recipe: Recipe) -> list[str]:
     """What a run would refuse about its judges, which cost nothing that is planned here."""
-    principles, found = load_principles(recipe.principles), []
+    principles, found = principles_before_writing(recipe), []
     for judge in recipe.evaluation.judges:
         try:
             if not isinstance(judge, LocalJudge):

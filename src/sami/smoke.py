@@ -4,8 +4,8 @@
         Pipeline(recipe, "runs/hh-smoke").run()
 
 Each model becomes a tiny random one of the same architecture with a tokenizer of the same kind, trained on the spot;
-queries are a handful of our own, in the recipe's format; judges answer by a script on this machine, other than
-verifiers. Schemes, templates, iterations, optimiser, adapter and objective stay the recipe's; it runs in one process.
+queries are a handful of our own, in the recipe's format; principles are written and answers judged by scripts on this
+machine, where the recipe has a model do it. Schemes, templates, iterations, optimiser, adapter and objective stay the recipe's; it runs in one process.
 What such a run finds means nothing: it shows that the recipe works from end to end.
 """
 
@@ -26,9 +26,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, Pre
 
 from sami.architectures import Family, family_of
 from sami.files import replacing
-from sami.principles import load_principles
 from sami.prompts import PromptBuilder
 from sami.recipe import PACKAGED_RECIPES, Model, Recipe
+from sami.workload import principles_before_writing
 
 TRAINING_QUERIES, HELD_OUT_QUERIES = 8, 4
 MOST_NEW_TOKENS = 8
@@ -54,6 +54,8 @@ def smoked(recipe: Recipe, place: Path) -> Iterator[Recipe]:
     values = recipe.model_dump()
     texts = _texts(recipe)
     values["model"] = _tiny(recipe.model, place, texts, recipe)
+    if not isinstance(recipe.principles, str):
+        values["principles"]["writer"] = {"kind": "scripted"}
     values["queries"] = {
         "path": str(_queries(place, recipe.queries.format)),
         "format": recipe.queries.format,
@@ -142,7 +144,7 @@ def _texts(recipe: Recipe) -> list[str]:
     """What the tokenizers are trained on: words of the kind that they will meet."""
     prompt = recipe.prompt
     templates = [prompt.generation_template, prompt.training_template, prompt.system]
-    principles = [text for p in load_principles(recipe.principles) for text in (p.definition, p.antithesis)]
+    principles = [text for p in principles_before_writing(recipe) for text in (p.definition, p.antithesis)]
     return [*_own_queries(), *principles, *(text for text in templates if text)]
 
 
@@ -187,7 +189,7 @@ def _write_marker_first(model: Any, tokenizer: PreTrainedTokenizerFast, recipe: 
     assert thinks is not None
     prompts = PromptBuilder(tokenizer, recipe.prompt, thinks)
     marker = tokenizer.convert_tokens_to_ids(thinks.marker)
-    principles = load_principles(recipe.principles)
+    principles = principles_before_writing(recipe)
     rng = random.Random(0)
     states, logits = [], []
     for query in _own_queries() * 3:

@@ -19,7 +19,8 @@ from sami.architectures import family_of, known_config
 from sami.errors import InputError
 from sami.memory import Lengths, Shape
 from sami.pipeline import Pipeline
-from sami.principles import check_sampling, load_principles
+from sami.principle_files import placeholders
+from sami.principles import Principle, check_sampling, load_principles
 from sami.prompts import PromptBuilder
 from sami.queries import Query, load_queries
 from sami.recipe import Generation, Recipe
@@ -75,7 +76,7 @@ def workload(recipe: Recipe, *, hub: bool) -> Workload:
         config = None if hub else known_config(recipe.model)
         if config is None:
             raise
-        principles = load_principles(recipe.principles)
+        principles = principles_before_writing(recipe)
         queries = _queries(recipe, error)
     learned = [p for p in principles if not p.held_out]
     sampling = recipe.sampling
@@ -111,6 +112,12 @@ def _adapter_weights(recipe: Recipe, config: PreTrainedConfig) -> int:
         model: Any = AutoModelForCausalLM.from_config(config)
     attached = adapters.attach(model, adapters.lora_config(recipe.adapter, recipe.model))
     return sum(weight.numel() for weight in attached.parameters() if weight.requires_grad)
+
+
+def principles_before_writing(recipe: Recipe) -> list[Principle]:
+    """Those of the recipe's file, or stand-ins for those that a model will write."""
+    given = recipe.principles
+    return load_principles(given) if isinstance(given, str) else placeholders(given)
 
 
 def _counted(recipe: Recipe) -> Workload:
@@ -186,5 +193,3 @@ class _CharacterCounter:
 
     def apply_chat_template(self, messages: list[dict[str, str]], **_: Any) -> str:
         return Template(str(self.chat_template)).render(messages=messages)
-
-
