@@ -6,15 +6,7 @@ Nothing here imports torch: `sami --help` and errors in a recipe must answer at 
 """
 
 from sami.recipe.judging import Baseline, EndpointJudge, Evaluation, HumanJudge, Judge, LocalJudge, VerifierJudge
-from sami.recipe.loading import (
-    PACKAGED_RECIPES,
-    describe,
-    dump_recipe,
-    flatten,
-    load_evaluation,
-    load_recipe,
-    packaged_recipes,
-)
+from sami.recipe.loading import PACKAGED_RECIPES, describe, dump_recipe, flatten, load_evaluation, load_recipe
 from sami.recipe.recipe import Recipe
 from sami.recipe.sections import (
     Adapter,
@@ -56,5 +48,4 @@ __all__ = [
     "flatten",
     "load_evaluation",
     "load_recipe",
-    "packaged_recipes",
 ]
