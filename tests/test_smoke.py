@@ -12,7 +12,8 @@ from transformers import AutoConfig, AutoTokenizer
 
 from sami.architectures import Family
 from sami.contrasts import read_contrasts
-from sami.recipe import PACKAGED_RECIPES, Recipe, load_recipe, packaged_recipes
+from sami.recipe import PACKAGED_RECIPES, Recipe, load_recipe
+from sami.recipe.loading import packaged_recipes
 from sami.smoke import _tokenizer, smoked
 from test_cli import Sami, sami  # noqa: F401
 from test_pipeline import write_recipe

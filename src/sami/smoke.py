@@ -5,8 +5,8 @@
 
 Each model becomes a tiny random one of the same architecture with a tokenizer of the same kind, trained on the spot;
 queries are a handful of our own, in the recipe's format; principles are written and answers judged by scripts on this
-machine, where the recipe has a model do it. Schemes, templates, iterations, optimiser, adapter and objective stay the recipe's; it runs in one process.
-What such a run finds means nothing: it shows that the recipe works from end to end.
+machine, where the recipe has a model do it. Schemes, templates, iterations, optimiser, adapter and objective stay the
+recipe's; it runs in one process. What such a run finds means nothing: it shows that the recipe works from end to end.
 """
 
 import hashlib
