@@ -195,7 +195,7 @@ def test_without_a_hub_known_models_are_planned_from_what_is_known() -> None:
     assert "no hub" in costs.estimated
     assert costs.contrasts == [384, 768, 1152]
     assert 400 < costs.prompt_tokens < 500  # a post of 313 tokens on average, with its constitution
-    assert (costs.training_queries, costs.evaluation_queries) == (2048, 250)
+    assert (costs.training_queries, costs.evaluation_queries) == (4096, 250)
 
 
 def test_models_of_7b_fit_on_eight_gpus_of_80_gib() -> None:
