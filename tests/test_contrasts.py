@@ -199,6 +199,15 @@ def test_unwanted_terms_are_found_in_any_case_and_in_any_response():
     assert dropped == {"unwanted": 2}
 
 
+def test_reasoning_without_an_answer_and_what_is_known_to_be_unfit_is_dropped_whatever_the_filters():
+    unsplit = contrast(finish_reasons=["stop", "unsplit"], id="u")
+    cases = [contrast(id="a"), unsplit, contrast(id="b"), contrast(id="c")]
+    kept, dropped = filter_contrasts(cases, Filters(**NONE), unfit={"too_long": {"b", "u"}, "held_out_query": {"b"}})
+    assert [c.id for c in kept] == ["a", "c"]
+    assert dropped == {"too_long": 2, "held_out_query": 0, "unsplit": 0}
+    assert filter_contrasts(cases, Filters(**NONE))[1] == {"unsplit": 1}
+
+
 def test_stop_strings_of_the_run_count_as_leftovers():
     cases = [contrast(first="Calm. ### More"), contrast()]
     filters = Filters(**{**NONE, "stop_leftovers": True})

@@ -17,8 +17,8 @@ import pytest
 
 from faulty_server import Request, serving
 from judging import pair, pairs
+from sami import chat
 from sami.errors import InputError
-from sami.evaluation.judges import endpoint
 from sami.evaluation.judges.endpoint import Endpoint
 from sami.evaluation.judging import ask, requests_of, spent
 from sami.evaluation.verdicts import Verdict, read_verdicts
@@ -29,7 +29,7 @@ KEY = "sk-very-secret-5f2e"
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(endpoint, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(chat, "FIRST_WAIT", 0.01)
     monkeypatch.setenv("JUDGE_KEY", KEY)
 
 

@@ -122,7 +122,7 @@ def test_the_matrix_rate_is_that_of_this_machine() -> None:
 
 
 def test_plan_prints_the_recipe_and_the_costs(
-    sami: Sami,  # noqa: F811
+    sami: Sami,
     recipe: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -146,7 +146,7 @@ def test_plan_prints_the_recipe_and_the_costs(
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_plan_refuses_what_run_would_refuse(sami: Sami, recipe: Path) -> None:  # noqa: F811
+def test_plan_refuses_what_run_would_refuse(sami: Sami, recipe: Path) -> None:
     with (recipe.parent / "queries.jsonl").open("w") as file:
         file.writelines(json.dumps({"query": f"{n} " + "Why? " * 400}) + "\n" for n in range(12))
     code, out, err = sami("plan", recipe)
@@ -154,7 +154,7 @@ def test_plan_refuses_what_run_would_refuse(sami: Sami, recipe: Path) -> None:  
     assert "context is 1024" in err
 
 
-def test_plan_prints_json(sami: Sami, recipe: Path) -> None:  # noqa: F811
+def test_plan_prints_json(sami: Sami, recipe: Path) -> None:
     code, out, _ = sami("plan", recipe, "--json")
     value = json.loads(out)
     assert code == 0

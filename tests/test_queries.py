@@ -14,6 +14,7 @@ from sami.errors import InputError
 from sami.queries import LoadedQueries, Query, load_queries, normalise, split_queries
 
 HELPFUL = Path(__file__).resolve().parents[2] / "shared/data/hh/helpful_queries.jsonl"
+POSTS = HELPFUL.parents[1] / "tldr/posts.jsonl"
 QUERIES = [Query(f"q{number}", f"How do I do {number}?") for number in range(50)]
 
 
@@ -241,11 +242,11 @@ def hub(monkeypatch, folder, tmp_path):
     """The hub holds `owner/name`, whose content is `folder`; the calls it received are listed."""
     load_dataset, calls = datasets.load_dataset, []
 
-    def load(path, name=None, *, split):
-        calls.append((path, name, split))
+    def load(path, name=None, *, data_dir, split, revision):
+        calls.append((path, name, split, data_dir, revision))
         if path != "owner/name":
             raise ConnectionError(f"Couldn't reach {path!r} on the Hub")
-        return load_dataset(folder, name, split=split, cache_dir=str(tmp_path / "cache"))
+        return load_dataset(folder, name, data_dir=data_dir, split=split, cache_dir=str(tmp_path / "cache"))
 
     monkeypatch.setattr(datasets, "load_dataset", load)
     monkeypatch.chdir(tmp_path)
@@ -255,7 +256,7 @@ def hub(monkeypatch, folder, tmp_path):
 def test_a_hub_id_is_loaded_with_its_split_and_cleaned(hub):
     loaded = load_queries("owner/name", field="prompt", split="train[:3]")
     assert loaded == LoadedQueries([Query("a", "One?"), Query("c", "Two?")], 3, 0, 1, 0, 0)
-    assert hub == [("owner/name", None, "train[:3]")]
+    assert hub == [("owner/name", None, "train[:3]", None, None)]
 
 
 def test_a_folder_is_loaded_as_a_data_set(folder, monkeypatch, tmp_path):
@@ -294,6 +295,12 @@ def test_the_helpful_queries_are_read_and_split():
     assert len(loaded.queries) + loaded.duplicates + loaded.empty == 1500
     assert len({normalise(query.text) for query in loaded.queries}) == len(loaded.queries)
     assert len(split_queries(loaded.queries, train=240, evaluation=60, seed=0).evaluation) == 60
+
+
+@pytest.mark.skipif(not POSTS.exists(), reason="../shared/data/tldr/posts.jsonl is absent")
+def test_the_reddit_posts_are_read():
+    loaded = load_queries(str(POSTS), field="post")
+    assert (loaded.read, len(loaded.queries), loaded.queries[0].id) == (150, 150, "tldr-000")
 
 
 # Splitting
@@ -346,3 +353,189 @@ def test_sizes_that_cannot_be_met_are_refused_with_the_numbers(train, evaluation
 def test_queries_that_repeat_are_refused_since_evaluation_could_leak_into_training():
     with pytest.raises(InputError, match="1 of the 51 queries repeat"):
         split_queries([*QUERIES, Query("x", " how do I DO 7? ")], train=2, evaluation=1, seed=0)
+
+
+# Layouts of known data sets
+
+
+def turns(*texts: str) -> str:
+    """A transcript as HH-RLHF has it, the human first."""
+    speakers = ("Human", "Assistant")
+    return "".join(f"\n\n{speakers[number % 2]}: {text}" for number, text in enumerate(texts))
+
+
+def pair(chosen: str, rejected: str | None = None) -> dict[str, str]:
+    return {"chosen": chosen, "rejected": chosen if rejected is None else rejected}
+
+
+def comparison(identifier: str, post: str | None, **others) -> dict[str, object]:
+    """A record of summarize_from_feedback's comparisons."""
+    info = {"id": identifier, "post": post, "title": "Tea", "subreddit": "tea", "site": None, "article": None}
+    summaries = [{"text": " Short.", "policy": "sup1", "note": None}, {"text": " Long.", "policy": "ref", "note": "x"}]
+    return {
+        "info": info | others,
+        "summaries": summaries,
+        "choice": 0,
+        "worker": "w",
+        "batch": "batch3",
+        "split": "train",
+        "extra": {"confidence": 4},
+    }
+
+
+def lines(*records: dict) -> str:
+    return "".join(json.dumps(record) + "\n" for record in records)
+
+
+def test_the_query_of_a_transcript_is_its_first_human_turn(write):
+    records = [
+        pair(turns("Why tea?", "Because.", "And milk?", "No."), turns("Why tea?", "Never mind.")),
+        pair(turns("Two\n\nparagraphs: one, two.", "I see.")),
+        pair("\n\nHuman: Human: who are you?\n\nAssistant: Assistant."),
+        pair(turns("No answer yet?")),
+        pair("Human:One space less\n\nAssistant: Yes"),
+    ]
+    assert texts(load_queries(write("hh.jsonl", lines(*records)), format="hh")) == [
+        "Why tea?",
+        "Two\n\nparagraphs: one, two.",
+        "Human: who are you?",
+        "No answer yet?",
+        "One space less",
+    ]
+
+
+def test_transcripts_without_a_human_turn_at_their_start_are_counted_as_such(write):
+    records = [
+        pair(turns("Why tea?", "Because.")),
+        pair("\n\nAssistant: Hello!\n\nHuman: Why tea, and not coffee?"),  # an answer to what is not a query
+        pair("Just text."),
+        pair(""),
+        pair("\n\nHuman: \n\nAssistant: Hm?"),
+        pair(turns("why  TEA?", "As I said.")),
+        pair("damaged", turns("Why coffee?", "Because.")),  # both members of a pair answer the same query
+    ]
+    loaded = load_queries(write("hh.jsonl", lines(*records)), format="hh")
+    assert texts(loaded) == ["Why tea?", "Why coffee?"]
+    assert (loaded.read, loaded.no_human_turn, loaded.empty, loaded.duplicates) == (7, 3, 1, 1)
+    assert loaded.dropped() == "duplicates 1, empty 1, no human turn 3"
+
+
+def test_transcripts_of_which_none_holds_a_human_turn_are_refused_with_their_count(write):
+    message = refusal(write("hh.jsonl", lines(pair("One."), pair("Two."))), format="hh")
+    assert "2 transcripts without a human turn at their start" in message
+    assert "'chosen' or 'rejected'" in message
+
+
+def test_a_post_is_one_query_however_many_comparisons_there_are_of_it(write):
+    records = [
+        comparison("t3_a", "I like tea.\n\nShould I?"),
+        comparison("t3_b", "I like coffee."),
+        comparison("t3_a", "I like tea.\n\nShould I?"),
+        comparison("t3_c", "i like  coffee. "),  # posted again under another id
+        comparison("cnn", None, article="News.", site="cnn"),
+        comparison("t3_a", "I like tea.\n\nShould I?"),
+    ]
+    loaded = load_queries(write("tldr.jsonl", lines(*records)), format="tldr")
+    assert loaded.queries == [Query("t3_a", "I like tea.\n\nShould I?"), Query("t3_b", "I like coffee.")]
+    assert loaded.dropped() == "duplicates 3, empty 1"
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_both_layouts_are_read_from_every_kind_of_file_that_can_hold_them(tmp_path, suffix):
+    data = {
+        "hh": [pair(turns("Why tea?", "So.")), pair(turns("Why salt?", "So."))],
+        "tldr": [comparison("t3_a", "I like tea."), comparison("t3_b", "I like salt.")],
+    }
+    for layout, records in data.items():
+        file = tmp_path / f"{layout}.{suffix}"
+        if suffix == "jsonl":
+            file.write_text(lines(*records))
+        else:
+            pq.write_table(pa.Table.from_pylist(records), file)
+        assert len(load_queries(str(file), format=layout).queries) == 2
+
+
+@pytest.mark.parametrize(
+    ("layout", "record", "parts"),
+    [
+        ("hh", {"chosen": "x"}, ["Line 1", "no field 'rejected'", "'chosen'"]),
+        ("hh", {"chosen": 3, "rejected": "x"}, ["Line 1", "holds int in the field 'chosen'"]),
+        ("tldr", {"post": "x"}, ["Line 1", "no field 'info'", "'post'"]),
+        ("tldr", {"info": "x"}, ["Line 1", "no `post` in its field 'info'", "format text"]),
+        ("tldr", {"info": {"title": "x"}}, ["Line 1", "no `post`"]),
+        ("tldr", {"info": {"post": ["x"]}}, ["Line 1", "holds list in the field 'info.post'"]),
+    ],
+)
+def test_a_record_of_another_layout_is_refused_by_its_line(write, layout, record, parts):
+    message = refusal(write("q.jsonl", lines(record)), format=layout)
+    assert all(part in message for part in parts), message
+
+
+def test_a_field_beside_a_layout_that_knows_its_own_is_refused(write):
+    assert "has no effect on format 'hh'" in refusal(write("q.jsonl", lines(pair("x"))), format="hh", field="chosen")
+
+
+@pytest.fixture
+def hubs(monkeypatch, tmp_path):
+    """The hub with both data sets as their repositories are laid out; the calls it received are listed."""
+    import gzip
+
+    files = {
+        "Anthropic/hh-rlhf/helpful-base/train.jsonl.gz": [pair(turns("Why tea?", "So.")), pair(turns("Salt?", "So."))],
+        "Anthropic/hh-rlhf/helpful-base/test.jsonl.gz": [pair(turns("Tested?", "So."))],
+        "Anthropic/hh-rlhf/harmless-base/train.jsonl.gz": [pair(turns("Poison?", "No.")), pair(turns("Salt?", "No."))],
+        "Anthropic/hh-rlhf/red-team-attempts/train.jsonl.gz": [{"transcript": "\n\nHuman: Hm"}],
+        "openai/summarize_from_feedback/comparisons/train.jsonl.gz": [comparison("t3_a", "Tea.")] * 3,
+        "openai/summarize_from_feedback/axis/train.jsonl.gz": [{"info": {"id": "x"}, "summary": {}}],
+    }
+    for name, records in files.items():
+        (tmp_path / "hub" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "hub" / name).write_bytes(gzip.compress(lines(*records).encode()))
+    card = "---\nconfigs:\n" + "".join(
+        f"- config_name: {name}\n  data_files:\n  - split: train\n    path: {name}/train.jsonl.gz\n"
+        for name in ("comparisons", "axis")
+    )
+    (tmp_path / "hub" / "openai" / "summarize_from_feedback" / "README.md").write_text(card + "---\n")
+    load_dataset, calls = datasets.load_dataset, []
+
+    def load(path, name=None, *, data_dir, split, revision):
+        calls.append((path, name, data_dir, split, revision))
+        folder, cache = tmp_path / "hub" / path, str(tmp_path / "cache")
+        return load_dataset(str(folder), name, data_dir=data_dir, split=split, cache_dir=cache)
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    monkeypatch.chdir(tmp_path)
+    return calls
+
+
+def test_hh_rlhf_is_read_by_its_hub_id_from_the_folders_asked_for(hubs):
+    folders = ["helpful-base", "harmless-base"]
+    loaded = load_queries("Anthropic/hh-rlhf", format="hh", data_dir=folders, revision="abc")
+    assert texts(loaded) == ["Why tea?", "Salt?", "Poison?"]
+    assert loaded.duplicates == 1
+    assert hubs == [("Anthropic/hh-rlhf", None, folder, "train", "abc") for folder in folders]
+
+
+def test_summarize_from_feedback_is_read_by_its_hub_id_and_configuration(hubs):
+    loaded = load_queries("openai/summarize_from_feedback", format="tldr", config="comparisons")
+    assert (loaded.queries, loaded.duplicates) == ([Query("t3_a", "Tea.")], 2)
+    assert hubs == [("openai/summarize_from_feedback", "comparisons", None, "train", None)]
+
+
+def test_a_local_copy_of_a_data_set_is_read_like_the_hubs(hubs, tmp_path):
+    local = str(tmp_path / "hub" / "Anthropic" / "hh-rlhf")
+    folders = ["helpful-base", "harmless-base"]
+    # The stand-in for the hub loads a path that is absolute from where it lies.
+    assert load_queries(local, format="hh", data_dir=folders) == load_queries(
+        "Anthropic/hh-rlhf", format="hh", data_dir=folders
+    )
+    message = refusal(local, format="hh", data_dir=["helpful"])
+    assert "no folder 'helpful'" in message
+    assert "helpful-base" in message
+    assert "no field 'chosen'" in refusal(local, format="hh", data_dir=["red-team-attempts"])
+    assert "revision='v1' has no effect" in refusal(local, format="hh", data_dir=folders, revision="v1")
+
+
+@pytest.mark.parametrize("option", [{"data_dir": ["helpful-base"]}, {"revision": "v1"}])
+def test_where_in_a_data_set_means_nothing_for_a_file(write, option):
+    assert "has no effect" in refusal(write("q.jsonl", GOOD), **option)

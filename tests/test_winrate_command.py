@@ -26,14 +26,14 @@ def verdicts() -> list[Verdict]:
     return evaluation(np.random.default_rng(0), queries=120, quality=0.4, length=1.0, shift=0.1)
 
 
-def test_json_is_what_the_function_gives(sami: Sami, verdicts: list[Verdict], tmp_path: Path) -> None:  # noqa: F811
+def test_json_is_what_the_function_gives(sami: Sami, verdicts: list[Verdict], tmp_path: Path) -> None:
     path = write(tmp_path / "v.jsonl", verdicts)
     code, out, err = sami("winrate", path, "--json")
     assert (code, err) == (0, "")
     assert json.loads(out) == win_rates(verdicts)
 
 
-def test_the_slope_may_be_shared(sami: Sami, tmp_path: Path) -> None:  # noqa: F811
+def test_the_slope_may_be_shared(sami: Sami, tmp_path: Path) -> None:
     both = [verdict(f"q{d}{i}", float(i < n), longer_by=d) for d, n in ((90, 8), (-90, 3)) for i in range(10)]
     both += [verdict(f"q90{i}", float(i < 7), longer_by=90, candidate="iteration-2") for i in range(10)]
     path = write(tmp_path / "v.jsonl", both)
@@ -44,7 +44,7 @@ def test_the_slope_may_be_shared(sami: Sami, tmp_path: Path) -> None:  # noqa: F
 
 
 def test_the_table_shows_rates_intervals_and_what_is_behind_them(
-    sami: Sami,  # noqa: F811
+    sami: Sami,
     tmp_path: Path,
 ) -> None:
     judged = []
@@ -91,13 +91,13 @@ def test_many_judgements_without_a_score_are_warned_about(verdicts: list[Verdict
     assert "5.5 % of the judgements (all) have no score" in warned(11)
 
 
-def test_an_undefined_rate_is_a_dash(sami: Sami, tmp_path: Path) -> None:  # noqa: F811
+def test_an_undefined_rate_is_a_dash(sami: Sami, tmp_path: Path) -> None:
     code, out, _ = sami("winrate", write(tmp_path / "v.jsonl", [verdict("q1"), verdict("q1", None, judge="other")]))
     assert code == 0
     assert out.count("–") >= 5
 
 
-def test_annotations_for_alpaca_eval_go_to_stdout(sami: Sami, verdicts: list[Verdict], tmp_path: Path) -> None:  # noqa: F811
+def test_annotations_for_alpaca_eval_go_to_stdout(sami: Sami, verdicts: list[Verdict], tmp_path: Path) -> None:
     code, out, err = sami("winrate", write(tmp_path / "v.jsonl", verdicts), "--export", "alpaca")
     records = json.loads(out)
     assert (code, err, len(records)) == (0, "", len(verdicts))
@@ -105,7 +105,7 @@ def test_annotations_for_alpaca_eval_go_to_stdout(sami: Sami, verdicts: list[Ver
     assert math.isclose(100 * mean, win_rates(verdicts)[0]["raw"]["rate"])
 
 
-def test_bad_input_is_a_message_and_exit_code_2(sami: Sami, tmp_path: Path) -> None:  # noqa: F811
+def test_bad_input_is_a_message_and_exit_code_2(sami: Sami, tmp_path: Path) -> None:
     good = write(tmp_path / "good.jsonl", [verdict("q1"), verdict("q2")])
     bad = tmp_path / "bad.jsonl"
     bad.write_text(good.read_text() + good.read_text().replace("candidate_first", "sideways"))

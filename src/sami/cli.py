@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import typer
 
 from sami.errors import InputError
-from sami.recipe import Recipe, load_evaluation, load_recipe
+from sami.recipe import Recipe, load_evaluation, load_recipe, load_writing
 
 # Allocator and thread settings that only count at process start: keeping freed memory, and waiting threads asleep
 # rather than spinning, speeds up CPU work.
@@ -90,6 +90,37 @@ def plan(
     _show_plan(costs, as_json)
     if gpus and costs.misfits:
         raise InputError(" ".join(costs.misfits))
+
+
+@app.command(epilog="Example: sami probe quickstart --queries 24")
+def probe(
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    queries: Annotated[
+        int, typer.Option(min=2, help="Training queries to measure each principle on; half as many fit a temperature.")
+    ] = 24,
+    as_json: Json = False,
+) -> None:
+    """Measure, before any training, how far the base model follows each principle.
+
+    It answers training queries under the principle and under its antithesis, alone, and reads the answers again.
+    A principle is [bold]worth training[/bold] where the 95 % intervals of column accuracy (chance 0.5) and of the
+    column bound (chance 0), also with the principle's own words masked, lie above chance, and the recipe's filters
+    keep enough of its contrasts; [bold]weak[/bold] where only some of that holds; [bold]not followed[/bold] where
+    neither accuracy nor bound is above chance. The method amplifies a link that exists, and cannot make one.
+    """
+    resolved = load_recipe(recipe, overrides or [])
+    _tune_process()
+    _quiet_libraries()
+    from sami import probe as probing
+
+    found = probing.probe(resolved, queries)
+    if as_json:
+        print(json.dumps(found.as_json(), indent=1, ensure_ascii=False))
+        return
+    _print(probing.table(found))
+    for sentence in probing.sentences(found):
+        _print(sentence)
 
 
 @app.command(epilog="Example: sami generate quickstart --iteration 1")
@@ -207,6 +238,66 @@ def winrate(
         print(f"warning: {warning}", file=sys.stderr)
 
 
+@app.command("import-principles", epilog="Example: sami import-principles constitutions/opus --output principles.yaml")
+def import_principles(
+    sources: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="SOURCE...",
+            help="The reference's constitution files, folders of them, or contrasts.",
+        ),
+    ],
+    output: Annotated[Path, typer.Option(help="The principles file to write; it must not exist.")],
+) -> None:
+    """Write a principles file from constitutions of the reference implementation."""
+    from sami import reference_files
+
+    reference_files.write_principles(reference_files.opposed(reference_files.read_constitutions(sources)), output)
+    print(output)
+
+
+@app.command(
+    "write-principles",
+    epilog="Example: sami write-principles --task 'summarising Reddit posts' --names concise,comprehensive "
+    "--output principles.yaml",
+)
+def write_principles(
+    task: Annotated[str, typer.Option(help="What the responses do, such as 'summarising Reddit posts'.")],
+    names: Annotated[
+        str | None, typer.Option(help="Adjectives, with commas; without it the writer names them.")
+    ] = None,
+    count: Annotated[
+        int | None, typer.Option(help="How many principles to write without --names; 4 if not given.")
+    ] = None,
+    writer: Annotated[
+        str | None,
+        typer.Option(help="Who writes: a model's source, or YAML such as '{url: …, model: …, key_variable: …}'."),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the writer's sampling.")] = 0,
+    output: Annotated[Path | None, typer.Option(help="The file to write; without it, standard output.")] = None,
+) -> None:
+    """Have a model write principles with their antitheses, as a file to read and edit."""
+    given = {
+        "task": task,
+        "names": None if names is None else [name.strip() for name in names.split(",")],
+        "count": count,
+        "writer": _yaml(writer, "--writer"),
+        "seed": seed,
+    }
+    settings = load_writing({key: value for key, value in given.items() if value is not None})
+    if output is not None and output.exists():
+        raise InputError(f"The file {output} exists. Give another one, or remove it.")
+    _tune_process()
+    _quiet_libraries()
+    from sami import principle_files
+
+    if output is None:
+        print(principle_files.written(settings), end="")
+    else:
+        principle_files.write_file(settings, output)
+        print(output)
+
+
 def main() -> None:
     """Entry point: bad input is a message and exit code 2, an interrupt leaves a run that continues."""
     try:
@@ -263,6 +354,15 @@ def _show_plan(costs: Any, as_json: bool) -> None:
         _print(f"note: {costs.estimated}.")
     for warning in [*costs.warnings, *costs.misfits]:
         _print(f"warning: {warning}")
+
+
+def _yaml(text: str | None, option: str) -> Any:
+    import yaml
+
+    try:
+        return None if text is None else yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"The value of {option} is not YAML: {' '.join(str(error).split())}.") from None
 
 
 def _finish(summary: dict[str, Any], folder: Path, as_json: bool) -> None:

@@ -13,7 +13,7 @@ X scored positions.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,9 +36,10 @@ if TYPE_CHECKING:
 class Contrast:
     """One query with C constitutions and one response sampled under each.
 
-    `response_ids[i]` was sampled under `constitutions[i]` and ends with EOS where `finish_reasons[i]` is
-    "stop". `prompt_ids[i]` is the training prompt of constitution i. `principles[i]` holds the
-    (principle id, is it the definition rather than the antithesis) pairs of constitution i.
+    `response_ids[i]` was sampled under `constitutions[i]` and ends with EOS where `finish_reasons[i]` is "stop";
+    "unsplit" is reasoning without an answer, which is evaluated and never trained on. `prompt_ids[i]` is the
+    training prompt of constitution i. `principles[i]` holds the (principle id, is it the definition rather than the
+    antithesis) pairs of constitution i.
     """
 
     id: str
@@ -112,33 +113,26 @@ def read_contrasts(path: Path) -> list[Contrast]:
 
 
 def filter_contrasts(
-    contrasts: Sequence[Contrast], filters: Filters, stop: Sequence[str] = ()
+    contrasts: Sequence[Contrast],
+    filters: Filters,
+    stop: Sequence[str] = (),
+    unfit: Mapping[str, Collection[str]] | None = None,
 ) -> tuple[list[Contrast], dict[str, int]]:
     """Keep the contrasts that pass every filter, and count the others by the first filter that took them.
+
+    Args:
+        unfit: ids of contrasts that are dropped in any case, by reason.
 
     Raises:
         InputError: a smaller share than `filters.min_survivors` is left.
     """
-    leftovers = [s.strip() if len(s.strip()) > 1 else s for s in stop if s.strip()]
-    unwanted = [term.casefold() for term in filters.unwanted]
-    checks: dict[str, Callable[[Contrast], bool]] = {}
-    if filters.empty:
-        checks["empty"] = lambda c: any(not r.strip() for r in c.responses)
-    if filters.identical:
-        checks["identical"] = lambda c: len({r.strip() for r in c.responses}) < len(c.responses)
-    if filters.unfinished:
-        checks["unfinished"] = lambda c: "length" in c.finish_reasons
-    if filters.stop_leftovers:
-        checks["stop_leftovers"] = lambda c: any(
-            template_leftover(r) is not None or any(s in r for s in leftovers) for r in c.responses
-        )
-    if unwanted:
-        checks["unwanted"] = lambda c: any(term in r.casefold() for r in c.responses for term in unwanted)
-    if filters.loops:
-        checks["loops"] = lambda c: any(repeated_loop(r) is not None for r in c.responses)
-    if filters.leaks:
-        checks["leaks"] = lambda c: any(leakage(r, c.constitutions, c.query) is not None for r in c.responses)
-
+    checks: dict[str, Callable[[Contrast], bool]] = {
+        reason: lambda c, ids=ids: c.id in ids  # type: ignore[misc]
+        for reason, ids in (unfit or {}).items()
+    }
+    if any("unsplit" in contrast.finish_reasons for contrast in contrasts):
+        checks["unsplit"] = lambda c: "unsplit" in c.finish_reasons
+    checks |= _checks(filters, stop)
     kept: list[Contrast] = []
     dropped: Counter[str] = Counter({name: 0 for name in checks})
     for contrast in contrasts:
@@ -158,6 +152,36 @@ def filter_contrasts(
             + (f" An example of {worst}: {[r[:160] for r in example.responses]}." if example else "")
         )
     return kept, dict(dropped)
+
+
+def surviving(contrasts: Sequence[Contrast], filters: Filters, stop: Sequence[str] = ()) -> float:
+    """The share of contrasts that pass every filter, whatever share is asked for."""
+    checks = _checks(filters, stop)
+    return sum(not any(takes(contrast) for takes in checks.values()) for contrast in contrasts) / len(contrasts)
+
+
+def _checks(filters: Filters, stop: Sequence[str]) -> dict[str, Callable[[Contrast], bool]]:
+    """Whether a filter takes a contrast, by the filter's name."""
+    leftovers = [s.strip() if len(s.strip()) > 1 else s for s in stop if s.strip()]
+    unwanted = [term.casefold() for term in filters.unwanted]
+    checks: dict[str, Callable[[Contrast], bool]] = {}
+    if filters.empty:
+        checks["empty"] = lambda c: any(not r.strip() for r in c.responses)
+    if filters.identical:
+        checks["identical"] = lambda c: len({r.strip() for r in c.responses}) < len(c.responses)
+    if filters.unfinished:
+        checks["unfinished"] = lambda c: "length" in c.finish_reasons
+    if filters.stop_leftovers:
+        checks["stop_leftovers"] = lambda c: any(
+            template_leftover(r) is not None or any(s in r for s in leftovers) for r in c.responses
+        )
+    if unwanted:
+        checks["unwanted"] = lambda c: any(term in r.casefold() for r in c.responses for term in unwanted)
+    if filters.loops:
+        checks["loops"] = lambda c: any(repeated_loop(r) is not None for r in c.responses)
+    if filters.leaks:
+        checks["leaks"] = lambda c: any(leakage(r, c.constitutions, c.query) is not None for r in c.responses)
+    return checks
 
 
 @dataclass

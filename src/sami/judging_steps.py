@@ -84,15 +84,16 @@ class Judging:
         target = self.run.directory.responses(baseline.name)
 
         def respond() -> dict[str, Any]:
-            tokenizer = models.load_tokenizer(source)
-            prompts = PromptBuilder(tokenizer, self.run.recipe.prompt)
+            recipe, tokenizer = self.run.recipe, models.load_tokenizer(source)
+            prompts = PromptBuilder(tokenizer, recipe.prompt, recipe.generation.chain_of_thought)
             plan = self.run.evaluation_plan()
             self.run.check_prompts(source, prompts, plan)
             model = models.load_model(source, models.resolve_dtype(source.dtype))
-            engine = TransformersEngine(model, tokenizer, self.run.recipe.generation.batch_size)
+            engine = TransformersEngine(model, tokenizer, recipe.generation.batch_size)
             label = f"{baseline.name}: answering"
-            write_contrasts(target, self.run.respond(engine, plan, label, shuffle=False, prompts=prompts))
-            return {}
+            contrasts = self.run.respond(engine, plan, label, shuffle=False, prompts=prompts)
+            write_contrasts(target, contrasts)
+            return self.run.unsplit(contrasts)
 
         inputs = self.run.answering_inputs() | {"policy": models.fingerprint(source)}
         self.run.directory.step(f"respond-{baseline.name}", inputs, [target], respond)

@@ -10,7 +10,6 @@ import gc
 import hashlib
 import itertools
 import json
-import random
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -23,7 +22,8 @@ from transformers import PreTrainedModel
 from transformers.integrations.integration_utils import get_available_reporting_integrations
 from transformers.trainer_callback import PrinterCallback
 
-from sami import adapters, judged_summary, launch, models, summary
+from sami import adapters, first_iteration, judged_summary, launch, models, principle_files, summary
+from sami.answering import as_contrasts, complete
 from sami.contrasts import Contrast, filter_contrasts, read_contrasts, row_tokens, write_contrasts
 from sami.errors import InputError
 from sami.evaluation.calibration import Calibration
@@ -36,8 +36,8 @@ from sami.memory import require_possible
 from sami.principles import Principle, check_sampling, load_principles
 from sami.progress import bar, say
 from sami.prompts import PromptBuilder
-from sami.queries import Query, Splits, load_queries, split_queries
-from sami.recipe import Model, Recipe
+from sami.queries import LoadedQueries, Query, Splits, load_queries, split_queries
+from sami.recipe import Model, Recipe, WrittenPrinciples
 from sami.run_directory import BASE, RunDirectory, policy_name
 from sami.sampling import Planned, evaluation_plan, training_plan
 from sami.scoring import check_packing
@@ -68,14 +68,13 @@ class Pipeline:
             )
         self.directory = RunDirectory(folder)
         self.dtype = dtype
-        self.principles = load_principles(recipe.principles)
-        self.splits = self._split()
-        check_sampling(
-            self.learned,
-            scheme=recipe.sampling.scheme,
-            constitutions=recipe.sampling.constitutions,
-            principles_per_constitution=recipe.sampling.principles_per_constitution,
-        )
+        self.principles = self._known_principles()
+        self.loaded, self.splits = self._split()
+        if recipe.generation.first_contrasts is not None:
+            self._imported = first_iteration.written_in_file(
+                Path(recipe.generation.first_contrasts), self.principles, self.splits.evaluation, recipe
+            )
+        self._check_sampling()
         Judging(self).check()
         trackers = get_available_reporting_integrations()
         if unknown := sorted(set(recipe.training.report_to) - set(trackers)):
@@ -90,7 +89,7 @@ class Pipeline:
 
     @cached_property
     def prompts(self) -> PromptBuilder:
-        return PromptBuilder(self.tokenizer, self.recipe.prompt)
+        return PromptBuilder(self.tokenizer, self.recipe.prompt, self.recipe.generation.chain_of_thought)
 
     @property
     def learned(self) -> list[Principle]:
@@ -151,9 +150,46 @@ class Pipeline:
         if self.directory.record(f"respond-{BASE}") is None:
             self.check_context()  # reads config, tokenizer and templates, before anything is written
             require_possible(self.recipe, self.dtype, self.adapter_weights())
-        principles = Path(self.recipe.principles).read_text(encoding="utf-8")
-        with self.directory.open(self.recipe, principles):
+        given = self.recipe.principles
+        text = Path(given).read_text(encoding="utf-8") if isinstance(given, str) else None
+        with self.directory.open(self.recipe, text):
+            if isinstance(given, WrittenPrinciples):
+                self._write_principles(given)
             yield
+
+    # Principles.
+
+    def _known_principles(self) -> list[Principle]:
+        """Those of the recipe's file, or those that the run's writer wrote; until then, stand-ins for planning."""
+        given = self.recipe.principles
+        if isinstance(given, str):
+            return load_principles(given)
+        target = self.directory.principles
+        return load_principles(target) if target.is_file() else principle_files.placeholders(given)
+
+    def _write_principles(self, settings: WrittenPrinciples) -> None:
+        """Ask the recipe's writer once; what it wrote may be edited until something is made from it."""
+        target = self.directory.principles
+
+        def work() -> dict[str, Any]:
+            target.unlink(missing_ok=True)  # of a recipe under which no step was finished
+            principle_files.write_file(settings, target)
+            return {}
+
+        self.directory.step("principles", settings.model_dump(), [target], work)
+        self.principles = load_principles(target)
+        self._check_sampling()
+        if self.directory.record(f"respond-{BASE}") is None:
+            self.check_context()
+
+    def _check_sampling(self) -> None:
+        sampling = self.recipe.sampling
+        check_sampling(
+            self.learned,
+            scheme=sampling.scheme,
+            constitutions=sampling.constitutions,
+            principles_per_constitution=sampling.principles_per_constitution,
+        )
 
     # What is generated for.
 
@@ -163,17 +199,20 @@ class Pipeline:
     def evaluation_plan(self) -> list[Planned]:
         return evaluation_plan(self.recipe, self.principles, self.splits.evaluation)
 
-    def _split(self) -> Splits:
+    def _split(self) -> tuple[LoadedQueries, Splits]:
         q = self.recipe.queries
         loaded = load_queries(
             q.path,
+            format=q.format,
             field=q.field,
             split=q.split,
             config=q.config,
+            data_dir=q.data_dir,
+            revision=q.revision,
             min_chars=q.min_chars,
             max_chars=q.max_chars,
         )
-        return split_queries(loaded.queries, train=q.train, evaluation=q.evaluation, seed=q.seed)
+        return loaded, split_queries(loaded.queries, train=q.train, evaluation=q.evaluation, seed=q.seed)
 
     # Generate.
 
@@ -186,25 +225,47 @@ class Pipeline:
             "queries": _hash_queries(self.splits.train),
         }
 
+        writer = first_iteration.identity(self.recipe) if iteration == 1 else None
+        if writer is not None:
+            inputs |= {"written_by": writer}
+
         def work() -> dict[str, Any]:
-            planned = self.training_plan(iteration)
-            engine = self._engine(self.load(iteration - 1))
-            contrasts = self.respond(engine, planned, f"iteration {iteration}: generating", shuffle=True)
-            kept, dropped = filter_contrasts(contrasts, self.recipe.filters, self.prompts.stop)
+            written = None if writer is None else self._written_elsewhere()
+            if written is not None:
+                contrasts = written.contrasts
+            else:
+                engine = self._engine(self.load(iteration - 1))
+                label = f"iteration {iteration}: generating"
+                contrasts = self.respond(engine, self.training_plan(iteration), label, shuffle=True)
+            unfit = None if written is None else written.unfit
+            kept, dropped = filter_contrasts(contrasts, self.recipe.filters, self.prompts.stop, unfit)
             needed = self.recipe.training.steps_of(iteration) * self.recipe.training.batch_size
             write_contrasts(target, kept[:needed])
             taken = ", ".join(f"{name} {count}" for name, count in dropped.items() if count) or "none"
-            say(f"iteration {iteration}: {len(kept)} of {len(contrasts)} contrasts kept (dropped: {taken})")
+            by = "" if written is None else f", written by {written.by}"
+            say(f"iteration {iteration}: {len(kept)} of {len(contrasts)} contrasts kept (dropped: {taken}){by}")
             if len(kept) < needed:
                 say(f"iteration {iteration}: the steps need {needed} contrasts, so some are trained on twice")
-            return {
+            result = {
                 "generated": len(contrasts),
                 "kept": len(kept),
                 "used": len(kept[:needed]),
                 "dropped": dropped,
             }
+            return result if written is None else result | {"written_by": written.by}
 
         self.directory.step(f"generate-{iteration}", inputs, [target], work)
+
+    def _written_elsewhere(self) -> first_iteration.Written:
+        """The first iteration's contrasts, where another model or a file has them."""
+        model, label = self.recipe.generation.first_model, "iteration 1: generating"
+        if model is None:
+            written = self._imported(self.prompts)
+        else:
+            plan = self.training_plan(1)
+            written = first_iteration.written_by_model(model, plan, self.prompts, self.recipe, label)
+        context = models.context_length(models.load_config(self.recipe.model))
+        return first_iteration.without_too_long(written, context)
 
     def respond(
         self,
@@ -221,35 +282,15 @@ class Pipeline:
             prompts: of the engine's model, where it is not the recipe's.
         """
         prompts = prompts or self.prompts
-        flat = [prompts.generation_prompt(p.query, c.texts, c.text) for p in planned for c in p.constitutions]
-        generation = self.recipe.generation
-        settings = SamplingSettings(
-            max_new_tokens=generation.max_new_tokens,
-            temperature=generation.temperature,
-            top_p=generation.top_p,
-            stop=prompts.stop,
-            seed=generation.seed,
-        )
-        with bar(label, 1.0, "tokens") as update:
-            completions = iter(engine.generate(flat, settings, update))
-        rng = random.Random(f"order of principles, seed {self.recipe.training.seed}")
-        contrasts = []
-        for p in planned:
-            own = [next(completions) for _ in p.constitutions]
-            trained = [c.shuffled(rng) if shuffle else c for c in p.constitutions]
-            contrasts.append(
-                Contrast(
-                    id=p.id,
-                    query=p.query,
-                    constitutions=[c.text for c in p.constitutions],
-                    prompt_ids=[prompts.training_prompt(p.query, c.texts, c.text) for c in trained],
-                    response_ids=[c.token_ids for c in own],
-                    responses=[c.text for c in own],
-                    finish_reasons=[c.finish_reason for c in own],
-                    principles=[[(q.id, positive) for q, positive in c.principles] for c in p.constitutions],
-                )
-            )
-        return contrasts
+        completions = complete(engine, planned, prompts, self.recipe.generation, label)
+        seed = self.recipe.training.seed if shuffle else None
+        return as_contrasts(planned, completions, prompts, shuffle_seed=seed)
+
+    def unsplit(self, contrasts: Sequence[Contrast]) -> dict[str, int]:
+        """How many contrasts hold reasoning without an answer; nothing where none was asked for."""
+        if self.recipe.generation.chain_of_thought is None:
+            return {}
+        return {"unsplit": sum("unsplit" in contrast.finish_reasons for contrast in contrasts)}
 
     # Train.
 
@@ -401,11 +442,12 @@ class Pipeline:
 
         def respond() -> dict[str, Any]:
             engine = self._engine(self.load(iteration))
-            write_contrasts(
-                responses,
-                self.respond(engine, self.evaluation_plan(), f"{policy}: answering", shuffle=False),
-            )
-            return {}
+            contrasts = self.respond(engine, self.evaluation_plan(), f"{policy}: answering", shuffle=False)
+            write_contrasts(responses, contrasts)
+            counts = self.unsplit(contrasts)
+            if counts.get("unsplit"):
+                say(f"{policy}: {counts['unsplit']} of {len(contrasts)} contrasts hold reasoning without an answer")
+            return counts
 
         def score() -> dict[str, Any]:
             figures = self._score(iteration, read_contrasts(responses))
@@ -492,6 +534,9 @@ class Pipeline:
         baselines = [judging.baseline(one) for one in self.recipe.evaluation.baselines]
         value["policies"] += [judged_summary.baseline(one, self.principles, self.recipe) for one in baselines]
         value |= judging.compare(policies, baselines)
+        if self.recipe.generation.chain_of_thought is not None:
+            records = {p["name"]: self.directory.record(f"respond-{p['name']}") for p in value["policies"]}
+            value["unsplit"] = {name: record["result"]["unsplit"] for name, record in records.items() if record}
         if value["comparisons"]:
             value["verdict"] = judged_summary.verdict(value["comparisons"][-1], value["win_rates"])
         write_json(self.directory.summary, value)
@@ -527,7 +572,14 @@ class Pipeline:
 
     def inputs(self, *sections: str) -> dict[str, Any]:
         chosen = {name: getattr(self.recipe, name).model_dump() for name in sections}
-        return json.loads(json.dumps(chosen | {"principles": file_hash(Path(self.recipe.principles))}))
+        for first in ("first_model", "first_contrasts"):  # the step that uses them records their content
+            chosen.get("generation", {}).pop(first, None)
+        return json.loads(json.dumps(chosen | {"principles": file_hash(self._principles_file)}))
+
+    @property
+    def _principles_file(self) -> Path:
+        given = self.recipe.principles
+        return Path(given) if isinstance(given, str) else self.directory.principles
 
     def answering_inputs(self) -> dict[str, Any]:
         """What held-out responses depend on besides the policy."""
@@ -554,11 +606,16 @@ class Pipeline:
             f"{sum(map(len, self.splits.train))} queries to train on, {evaluation} held out; {self.iterations} "
             f"iterations of {steps} steps with {training.batch_size} contrasts each"
         )
+        if dropped := self.loaded.dropped():
+            say(f"{len(self.loaded.queries)} of {self.loaded.read} records hold a usable query (dropped: {dropped})")
 
     def check_context(self) -> None:
         """Refuse a prompt that leaves no room for its response in the model's context."""
         plans = [self.evaluation_plan(), *(self.training_plan(i + 1) for i in range(self.iterations))]
         self.check_prompts(self.recipe.model, self.prompts, itertools.chain.from_iterable(plans))
+        writer = self.recipe.generation.first_model
+        if writer is not None:
+            self.check_prompts(writer, first_iteration.prompts_of(writer, self.recipe), self.training_plan(1))
 
     def check_prompts(self, model: Model, prompts: PromptBuilder, plan: Iterable[Planned]) -> None:
         context = models.context_length(models.load_config(model))

@@ -15,6 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from sami.errors import InputError
 from sami.evaluation.verifiers import Negate, VerifierSpec
 
+BANK = Path(__file__).parent / "recipes" / "principles"
+
 
 class Principle(BaseModel):
     """A behaviour in a sentence, with the sentence that asks for its opposite."""
@@ -156,7 +158,11 @@ def load_principles(path: str | Path) -> list[Principle]:
     """
     file = Path(path)
     if not file.is_file():
-        raise InputError(f"The principles file {file} does not exist. `principles` in a recipe is relative to it.")
+        names = ", ".join(sorted(path.stem for path in BANK.glob("*.yaml")))
+        raise InputError(
+            f"The principles file {file} does not exist. Give a path relative to the recipe, or one of the names that "
+            f"come with sami: {names}."
+        )
     try:
         raw: Any = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -19,7 +19,7 @@ from sami.files import replacing, write_json
 from sami.recipe import Recipe, dump_recipe, flatten
 
 # Where data lies may change between calls, what it holds may not: steps record content hashes.
-_PLACES = {"principles", "queries.path", "model.source"}
+_PLACES = {"principles", "queries.path", "model.source", "generation.first_model.source"}
 # Further judges and baselines may be asked for once a run is finished; verdicts have cache keys of their own.
 _JUDGING = {
     f"evaluation.{name}"
@@ -45,6 +45,10 @@ class RunDirectory:
     @property
     def summary(self) -> Path:
         return self.folder / "summary.json"
+
+    @property
+    def principles(self) -> Path:
+        return self.folder / "principles.yaml"
 
     def contrasts(self, iteration: int) -> Path:
         return self._iteration(iteration) / "contrasts.parquet"
@@ -75,13 +79,13 @@ class RunDirectory:
         return self.folder / f"iteration-{iteration}"
 
     @contextmanager
-    def open(self, recipe: Recipe, principles: str) -> Iterator[None]:
+    def open(self, recipe: Recipe, principles: str | None) -> Iterator[None]:
         """Hold the run's lock, and write or compare its recipe.
 
         A recipe under which no step was finished is replaced.
 
         Args:
-            principles: text of the principles file, kept beside the recipe.
+            principles: text of the principles file, kept beside the recipe; None where a step writes it.
 
         Raises:
             InputError: the folder belongs to another recipe, to no run at all, or is in use.
@@ -109,8 +113,9 @@ class RunDirectory:
                 self._compare(recipe)
             else:
                 self._write_recipe(recipe)
-                with replacing(self.folder / "principles.yaml") as temporary:
-                    temporary.write_text(principles, encoding="utf-8")
+                if principles is not None:
+                    with replacing(self.principles) as temporary:
+                        temporary.write_text(principles, encoding="utf-8")
             yield
         finally:
             lock.release()

@@ -70,7 +70,7 @@ def text_figures(contrasts: Sequence[Contrast]) -> dict[str, Any]:
         "leakage": _percent(
             [leakage(text, c.constitutions, c.query) is not None for c in contrasts for text in c.responses]
         ),
-        "unfinished": _percent([reason == "length" for c in contrasts for reason in c.finish_reasons]),
+        "unfinished": _percent([reason != "stop" for c in contrasts for reason in c.finish_reasons]),
         "template_leftovers": _percent([template_leftover(text) is not None for text in texts]),
         "distinct_2": 0.0 if math.isnan(diversity := distinct_n(texts)) else diversity,  # no response of two words
         "opening": opening,

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-FinishReason = Literal["stop", "length"]
+# "unsplit" is no engine's: a response that was asked for reasoning and an answer, and holds no answer of its own.
+FinishReason = Literal["stop", "length", "unsplit"]
 
 # Called while an engine works: the share of the work that is done, and the tokens generated so far.
 OnProgress = Callable[[float, int], None]

@@ -5,11 +5,21 @@
 Nothing here imports torch: `sami --help` and errors in a recipe must answer at once.
 """
 
+from sami.recipe.endpoint import Endpoint
 from sami.recipe.judging import Baseline, EndpointJudge, Evaluation, HumanJudge, Judge, LocalJudge, VerifierJudge
-from sami.recipe.loading import PACKAGED_RECIPES, describe, dump_recipe, flatten, load_evaluation, load_recipe
+from sami.recipe.loading import (
+    PACKAGED_RECIPES,
+    describe,
+    dump_recipe,
+    flatten,
+    load_evaluation,
+    load_recipe,
+    load_writing,
+)
 from sami.recipe.recipe import Recipe
 from sami.recipe.sections import (
     Adapter,
+    ChainOfThought,
     Filters,
     Generation,
     Health,
@@ -21,12 +31,16 @@ from sami.recipe.sections import (
     Section,
     Training,
 )
+from sami.recipe.writing import EndpointWriter, LocalWriter, ScriptedWriter, WrittenPrinciples
 
 __all__ = [
     "PACKAGED_RECIPES",
     "Adapter",
     "Baseline",
+    "ChainOfThought",
+    "Endpoint",
     "EndpointJudge",
+    "EndpointWriter",
     "Evaluation",
     "Filters",
     "Generation",
@@ -35,17 +49,21 @@ __all__ = [
     "Judge",
     "Launch",
     "LocalJudge",
+    "LocalWriter",
     "Model",
     "Prompt",
     "Queries",
     "Recipe",
     "Sampling",
+    "ScriptedWriter",
     "Section",
     "Training",
     "VerifierJudge",
+    "WrittenPrinciples",
     "describe",
     "dump_recipe",
     "flatten",
     "load_evaluation",
     "load_recipe",
+    "load_writing",
 ]

@@ -1,12 +1,12 @@
 """The evaluation section of a recipe: judges, baselines, and what is measured."""
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
+from sami.recipe.endpoint import Endpoint
 from sami.recipe.sections import Model, Section, as_model
 
 
@@ -34,15 +34,9 @@ class LocalJudge(Section):
         return self.name or f"local:{self.model.source.rstrip('/').split('/')[-1]}"
 
 
-class EndpointJudge(Section):
+class EndpointJudge(Endpoint):
     kind: Literal["endpoint"]
     """A server that speaks the OpenAI chat protocol."""
-    model: str = Field(min_length=1)
-    """The model's name at the server."""
-    url: str = "https://api.openai.com/v1"
-    """Base URL of the server."""
-    key_variable: str = "OPENAI_API_KEY"
-    """Environment variable that holds the key; the key itself is never stored."""
     name: str | None = None
     """As the judge is called in verdicts; null: the model's name."""
     temperature: float = Field(default=0.0, ge=0.0)
@@ -53,34 +47,12 @@ class EndpointJudge(Section):
     """Longest answer of the judge."""
     log_probs: bool = True
     """Ask for token log-probs, and take the verdict from them where the server gives them."""
-    concurrency: int = Field(default=8, ge=1)
-    """Requests in flight."""
-    retries: int = Field(default=6, ge=0)
-    """Further attempts at a question after a failure that may pass."""
-    timeout: float = Field(default=60.0, gt=0.0)
-    """Seconds for one attempt."""
     prompt_price: float = Field(default=0.0, ge=0.0)
     """Price of a million prompt tokens, in any currency."""
     completion_price: float = Field(default=0.0, ge=0.0)
     """Price of a million answer tokens."""
     budget: float | None = Field(default=None, gt=0.0)
     """Most that this judge may cost in this run, in the currency of the prices."""
-
-    @field_validator("key_variable")
-    @classmethod
-    def _names_a_variable(cls, value: str) -> str:
-        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value):  # the value is not repeated: it may be the key
-            raise ValueError("key_variable must be the name of an environment variable; the key itself stands nowhere")
-        return value
-
-    @field_validator("url")
-    @classmethod
-    def _without_secrets(cls, value: str) -> str:
-        if not value.startswith(("http://", "https://")):
-            raise ValueError("url must start with http:// or https://")
-        if "@" in value or "?" in value:
-            raise ValueError("url holds credentials or a query, which would be stored; put the key into key_variable")
-        return value
 
     @model_validator(mode="after")
     def _budget_has_prices(self) -> Self:
@@ -118,13 +90,6 @@ Judge = Annotated[
     Discriminator(_kind),
     BeforeValidator(lambda value: {"kind": value} if isinstance(value, str) else value),
 ]
-
-JUDGES: dict[str, type[Section]] = {
-    "verifier": VerifierJudge,
-    "local": LocalJudge,
-    "endpoint": EndpointJudge,
-    "human": HumanJudge,
-}
 
 
 class Baseline(Section):

@@ -6,14 +6,17 @@ from pathlib import Path
 from typing import Any, get_args
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Tag, ValidationError
 
 from sami.errors import InputError
-from sami.recipe.judging import JUDGES, Evaluation
+from sami.recipe.judging import Evaluation
 from sami.recipe.recipe import Recipe
 from sami.recipe.sections import Section
+from sami.recipe.writing import WrittenPrinciples
 
 PACKAGED_RECIPES = Path(__file__).parents[1] / "recipes"
+# The two forms of `principles` in the place of an error, which a person did not write.
+_FORMS = ("file", "written")
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -61,6 +64,21 @@ def load_evaluation(overrides: Sequence[str] = ()) -> Evaluation:
     return _with_absolute_paths(recipe, Path.cwd()).evaluation
 
 
+def load_writing(settings: dict[str, Any]) -> WrittenPrinciples:
+    """The settings of `sami write-principles`; paths count from the working directory.
+
+    Raises:
+        InputError: a value of the wrong type or impossible.
+    """
+    try:
+        recipe = Recipe.model_validate({"model": "–", "queries": {"path": "–"}, "principles": settings})
+    except ValidationError as error:
+        raise InputError(f"The settings cannot be used.\n{_explain(error)}") from None
+    written = _with_absolute_paths(recipe, Path.cwd()).principles
+    assert isinstance(written, WrittenPrinciples)
+    return written
+
+
 def dump_recipe(recipe: Recipe) -> str:
     """Every resolved value as YAML; `load_recipe` reads it back to an equal recipe."""
     return yaml.safe_dump(recipe.model_dump(), sort_keys=False, allow_unicode=True, width=100)
@@ -78,8 +96,8 @@ def flatten(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
 def describe(key: str) -> str:
     """The one-line description of a dotted key such as "training.lr"."""
     *parents, last = key.split(".")
-    section = _section_at(parents)
-    return " ".join((section.model_fields[last].description or "").split())
+    fields = [section.model_fields[last] for section in _sections_at(parents) if last in section.model_fields]
+    return " ".join((fields[0].description or "").split())
 
 
 def packaged_recipes() -> list[Path]:
@@ -114,7 +132,7 @@ def _apply(raw: dict[str, Any], override: str) -> None:
         inner = section.get(name)
         if name == "model" and isinstance(inner, str):
             inner = {"source": inner}
-        if inner is None:
+        if inner is None or inner is True:
             inner = {}
         if not isinstance(inner, dict):
             raise InputError(f"The override {override!r} names a key inside {name}, which is a plain value.")
@@ -129,42 +147,56 @@ def _explain(error: ValidationError) -> str:
 
 def _explain_one(problem: Any) -> str:
     location = [str(part) for part in problem["loc"]]
-    where = ".".join(location)
+    where = ".".join(part for part in location if part not in _FORMS)
     match problem["type"]:
         case "extra_forbidden":
-            known = list(_section_at(location[:-1]).model_fields)
+            known = list(_sections_at(location[:-1])[0].model_fields)
             guesses = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.8)
             guesses += [key for key in _all_keys() if key.split(".")[-1] == location[-1]]
             guesses += difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
             hint = f"did you mean {guesses[0]!r}?" if guesses else f"known keys: {', '.join(known)}."
             return f"{where} is not a key of a recipe; {hint}"
         case "missing":
-            return f"{where} is missing: {describe(where)}"
+            return f"{where} is missing: {describe('.'.join(location))}"
         case "union_tag_invalid" | "union_tag_not_found":
-            return f"{where} is {problem['input']!r}; `kind` must be one of {', '.join(JUDGES)}."
+            kinds = ", ".join(kind for kind, _ in _members_at(location))
+            return f"{where} is {problem['input']!r}; `kind` must be one of {kinds}."
         case "value_error":
             return f"{where or 'recipe'}: {problem['ctx']['error']}."
         case _:
             return f"{where} is {problem['input']!r}: {problem['msg'][0].lower() + problem['msg'][1:]}."
 
 
-def _section_at(location: Sequence[str]) -> type[BaseModel]:
-    section: type[BaseModel] = Recipe
+def _sections_at(location: Sequence[str]) -> list[type[BaseModel]]:
+    """The sections that may stand at a place of a recipe: several where one of several kinds may."""
+    return [section for _, section in _members_at(location)]
+
+
+def _members_at(location: Sequence[str]) -> list[tuple[str, type[BaseModel]]]:
+    """The same with the kind of each, "" where there is only one."""
+    found: list[tuple[str, type[BaseModel]]] = [("", Recipe)]
     for name in location:
-        if name in JUDGES:
-            section = JUDGES[name]
+        if name in {kind for kind, _ in found}:
+            found = [(kind, section) for kind, section in found if kind == name]
         elif not name.isdigit():  # a number is a place in a list
-            annotation: Any = section.model_fields[name].annotation
-            inner = [one for one in get_args(annotation) if isinstance(one, type) and issubclass(one, Section)]
-            section = inner[0] if inner else annotation
-    return section
+            fields = [section.model_fields[name] for _, section in found if name in section.model_fields]
+            found = [member for field in fields for member in _members(field.annotation)]
+    return found
+
+
+def _members(annotation: Any) -> Iterator[tuple[str, type[BaseModel]]]:
+    """The sections that a field's type allows, each with the tag that tells it from the others."""
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        yield "", annotation
+    tags = [one.tag for one in getattr(annotation, "__metadata__", ()) if isinstance(one, Tag)]
+    for inner in get_args(annotation):
+        yield from ((tags[0] if tags else tag, section) for tag, section in _members(inner))
 
 
 def _all_keys() -> Iterator[str]:
     for name in Recipe.model_fields:
         yield name
-        section = _section_at([name])
-        if issubclass(section, Section):
+        for section in _sections_at([name]):
             yield from (f"{name}.{inner}" for inner in section.model_fields)
 
 
@@ -181,10 +213,23 @@ def _with_absolute_paths(recipe: Recipe, folder: Path) -> Recipe:
         update={
             "model": recipe.model.model_copy(update={"source": absolute(recipe.model.source)}),
             "queries": recipe.queries.model_copy(update={"path": absolute(recipe.queries.path)}),
-            "principles": absolute(recipe.principles, otherwise=str((folder / recipe.principles).resolve())),
+            "principles": _principles(recipe, folder, absolute),
+            "generation": recipe.generation.with_paths(absolute),
             "evaluation": recipe.evaluation.with_paths(absolute),
         }
     )
+
+
+def _principles(recipe: Recipe, folder: Path, absolute: Any) -> Any:
+    if isinstance(recipe.principles, WrittenPrinciples):
+        return recipe.principles.with_paths(absolute)
+    return absolute(recipe.principles, otherwise=_packaged_principles(recipe.principles, folder))
+
+
+def _packaged_principles(name: str, folder: Path) -> str:
+    """A file of the principle bank by its bare name, such as "diverse"; else the path that the recipe means."""
+    packaged = PACKAGED_RECIPES / "principles" / f"{name}.yaml"
+    return str(packaged if Path(name).name == name and packaged.is_file() else (folder / name).resolve())
 
 
 def _one_line(error: object) -> str:

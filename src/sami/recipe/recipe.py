@@ -2,7 +2,7 @@
 
 from typing import Annotated, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, model_validator
 
 from sami.recipe.judging import Evaluation
 from sami.recipe.sections import (
@@ -19,6 +19,7 @@ from sami.recipe.sections import (
     Training,
     as_model,
 )
+from sami.recipe.writing import PrinciplesSource
 
 
 class Recipe(Section):
@@ -28,8 +29,8 @@ class Recipe(Section):
     """Where the weights come from: a source, or a section with `source` and options."""
     queries: Queries
     """Where the queries come from and how many are used."""
-    principles: str = Field(min_length=1)
-    """YAML file of principles, relative to the recipe."""
+    principles: PrinciplesSource
+    """YAML file of principles, relative to the recipe; the name of one that comes with sami; or who writes them."""
     prompt: Prompt = Prompt()
     """How a constitution and a query become a prompt."""
     sampling: Sampling = Sampling()
@@ -60,6 +61,15 @@ class Recipe(Section):
             raise ValueError(
                 f"launch.processes is {self.launch.processes} and there is an adapter, which a run trains in one "
                 f"process; set launch.processes to 1, or remove the adapter"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _reasoning_comes_first(self) -> Self:
+        if self.generation.chain_of_thought is not None and self.prompt.response_prefix:
+            raise ValueError(
+                f"prompt.response_prefix is {self.prompt.response_prefix!r} and generation.chain_of_thought is on; a "
+                f"response cannot start from the prefix and from reasoning, so remove one of them"
             )
         return self
 

@@ -1,6 +1,7 @@
 """The sections of a recipe: every setting with its default and its meaning."""
 
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
@@ -17,8 +18,11 @@ class Section(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _as_written(cls, value: Any, info: ValidationInfo) -> Any:
-        """A section without content has its defaults; true and false are not numbers."""
+        """A section without content has its defaults; true and false are not numbers, and switch optional sections."""
         wanted = cls.model_fields[info.field_name or ""].annotation
+        optional = any(isinstance(one, type) and issubclass(one, Section) for one in get_args(wanted))
+        if optional and isinstance(value, bool):
+            return {} if value else None
         if value is None and isinstance(wanted, type) and issubclass(wanted, Section):
             return {}
         numbers = wanted not in (bool, bool | None)
@@ -49,15 +53,25 @@ class Model(Section):
         return self
 
 
+def as_model(value: Any) -> Any:
+    return {"source": value} if isinstance(value, str) else value
+
+
 class Queries(Section):
     path: str = Field(min_length=1)
-    """Hub data set id, or a .jsonl, .csv, .parquet or .txt file, relative to the recipe."""
+    """Hub data set id, a folder of one, or a .jsonl, .csv, .parquet or .txt file, relative to the recipe."""
+    format: Literal["text", "hh", "tldr"] = "text"
+    """text: a column; hh: the first human turn of HH-RLHF transcripts; tldr: the post of summarize_from_feedback."""
     field: str = "query"
-    """Column that holds the query."""
+    """Column that holds the query (format text)."""
     split: str = "train"
     """Split of a hub data set."""
     config: str | None = None
     """Configuration name of a hub data set."""
+    data_dir: Annotated[list[str], BeforeValidator(as_list)] = []
+    """Folders of a hub data set that are read, such as helpful-base; [] leaves the choice to the data set."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub data set."""
     train: int = Field(default=240, ge=2)
     """Queries to train on; half of them belong to odd iterations, half to even ones."""
     evaluation: int = Field(default=60, ge=2)
@@ -118,6 +132,30 @@ class Sampling(Section):
         return self
 
 
+class ChainOfThought(Section):
+    instruction: str = Field(
+        default='First reason about the question in a few sentences. Then write "{marker}" and after it the answer '
+        "alone.",
+        min_length=1,
+    )
+    """What a model is asked for besides the answer; {marker} stands for the marker."""
+    marker: str = Field(default="Answer:", min_length=1)
+    """What stands between reasoning and answer; a response that does not hold it exactly once cannot be split."""
+
+    @model_validator(mode="after")
+    def _asks_for_the_marker(self) -> Self:
+        if not self.marker.strip():
+            raise ValueError("marker is white space, which reasoning holds as well; give a word such as Answer:")
+        if "{marker}" not in self.instruction and self.marker not in self.instruction:
+            raise ValueError(f"instruction does not ask for the marker {self.marker!r}; write {{marker}} into it")
+        return self
+
+    @property
+    def text(self) -> str:
+        """The instruction as a model reads it."""
+        return self.instruction.replace("{marker}", self.marker)
+
+
 class Generation(Section):
     engine: Literal["auto", "transformers"] = "auto"
     """What generates; auto is transformers."""
@@ -133,12 +171,29 @@ class Generation(Section):
     """Contrasts generated beyond what the steps need, as a share, to make up for filtered ones."""
     seed: int = Field(default=0, ge=0)
     """Seed of sampling."""
+    chain_of_thought: ChainOfThought | None = None
+    """Ask for reasoning before each answer, and keep the answer alone; true takes the defaults, null asks for none."""
+    first_model: Annotated[Model | None, BeforeValidator(as_model)] = None
+    """Another model that writes the first iteration's contrasts; null: the base model does."""
+    first_contrasts: str | None = None
+    """File of contrasts for the first iteration, in the reference implementation's format; null: they are generated."""
 
     @model_validator(mode="after")
     def _only_where_it_has_an_effect(self) -> Self:
         if self.temperature == 0 and self.top_p < 1:
             raise ValueError("top_p has no effect at temperature 0; raise temperature or remove top_p")
+        if self.first_model is not None and self.first_contrasts is not None:
+            raise ValueError("first_model and first_contrasts are both given; the first iteration takes one of them")
         return self
+
+    def with_paths(self, absolute: Callable[[str], str]) -> Self:
+        """The same with the paths for the first iteration passed through `absolute`."""
+        changes: dict[str, Any] = {}
+        if self.first_model is not None:
+            changes["first_model"] = self.first_model.model_copy(update={"source": absolute(self.first_model.source)})
+        if self.first_contrasts is not None:
+            changes["first_contrasts"] = absolute(self.first_contrasts)
+        return self.model_copy(update=changes)
 
 
 class Filters(Section):
@@ -253,10 +308,6 @@ class Adapter(Section):
     """all-linear (without the output head), a list of module names, or a regular expression over full names."""
     merge: bool = False
     """Save the whole model with the adapter added to its weights, in place of the adapter alone."""
-
-
-def as_model(value: Any) -> Any:
-    return {"source": value} if isinstance(value, str) else value
 
 
 class Health(Section):

@@ -1,38 +1,22 @@
 """A server that speaks the OpenAI chat protocol as a judge.
 
 The verdict is the likeliest label at the answer's verdict, where the server gives token log-probs, else what the
-last verdict line says. The key is read from an environment variable and stands in no file, log or message.
+last verdict line says.
 """
 
 import asyncio
-import os
 from collections.abc import Iterator, Sequence
-from email.utils import parsedate_to_datetime
-from time import time
 from typing import Any
 
+from sami.chat import UNANSWERED, Chat, Client, StatusError
 from sami.errors import InputError
 from sami.evaluation.judges import NO_ANSWER, Judgement, Question, Record, Usage
 from sami.evaluation.judges.prompt import Label, prompt, read_verdict, template_id
 from sami.recipe import EndpointJudge
 
-try:
-    import openai
-    import tenacity
-except ImportError as error:
-    raise InputError(
-        "Judging by a server needs the packages of the extra `judge`: pip install 'sami[judge]'."
-    ) from error
-
 ALTERNATIVES = 5  # token log-probs asked for at each position: enough for three labels
-FIRST_WAIT = 0.5  # seconds before the second attempt; doubles from there
-LONGEST_WAIT = 120.0  # seconds; a server that wants more is not waited for
 GIVE_UP_AFTER = 5  # questions in a row that nobody answered
 CONTEXT_WORDS = ("context length", "context_length", "maximum context", "too long", "too many tokens")
-
-
-class _UnreadableAnswerError(Exception):
-    """The server answered, but not with a chat completion."""
 
 
 class Endpoint:
@@ -50,12 +34,7 @@ class Endpoint:
         self._unanswered = 0  # in a row
         self._answered = 0
         self._end: InputError | None = None
-        self._key = os.environ.get(settings.key_variable, "").strip()
-        if not self._key and "api.openai.com" in settings.url:
-            raise InputError(
-                f"The judge {self.name} needs a key in the environment variable {settings.key_variable}, which is "
-                f"not set. Set it, or name another variable in key_variable."
-            )
+        self._chat = Chat(settings, f"the judge {self.name}")
 
     def identity(self) -> dict[str, Any]:
         s = self._settings
@@ -73,12 +52,7 @@ class Endpoint:
             raise group.exceptions[0] from None
 
     async def _ask_all(self, questions: Iterator[Question], record: Record) -> None:
-        client = openai.AsyncOpenAI(
-            base_url=self._settings.url,
-            api_key=self._key or "none",
-            timeout=self._settings.timeout,
-            max_retries=0,  # tenacity below, which also retries answers that are no JSON
-        )
+        client = self._chat.client()
 
         async def work() -> None:
             for question in questions:
@@ -93,71 +67,41 @@ class Endpoint:
                     return
 
         async with client:
-            await self._check_server(client)
+            await self._chat.check_server(client)
             async with asyncio.TaskGroup() as group:
                 for _ in range(self._settings.concurrency):
                     group.create_task(work())
         if self._end:
             raise self._end from None
 
-    async def _check_server(self, client: openai.AsyncOpenAI) -> None:
-        """Whether anyone is there and takes the key; servers without a list of models are left to the questions."""
-        try:
-            await client.models.list()
-        except openai.APITimeoutError:
-            return
-        except openai.APIConnectionError:
-            raise InputError(
-                f"No server answers at {self._settings.url}, where the judge {self.name} should be. Start it, or "
-                f"correct the url."
-            ) from None
-        except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
-            raise self._refused_key(error) from None
-        except (openai.OpenAIError, ValueError):
-            return
-
-    async def _ask(self, client: openai.AsyncOpenAI, question: Question) -> Judgement:
+    async def _ask(self, client: Client, question: Question) -> Judgement:
         text = prompt(question)
         reserve = self._reserve(text)
+        s = self._settings
+        wanted: dict[str, Any] = {"logprobs": True, "top_logprobs": ALTERNATIVES} if s.log_probs else {}
         try:
-            completion = await self._complete(client, text)
-        except openai.APIStatusError as error:
+            completion = await self._chat.complete(
+                client,
+                text,
+                lambda: self._end is None,
+                temperature=s.temperature,
+                seed=s.seed,
+                max_tokens=s.max_tokens,
+                **wanted,
+            )
+        except StatusError as error:
             return self._explain(error, question)
-        except (openai.OpenAIError, TimeoutError, ValueError, _UnreadableAnswerError) as error:
-            words = "it took too long" if isinstance(error, TimeoutError) else self._clean(error)
+        except UNANSWERED as error:
+            words = "it took too long" if isinstance(error, TimeoutError) else self._chat.clean(error)
             return Judgement(None, reason=f"{NO_ANSWER}: {words}")
         finally:
             self._reserved -= reserve
         return self._read(completion, question)
 
-    async def _complete(self, client: openai.AsyncOpenAI, text: str) -> Any:
-        s = self._settings
-        wanted: dict[str, Any] = {"logprobs": True, "top_logprobs": ALTERNATIVES} if s.log_probs else {}
-        attempts = tenacity.AsyncRetrying(
-            stop=tenacity.stop_after_attempt(s.retries + 1),
-            wait=_wait,
-            retry=tenacity.retry_if_exception(lambda error: _may_pass(error) and not self._end),
-            reraise=True,
-        )
-        async for attempt in attempts:
-            with attempt:
-                async with asyncio.timeout(s.timeout):  # of the whole attempt: the client's limits a single read
-                    completion = await client.chat.completions.create(
-                        model=s.model,
-                        messages=[{"role": "user", "content": text}],
-                        temperature=s.temperature,
-                        seed=s.seed,
-                        max_tokens=s.max_tokens,
-                        **wanted,
-                    )
-                if not getattr(completion, "choices", None):
-                    raise _UnreadableAnswerError("the server's answer is no chat completion")
-        return completion
-
     def _read(self, completion: Any, question: Question) -> Judgement:
         choice, usage = completion.choices[0], self._usage(completion)
         self._spent += usage.cost or 0.0
-        words = self._clean(getattr(choice.message, "content", None) or "", whole=True)
+        words = self._chat.clean(getattr(choice.message, "content", None) or "", whole=True)
         verdict = read_verdict(words, cut_off=choice.finish_reason == "length")
         if isinstance(verdict, str):
             return Judgement(None, words, verdict, usage)
@@ -170,7 +114,7 @@ class Endpoint:
         version = str(getattr(completion, "model", None) or self._settings.model)
         if system := getattr(completion, "system_fingerprint", None):
             version += f" {system}"
-        return Usage(self._clean(version), asked, answered, self._cost(asked, answered))
+        return Usage(self._chat.clean(version), asked, answered, self._cost(asked, answered))
 
     def _cost(self, asked: float, answered: float) -> float | None:
         s = self._settings
@@ -195,18 +139,11 @@ class Endpoint:
         self._reserved += most
         return most
 
-    def _explain(self, error: openai.APIStatusError, question: Question) -> Judgement:
+    def _explain(self, error: StatusError, question: Question) -> Judgement:
         """An unscored judgement, or the end where no other question would fare better."""
-        words = self._clean(error)
-        if isinstance(error, openai.AuthenticationError | openai.PermissionDeniedError):
-            raise self._refused_key(error)
-        if isinstance(error, openai.NotFoundError):
-            raise InputError(
-                f"The server at {self._settings.url} does not know the model {self._settings.model!r} or this "
-                f"address: {words}. Correct model or url; the url usually ends in /v1."
-            )
-        if getattr(error, "code", None) == "insufficient_quota":
-            raise InputError(f"The account behind {self._settings.key_variable} has no credit left: {words}.")
+        words = self._chat.clean(error)
+        if end := self._chat.end(error):
+            raise end
         if error.status_code in (400, 413, 422):
             if any(phrase in words.lower() for phrase in CONTEXT_WORDS):
                 raise InputError(
@@ -235,15 +172,6 @@ class Endpoint:
                 f"answered ({judgement.reason}). All verdicts are kept: run the same command again to continue."
             )
 
-    def _refused_key(self, error: Exception) -> InputError:
-        s = self._settings
-        return InputError(f"The server at {s.url} refuses the key in {s.key_variable}: {self._clean(error)}.")
-
-    def _clean(self, what: object, *, whole: bool = False) -> str:
-        """Text of a server without the key, which some repeat; messages on one line, of a bounded length."""
-        text = str(what).replace(self._key, "[key]") if self._key else str(what)
-        return text if whole else " ".join(text.split())[:300]
-
 
 def _likeliest(choice: Any, at: int) -> Label | None:
     """The label with the highest log-prob at a character of the answer; None without log-probs there."""
@@ -264,39 +192,3 @@ def _label(token: str) -> Label | None:
     if text in ("a", "b"):
         return "A" if text == "a" else "B"
     return "tie" if text and "tie".startswith(text) else None
-
-
-def _may_pass(error: BaseException) -> bool:
-    """Whether another attempt may succeed."""
-    if isinstance(error, openai.APIStatusError):
-        passing = error.status_code in (408, 409, 429) or error.status_code >= 500
-        return passing and error.code != "insufficient_quota" and (_retry_after(error) or 0) <= LONGEST_WAIT
-    return isinstance(
-        error,
-        openai.APIConnectionError
-        | openai.APIResponseValidationError
-        | TimeoutError
-        | ValueError
-        | _UnreadableAnswerError,
-    )
-
-
-def _wait(state: tenacity.RetryCallState) -> float:
-    """Seconds to the next attempt: what Retry-After says, else twice the last wait, with jitter."""
-    error = state.outcome.exception() if state.outcome else None
-    asked = _retry_after(error) if isinstance(error, openai.APIStatusError) else None
-    growing = tenacity.wait_exponential_jitter(initial=FIRST_WAIT, max=20, jitter=FIRST_WAIT)(state)
-    return growing if asked is None else max(asked, 0.0)
-
-
-def _retry_after(error: openai.APIStatusError) -> float | None:
-    """Seconds, from a number or a date; None where the header is missing or neither."""
-    value = error.response.headers.get("retry-after", "")
-    try:
-        return float(value)
-    except ValueError:
-        pass
-    try:
-        return parsedate_to_datetime(value).timestamp() - time()
-    except (ValueError, TypeError):
-        return None

