@@ -256,7 +256,7 @@ def test_a_missing_key_of_a_judge_is_a_warning(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_the_command_prints_memory_and_exits_with_2_where_it_does_not_fit(
-    sami: Sami,  # noqa: F811
+    sami: Sami,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
@@ -275,7 +275,7 @@ def test_the_command_prints_memory_and_exits_with_2_where_it_does_not_fit(
 
 
 def test_a_run_whose_weights_cannot_fit_is_refused_before_anything_is_written(
-    sami: Sami,  # noqa: F811
+    sami: Sami,
     tmp_path: Path,
     model_folder: Callable[[str, bool], Path],
     monkeypatch: pytest.MonkeyPatch,

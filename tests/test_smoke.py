@@ -44,7 +44,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_recipe_runs_whole(
-    sami: Sami,  # noqa: F811
+    sami: Sami,
     name: str,
     tmp_path: Path,
     no_network: None,
@@ -165,7 +165,7 @@ def test_a_local_models_folder_tells_its_family(model_folder: Any, architecture:
         assert AutoTokenizer.from_pretrained(tiny.model.source).chat_template is not None
 
 
-def test_a_name_that_tells_no_architecture_is_refused(sami: Sami, tmp_path: Path) -> None:  # noqa: F811
+def test_a_name_that_tells_no_architecture_is_refused(sami: Sami, tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path, "someone/a-model")
     code, out, err = sami("run", recipe, "--smoke", "--output", tmp_path / "run")
     assert (code, out) == (2, "")
@@ -174,7 +174,7 @@ def test_a_name_that_tells_no_architecture_is_refused(sami: Sami, tmp_path: Path
     assert not (tmp_path / "run").exists()
 
 
-def test_a_stopped_smoke_run_continues(sami: Sami, tmp_path: Path, model_folder: Any) -> None:  # noqa: F811
+def test_a_stopped_smoke_run_continues(sami: Sami, tmp_path: Path, model_folder: Any) -> None:
     recipe = write_recipe(tmp_path / "recipe", model_folder("llama", True))
     arguments = ("run", recipe, "--smoke", "--output", tmp_path / "run")
     assert sami(*arguments)[0] == 0
@@ -186,7 +186,7 @@ def test_a_stopped_smoke_run_continues(sami: Sami, tmp_path: Path, model_folder:
 
 
 def test_planning_a_smoke_run_writes_nothing(
-    sami: Sami,  # noqa: F811
+    sami: Sami,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
