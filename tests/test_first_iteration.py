@@ -331,6 +331,12 @@ def test_a_file_that_does_not_belong_to_the_recipe_is_refused_before_anything_is
     assert not (tmp_path / "run").exists()
 
 
+def test_contrasts_of_a_file_do_not_go_with_principles_that_are_yet_to_be_written(tmp_path: Path) -> None:
+    path = write_recipe(tmp_path, "some/model", generation__first_contrasts="contrasts.json")
+    with pytest.raises(InputError, match="principles of their own"):
+        load_recipe(path, ["principles={task: answering, names: [brief, kind]}"])
+
+
 @pytest.mark.skipif(not SHARED.exists(), reason="../shared/data is absent")
 def test_the_references_own_contrasts_are_trained_on(tmp_path: Path, model_folder: Folder) -> None:
     from sami.pipeline import Pipeline

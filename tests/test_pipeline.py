@@ -554,3 +554,17 @@ def test_what_a_process_refuses_is_the_message_of_the_run(tmp_path: Path, model_
     recipe = load_recipe(write_recipe(tmp_path, model_folder("llama", True), **changes))
     with pytest.raises(InputError, match="gradient norm"):
         run(recipe, tmp_path / "run")
+
+
+def test_a_run_says_which_records_it_left_out(
+    tmp_path: Path, model_folder: Folder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from sami.pipeline import Pipeline
+
+    path = write_recipe(tmp_path, model_folder("llama", True), queries__format="hh")
+    turns = [f"\n\nHuman: Why do people like {topic}?\n\nAssistant: So." for topic in [*TOPICS, TOPICS[0]]]
+    records = [{"chosen": turn, "rejected": turn} for turn in [*turns, "\n\nAssistant: Hello."]]
+    (tmp_path / "queries.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    Pipeline(load_recipe(path), tmp_path / "run")._announce()
+    said = capsys.readouterr().err
+    assert "12 of 14 records hold a usable query (dropped: duplicates 1, no human turn 1)" in said

@@ -19,7 +19,7 @@ from sami.recipe.sections import (
     Training,
     as_model,
 )
-from sami.recipe.writing import PrinciplesSource
+from sami.recipe.writing import PrinciplesSource, WrittenPrinciples
 
 
 class Recipe(Section):
@@ -61,6 +61,16 @@ class Recipe(Section):
             raise ValueError(
                 f"launch.processes is {self.launch.processes} and there is an adapter, which a run trains in one "
                 f"process; set launch.processes to 1, or remove the adapter"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _contrasts_have_their_principles(self) -> Self:
+        if self.generation.first_contrasts is not None and isinstance(self.principles, WrittenPrinciples):
+            raise ValueError(
+                "generation.first_contrasts names contrasts that were written under principles of their own, and "
+                "`principles` has others written by a model; give the file of those principles, see sami "
+                "import-principles"
             )
         return self
 
