@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from sami.architectures import family_of
+from sami.errors import InputError
 from sami.principles import load_principles
 from sami.prompts import PromptBuilder
 from sami.recipe import EndpointJudge, Recipe, WrittenPrinciples, load_recipe
@@ -101,3 +102,25 @@ def test_chain_of_thought_differs_from_the_plain_experiment_in_nothing_else() ->
     for section in ("model", "queries", "principles", "sampling", "filters", "training", "evaluation", "launch"):
         assert getattr(plain, section) == getattr(thinking, section)
     assert plain.prompt.training_template == thinking.prompt.training_template
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_instruct_models_are_asked_through_their_chat_template(name: str) -> None:
+    recipe = recipe_of(name)
+    (instruct,) = recipe.evaluation.baselines
+    assert instruct.model is not None
+    assert instruct.prompt is not None
+    tokenizer = _tokenizer(family_of(instruct.model), ["The post is about bread."] * 4)
+    prompts = PromptBuilder(tokenizer, instruct.prompt, recipe.generation.chain_of_thought)
+    asked = ("I have bread.", ["Be brief.", "Be kind."], "1. Be brief.\n2. Be kind.")
+    text = tokenizer.decode(prompts.generation_prompt(*asked), skip_special_tokens=True)
+    assert text.startswith("[user]")
+    assert text.endswith("[assistant]")
+    assert "Thank you" not in text
+    assert "1. Be brief.\n2. Be kind." in text
+    assert prompts.stop == []
+
+
+def test_a_prompt_has_no_effect_on_a_baseline_that_is_not_prompted() -> None:
+    with pytest.raises(InputError, match="prompt has an effect on a baseline with model or run only"):
+        load_recipe("quickstart", ["evaluation.baselines=[{name: sft, train: sft, prompt: {style: chat}}]"])

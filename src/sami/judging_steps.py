@@ -85,7 +85,7 @@ class Judging:
 
         def respond() -> dict[str, Any]:
             recipe, tokenizer = self.run.recipe, models.load_tokenizer(source)
-            prompts = PromptBuilder(tokenizer, recipe.prompt, recipe.generation.chain_of_thought)
+            prompts = PromptBuilder(tokenizer, baseline.prompt or recipe.prompt, recipe.generation.chain_of_thought)
             plan = self.run.evaluation_plan()
             self.run.check_prompts(source, prompts, plan)
             model = models.load_model(source, models.resolve_dtype(source.dtype))
@@ -96,6 +96,8 @@ class Judging:
             return self.run.unsplit(contrasts)
 
         inputs = self.run.answering_inputs() | {"policy": models.fingerprint(source)}
+        if baseline.prompt is not None:
+            inputs["prompt"] = baseline.prompt.model_dump()
         self.run.directory.step(f"respond-{baseline.name}", inputs, [target], respond)
         return self._answers(baseline.name)
 
