@@ -29,9 +29,9 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	touch $@
 
-# The package with which win rates are compared.
+# The package with which win rates are compared, another tracker, and what runs the notebook.
 .venv/.ready-all: $(READY)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,alpaca]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,alpaca,trackers,notebook]"
 	touch $@
 
 clean:

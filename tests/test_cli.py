@@ -20,6 +20,7 @@ from test_pipeline import PRINCIPLES, timeless, write_recipe
 Folder = Callable[[str, bool], Path]
 Sami = Callable[..., tuple[int, str, str]]
 COMMANDS = ("run", "plan", "generate", "train", "evaluate", "judge", "winrate", "import-principles")
+COMMANDS += ("try", "inspect", "push")
 
 
 @pytest.fixture

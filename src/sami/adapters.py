@@ -113,6 +113,7 @@ def save(model: PeftModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> 
     with replacing(folder) as temporary:
         # The base's embeddings never change; left to decide, peft asks the hub about them.
         model.save_pretrained(str(temporary), save_embedding_layers=False)
+        (temporary / "README.md").unlink(missing_ok=True)  # peft's is a form to fill in; see `sami.model_card`
         tokenizer.save_pretrained(temporary)
 
 

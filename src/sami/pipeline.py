@@ -19,10 +19,9 @@ from typing import Any
 
 import torch
 from transformers import PreTrainedModel
-from transformers.integrations.integration_utils import get_available_reporting_integrations
 from transformers.trainer_callback import PrinterCallback
 
-from sami import adapters, first_iteration, judged_summary, launch, models, principle_files, summary
+from sami import adapters, first_iteration, judged_summary, launch, model_card, models, principle_files, summary
 from sami.answering import as_contrasts, complete
 from sami.contrasts import Contrast, filter_contrasts, read_contrasts, row_tokens, write_contrasts
 from sami.errors import InputError
@@ -41,6 +40,7 @@ from sami.recipe import Model, Recipe, WrittenPrinciples
 from sami.run_directory import BASE, RunDirectory, policy_name
 from sami.sampling import Planned, evaluation_plan, training_plan
 from sami.scoring import check_packing
+from sami.trackers import RunTrackers
 from sami.trainer import SAMIConfig, SAMITrainer, needs_gradient_cache
 from sami.training_log import Recorder, keep_steps, last_checkpoint, last_line, step_of
 from sami.weight_change import require_changed
@@ -76,12 +76,7 @@ class Pipeline:
             )
         self._check_sampling()
         Judging(self).check()
-        trackers = get_available_reporting_integrations()
-        if unknown := sorted(set(recipe.training.report_to) - set(trackers)):
-            raise InputError(
-                f"training.report_to names {', '.join(unknown)}, which is not a tracker that is installed here. "
-                f"Available: {', '.join(trackers) or 'none'}; install the tracker's package."
-            )
+        self.trackers = RunTrackers(self.directory.folder, self.recipe)
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -109,6 +104,8 @@ class Pipeline:
         """Everything that is not done yet; returns the summary."""
         with self.opened():
             self._announce()
+            if self.trained() < self.iterations:
+                self.trackers.check()
             self._evaluate(0)
             for iteration in range(1, self.iterations + 1):
                 self._generate(iteration)
@@ -321,7 +318,7 @@ class Pipeline:
                 changed = last_line(metrics)["weights_changed"]
             for checkpoint in checkpoints.glob("checkpoint-*"):
                 shutil.rmtree(checkpoint)
-            with suppress(OSError):  # what a tracker wrote there stays
+            with suppress(OSError):  # there may be none
                 checkpoints.rmdir()
             steps, last = training.steps_of(iteration), last_line(metrics)
             say(
@@ -352,7 +349,11 @@ class Pipeline:
         steps = self.recipe.training.steps_of(iteration)
         with bar(f"iteration {iteration}: training", steps, "steps") as update:
             trainer.add_callback(Recorder(self.directory.metrics(iteration), update))
-            trainer.train(resume_from_checkpoint=str(resumable) if resumable else None)
+            done = step_of(resumable) if resumable else 0
+            with self.trackers.training(iteration, done, logs=trainer.is_world_process_zero()) as callbacks:
+                for callback in callbacks:
+                    trainer.add_callback(callback)
+                trainer.train(resume_from_checkpoint=str(resumable) if resumable else None)
         trained = trainer.whole_model()
         if not trainer.is_world_process_zero():
             return None
@@ -427,8 +428,7 @@ class Pipeline:
             save_strategy="steps" if t.checkpoint_steps else "no",
             save_steps=t.checkpoint_steps or 500,
             save_total_limit=2,  # the last one may be half written when the process is killed
-            report_to=t.report_to or "none",
-            run_name=f"{self.directory.folder.name}-{policy_name(iteration)}",
+            report_to="none",  # trackers are of the whole run
             disable_tqdm=True,
             seed=t.seed,
         )
@@ -456,10 +456,27 @@ class Pipeline:
 
         self.directory.step(f"respond-{policy}", generation, [responses], respond)
         scoring = {"responses": file_hash(responses), "policy": self.policy_inputs(iteration)}
+        fresh = self.directory.record(f"score-{policy}") is None
         self.directory.step(f"score-{policy}", scoring, [self.directory.scores(policy)], score)
         policies = [policy_name(i) for i in range(iteration + 1)]
         done = summary.summarise(self.directory, self.recipe, self.principles, policies)
         say(summary.headline(done["policies"][-1]))
+        if fresh:
+            self.trackers.evaluated(done["policies"][-1])
+        if iteration > 0 and not (self.directory.model(iteration) / model_card.FILE).is_file():
+            self._write_card(done, iteration)
+
+    def _write_card(self, value: dict[str, Any], iteration: int) -> None:
+        model_card.write(
+            self.directory.model(iteration),
+            value,
+            iteration,
+            name=self.directory.folder.resolve().name,
+            recipe=self.recipe,
+            principles=self.principles,
+            prompts=self.prompts,
+            tokenizer=self.tokenizer,
+        )
 
     def _score(self, iteration: int, contrasts: list[Contrast]) -> dict[str, Any]:
         """Log-prob matrices by the policy and by the base model, verdicts and health of one policy."""
@@ -540,6 +557,8 @@ class Pipeline:
         if value["comparisons"]:
             value["verdict"] = judged_summary.verdict(value["comparisons"][-1], value["win_rates"])
         write_json(self.directory.summary, value)
+        for iteration in range(1, self.trained() + 1):
+            self._write_card(value, iteration)
         return value
 
     # Judge.

@@ -21,7 +21,7 @@ from sami.recipe import Recipe, dump_recipe, flatten
 # Where data lies may change between calls, what it holds may not: steps record content hashes.
 _PLACES = {"principles", "queries.path", "model.source", "generation.first_model.source"}
 # Further judges and baselines may be asked for once a run is finished; verdicts have cache keys of their own.
-_JUDGING = {
+JUDGING = {
     f"evaluation.{name}"
     for name in ("judges", "baselines", "order", "slope", "unscored_limit", "calibration_pairs", "force")
 }
@@ -179,7 +179,7 @@ class RunDirectory:
 
     def _compare(self, recipe: Recipe) -> None:
         recorded = yaml.safe_load(self._recipe_file.read_text(encoding="utf-8"))
-        changed = _differences(recorded, recipe.model_dump(), ignore=_PLACES | _JUDGING)
+        changed = _differences(recorded, recipe.model_dump(), ignore=_PLACES | JUDGING)
         if changed:
             raise InputError(
                 f"The folder {self.folder} holds a run of a different recipe:\n{changed}\n"

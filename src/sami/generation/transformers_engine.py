@@ -1,6 +1,6 @@
 """Generation with transformers, in the process that called."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -39,6 +39,23 @@ class TransformersEngine:
         self, prompts: Sequence[Sequence[int]], settings: SamplingSettings, on_progress: OnProgress | None = None
     ) -> list[Completion]:
         """One completion for each prompt."""
+        return self._generate(prompts, settings, on_progress, [])
+
+    def stream(self, prompt: Sequence[int], settings: SamplingSettings, on_text: Callable[[str], None]) -> Completion:
+        """The completion of one prompt; `on_text` gets its text so far after each token."""
+
+        def seen(row: list[int]) -> None:
+            on_text(self._completion(row, settings).text)
+
+        return self._generate([prompt], settings, None, [_Watch(len(prompt), seen)])[0]
+
+    def _generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        settings: SamplingSettings,
+        on_progress: OnProgress | None,
+        watching: Sequence[StoppingCriteria],
+    ) -> list[Completion]:
         order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
         completions: dict[int, Completion] = {}
         tokens = 0
@@ -49,7 +66,7 @@ class TransformersEngine:
                 share = len(chosen) / len(prompts)
                 steps = _StepCounter(on_progress, start / len(prompts), share / settings.max_new_tokens, tokens)
             torch.manual_seed(settings.seed + start)
-            rows = self._generate_batch([prompts[i] for i in chosen], settings, steps)
+            rows = self._generate_batch([prompts[i] for i in chosen], settings, steps, watching)
             completions.update({i: self._completion(row, settings) for i, row in zip(chosen, rows, strict=True)})
             tokens += sum(len(completions[i].token_ids) for i in chosen)
             if on_progress:
@@ -58,13 +75,17 @@ class TransformersEngine:
 
     @torch.inference_mode()
     def _generate_batch(
-        self, prompts: Sequence[Sequence[int]], settings: SamplingSettings, steps: "_StepCounter | None"
+        self,
+        prompts: Sequence[Sequence[int]],
+        settings: SamplingSettings,
+        steps: "_StepCounter | None",
+        watching: Sequence[StoppingCriteria],
     ) -> list[list[int]]:
         width = max(map(len, prompts))
         pad = self._tokenizer.pad_token_id
         input_ids = torch.tensor([[pad] * (width - len(p)) + list(p) for p in prompts])
         attention = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts])
-        criteria = StoppingCriteriaList([steps.watching(width, self._eos_ids)] if steps else [])
+        criteria = StoppingCriteriaList([*watching, *([steps.watching(width, self._eos_ids)] if steps else [])])
         if settings.stop:
             criteria.append(_StopInResponse(self._tokenizer, settings.stop, width))
         sampling: dict[str, Any] = {"do_sample": False}
@@ -134,6 +155,17 @@ class _StopInResponse(StoppingCriteria):
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **settings: Any) -> torch.Tensor:
         return self._criterion(input_ids[:, self._width :], scores, **settings)
+
+
+class _Watch(StoppingCriteria):
+    """Called once for each token of one sequence; reports the response's ids so far, and stops nothing."""
+
+    def __init__(self, prompt_width: int, seen: Callable[[list[int]], None]) -> None:
+        self._width, self._seen = prompt_width, seen
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_: Any) -> torch.Tensor:
+        self._seen(input_ids[0, self._width :].tolist())
+        return torch.zeros(1, dtype=torch.bool, device=input_ids.device)
 
 
 class _StepCounter(StoppingCriteria):

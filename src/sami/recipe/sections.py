@@ -260,8 +260,8 @@ class Training(Section):
     """Compile the transformer blocks: faster steps after 15 to 25 s; needs a C++ compiler on CPU."""
     checkpoint_steps: int = Field(default=0, ge=0)
     """Steps between resumable checkpoints inside an iteration; 0 makes none."""
-    report_to: list[str] = []
-    """Trackers of transformers' Trainer, such as tensorboard or wandb."""
+    report_to: Annotated[list[Literal["tensorboard", "trackio", "wandb", "mlflow"]], BeforeValidator(as_list)] = []
+    """Trackers that get one run with the metrics of all iterations: tensorboard, trackio, wandb, mlflow."""
     seed: int = Field(default=0, ge=0)
     """Seed of the order of contrasts and principles."""
 
