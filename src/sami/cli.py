@@ -4,10 +4,13 @@ import errno
 import json
 import logging
 import os
+import socket
 import sys
-from contextlib import suppress
+import tempfile
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 import typer
 
@@ -40,11 +43,23 @@ Output = Annotated[Path | None, typer.Option(help="The run's folder; by default 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")]
 Iteration = Annotated[int, typer.Option(min=1, help="Which iteration.")]
+Smoke = Annotated[
+    bool, typer.Option("--smoke", help="The recipe in miniature: tiny random models, no network, seconds on a CPU.")
+]
 
 
 @app.command(epilog="Example: sami run quickstart training.lr=1e-5 --output runs/lower-rate")
-def run(recipe: RecipeArgument, overrides: Overrides = None, output: Output = None, as_json: Json = False) -> None:
+def run(
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    output: Output = None,
+    smoke: Smoke = False,
+    as_json: Json = False,
+) -> None:
     """Run the whole loop; called again, continue where it stopped."""
+    if smoke:
+        _smoke_run(recipe, overrides, output, as_json)
+        return
     pipeline, folder = _pipeline(recipe, overrides, output, trains=True)
     if pipeline.recipe.launch.rank > 0:
         pipeline.assist(range(1, pipeline.iterations + 1))
@@ -52,21 +67,34 @@ def run(recipe: RecipeArgument, overrides: Overrides = None, output: Output = No
     _finish(pipeline.run(), folder, as_json)
 
 
-@app.command(epilog="Example: sami plan quickstart")
-def plan(recipe: RecipeArgument, overrides: Overrides = None, as_json: Json = False) -> None:
-    """Show the resolved recipe and what it will cost; run nothing."""
+@app.command(epilog="Example: sami plan paper/hh-mistral-7b --gpus 8 --gpu-memory 80")
+def plan(
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    gpus: Annotated[int | None, typer.Option(min=1, help="Plan for so many GPUs, which need not be here.")] = None,
+    gpu_memory: Annotated[float, typer.Option(min=1, help="Memory of each in GiB.")] = 80.0,
+    gpu_tflops: Annotated[float, typer.Option(min=1, help="Peak bfloat16 rate of each; by default an A100's.")] = 312.0,
+    smoke: Smoke = False,
+    as_json: Json = False,
+) -> None:
+    """Show the resolved recipe, what it will cost and whether it fits; run nothing."""
     resolved = load_recipe(recipe, overrides or [])
+    hub = not smoke and _hub_answers()
+    if not hub:
+        _without_hub()
     _quiet_libraries()
     from sami import plan as planning
 
-    costs = planning.plan(resolved)
-    if as_json:
-        print(json.dumps({"recipe": costs.recipe.model_dump(), **costs.as_json()}, indent=1))
-    else:
-        _print(planning.recipe_table(costs.recipe))
-        _print(planning.cost_table(costs))
-        for warning in costs.warnings:
-            _print(f"warning: {warning}")
+    with ExitStack() as stack:
+        if smoke:
+            from sami.smoke import smoked
+
+            place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sami-smoke-")))
+            resolved = stack.enter_context(smoked(resolved, place))
+        costs = planning.plan(resolved, planning.Gpus(gpus, gpu_memory, gpu_tflops) if gpus else None, hub=hub)
+    _show_plan(costs, as_json)
+    if gpus and costs.misfits:
+        raise InputError(" ".join(costs.misfits))
 
 
 @app.command(epilog="Example: sami probe quickstart --queries 24")
@@ -442,6 +470,38 @@ def _pipeline(recipe: str, overrides: list[str] | None, output: Path | None, tra
     return Pipeline(resolved, folder), folder
 
 
+def _smoke_run(recipe: str, overrides: list[str] | None, output: Path | None, as_json: bool) -> None:
+    resolved = load_recipe(recipe, overrides or [])
+    folder = output or Path("runs") / f"{Path(recipe).stem}-smoke"
+    _tune_process()
+    _without_hub()
+    _quiet_libraries()
+    from sami.pipeline import Pipeline
+    from sami.smoke import smoked
+
+    with smoked(resolved, folder / ".smoke") as tiny:
+        _finish(Pipeline(tiny, folder).run(), folder, as_json)
+    print("A smoke run: tiny random models and scripted judges, so the figures mean nothing.", file=sys.stderr)
+
+
+def _show_plan(costs: Any, as_json: bool) -> None:
+    from sami import plan_tables
+
+    if as_json:
+        print(json.dumps({"recipe": costs.recipe.model_dump(), **costs.as_json()}, indent=1))
+        return
+    for table in (
+        plan_tables.recipe_table(costs.recipe),
+        plan_tables.cost_table(costs),
+        plan_tables.memory_table(costs),
+    ):
+        _print(table)
+    if costs.estimated:
+        _print(f"note: {costs.estimated}.")
+    for warning in [*costs.warnings, *costs.misfits]:
+        _print(f"warning: {warning}")
+
+
 def _yaml(text: str | None, option: str) -> Any:
     import yaml
 
@@ -509,6 +569,25 @@ def _tune_process() -> None:
     if missing and sys.platform == "linux" and sys.argv[0].endswith(("/sami", "/cli.py")):
         sys.stdout.flush()
         os.execve(sys.executable, [sys.executable, "-P", "-m", "sami.cli", *sys.argv[1:]], {**os.environ, **missing})
+
+
+def _hub_answers() -> bool:
+    """Whether the hub can be reached, asked once: its own libraries wait for half a minute before they give up."""
+    if os.environ.get("HF_HUB_OFFLINE", "0") not in ("0", ""):
+        return False
+    if any(name in os.environ for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
+        return True  # only the proxy knows
+    address = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
+    try:
+        socket.create_connection((address.hostname or "", address.port or 443), timeout=3).close()
+    except OSError:
+        return False
+    return True
+
+
+def _without_hub() -> None:
+    """Read by the libraries of the hub when they are imported."""
+    os.environ["HF_HUB_OFFLINE"] = "1"
 
 
 def _quiet_libraries() -> None:

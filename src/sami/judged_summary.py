@@ -83,6 +83,8 @@ def _judged(cell: dict[str, Any]) -> tuple[bool, str]:
     rate, accuracy = cell[kind], cell["judge_accuracy"]
     if accuracy is None:
         worth = "whose checks define the answer" if cell["judge"] == "verifier" else "not calibrated"
+    elif accuracy["accuracy"] is None or accuracy["low"] is None:  # no pair with a known answer was scored, or one
+        worth = "not above chance, for want of pairs with a known answer"
     else:
         worth = f"judge accuracy {accuracy['accuracy']:.0f} % [{accuracy['low']:.0f}, {accuracy['high']:.0f}]"
         worth += "" if accuracy["above_chance"] else ", not above chance"

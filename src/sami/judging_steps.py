@@ -84,7 +84,7 @@ class Judging:
 
         def respond() -> dict[str, Any]:
             recipe, tokenizer = self.run.recipe, models.load_tokenizer(source)
-            prompts = PromptBuilder(tokenizer, recipe.prompt, recipe.generation.chain_of_thought)
+            prompts = PromptBuilder(tokenizer, baseline.prompt or recipe.prompt, recipe.generation.chain_of_thought)
             plan = self.run.evaluation_plan()
             self.run.check_prompts(source, prompts, plan)
             engine = self.run.engine(models.Weights.of(source, inputs["policy"]), tokenizer)
@@ -94,6 +94,8 @@ class Judging:
             return self.run.unsplit(contrasts)
 
         inputs = self.run.answering_inputs() | {"policy": models.fingerprint(source)}
+        if baseline.prompt is not None:
+            inputs["prompt"] = baseline.prompt.model_dump()
         self.run.directory.step(f"respond-{baseline.name}", inputs, [target], respond)
         return self._answers(baseline.name)
 

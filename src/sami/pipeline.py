@@ -43,6 +43,7 @@ from sami.generation.making import make_engine
 from sami.generation.transformers_engine import TransformersEngine
 from sami.generation.vllm_engine import chosen_engine
 from sami.judging_steps import Judging
+from sami.memory import require_possible
 from sami.principles import Principle, check_sampling, load_principles
 from sami.progress import bar, say
 from sami.prompts import PromptBuilder
@@ -202,7 +203,7 @@ class Pipeline:
     def opened(self, wait: float = 0.0) -> Iterator[None]:
         if self.directory.record(f"respond-{BASE}") is None:
             self.check_context()  # reads config, tokenizer and templates, before anything is written
-            self.adapter_weights()
+            require_possible(self.recipe, self.dtype, self.adapter_weights())
         given = self.recipe.principles
         text = Path(given).read_text(encoding="utf-8") if isinstance(given, str) else None
         with self.directory.open(self.recipe, text, wait):
@@ -611,10 +612,13 @@ class Pipeline:
             return training.gradient_cache
 
         def decide() -> dict[str, Any]:
-            model = models.empty_model(self.recipe.model)  # its weights are loaded later: masters and copy
-            held = sum(p.numel() for p in model.parameters()) * (4 + self.dtype.itemsize) / self.recipe.launch.total
-            if self.recipe.adapter is not None and self.recipe.adapter.quantize:
-                held = quantization.held_bytes(model, self.dtype)
+            model = models.empty_model(self.recipe.model)  # its weights are loaded later
+            total = sum(p.numel() for p in model.parameters())
+            if self.recipe.adapter is None:
+                held = total * (4 + self.dtype.itemsize) / self.recipe.launch.total  # masters and copy
+            else:
+                narrow = quantization.weights_in_4_bits(model) if self.recipe.adapter.quantize else 0
+                held = quantization.held_bytes(total, narrow, self.dtype)
             config, free = models.load_config(self.recipe.model), models.free_bytes() - int(held)
             needed = needs_gradient_cache(config, contrasts, training.micro_batch_size, self.dtype, free)
             return {"gradient_cache": needed}

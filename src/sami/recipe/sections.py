@@ -25,7 +25,8 @@ class Section(BaseModel):
             return {} if value else None
         if value is None and isinstance(wanted, type) and issubclass(wanted, Section):
             return {}
-        if wanted is not bool and any(isinstance(v, bool) for v in (value if isinstance(value, list) else [value])):
+        numbers = wanted not in (bool, bool | None)
+        if numbers and any(isinstance(v, bool) for v in (value if isinstance(value, list) else [value])):
             raise ValueError(f"{str(value).lower()} was given where a number or text is expected")
         return value
 
