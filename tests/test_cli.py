@@ -1,5 +1,6 @@
 """The command line: what it prints where, and that bad input is a message and exit code 2."""
 
+import html
 import json
 import os
 import shutil
@@ -19,7 +20,8 @@ from test_pipeline import PRINCIPLES, timeless, write_recipe
 
 Folder = Callable[[str, bool], Path]
 Sami = Callable[..., tuple[int, str, str]]
-COMMANDS = ("run", "plan", "generate", "train", "evaluate", "judge", "winrate", "import-principles")
+COMMANDS = ("run", "plan", "generate", "train", "evaluate", "judge", "winrate", "probe", "write-principles")
+COMMANDS += ("import-principles", "try", "inspect", "push")
 
 
 @pytest.fixture
@@ -274,8 +276,11 @@ def test_run_again_prints_the_table_and_the_verdict(
         "held-out principles, iteration-2 against base: bound",
         summary["verdict"],
         str(folder / "summary.json"),
+        str(folder / "report.html"),
     ):
         assert expected in out
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert html.escape(summary["verdict"]) in page
 
 
 def test_an_output_of_a_different_recipe_is_refused(sami: Sami, complete: tuple[Path, Path, dict[str, Any]]) -> None:

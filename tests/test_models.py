@@ -392,6 +392,7 @@ def test_a_real_gguf_wheel_becomes_a_model_that_speaks(tmp_path: Path, monkeypat
             pytest.skip(str(error))
         raise
     assert "model.safetensors" in os.listdir(folder)
+    assert json.loads((Path(folder) / "source.json").read_text())["license"] == "apache-2.0"
     loaded, tokenizer = models.load_model(model, torch.bfloat16), models.load_tokenizer(model)
     assert sum(weight.numel() for weight in loaded.parameters()) == 134_515_008
     assert tokenizer.chat_template

@@ -479,6 +479,7 @@ def test_a_run_killed_everywhere_ends_with_the_summary_of_one_that_was_not(
         "iteration-1/metrics.jsonl"
     ]
     outputs += ["principles.yaml", "recipe.yaml", "summary.json", "iteration-1/contrasts.parquet", "iteration-1/model"]
+    outputs += ["iteration-1/model/README.md"]
     for policy in ("base", "iteration-1"):
         outputs += [f"evaluation/responses/{policy}.parquet", f"evaluation/scores/{policy}.json"]
     expected = {f"before {name}" for name in outputs} | {"line 1 of iteration-1", "line 2 of iteration-1"}

@@ -73,6 +73,7 @@ def test_a_definition_and_an_antithesis_for_each_name() -> None:
         ("{opening} 保持简短。", "not English"),
         ("{opening} be unlikельflier than the rest.", "not English"),
         ("{opening} be the opposite of the original prompt.", "speaks of the question"),
+        ("{opening} be short and to the \x07 point.", "cannot be printed"),
         ("{opening} rest.", "3 words"),
         ("{opening} be so short that " + ", ".join(f"reader {n} likes them" for n in range(20)) + ".", "words"),
         ("{opening} be what?", "no statement"),
@@ -154,6 +155,7 @@ def test_quotation_marks_emphasis_and_line_breaks_around_an_answer_do_not_count(
         (["concise", ""], ["''", "adjective"]),
         (["concise", "42"], ["'42'"]),
         (["concise", "лаконичный"], ["a to z"]),
+        (["concise", "naïve"], ["a to z"]),
         (["concise", "a: b"], ["'a: b'"]),
     ],
 )
@@ -166,8 +168,9 @@ def test_names_that_cannot_be_used_are_refused_before_anything_is_asked(names: l
 
 def test_a_name_may_be_a_few_words() -> None:
     writer = Writer(lambda q: scripted([q])[0])
-    assert [p.id for p in write_principles(writer, TASK, ["to the point", "Shakespearean"])] == [
+    assert [p.id for p in write_principles(writer, TASK, ["to the point", "king's", "Shakespearean"])] == [
         "to_the_point",
+        "king_s",
         "shakespearean",
     ]
 

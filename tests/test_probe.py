@@ -14,7 +14,7 @@ from sami.contrasts import Contrast
 from sami.evaluation.bootstrap import Estimate
 from sami.evaluation.information import ContrastScores
 from sami.principles import Principle
-from sami.probe import Link, Probe, probe, read_links, sentences
+from sami.probe import CONTROL, Link, Probe, probe, read_links, sentences
 from sami.queries import Query
 from sami.recipe import Recipe, load_recipe
 from test_cli import Sami, refused, sami  # noqa: F401
@@ -64,13 +64,18 @@ def score(one: Contrast, lean: float, masked: float | None) -> ContrastScores:
     return ContrastScores(one.id, one.query, True, [name], matrices[0], matrices[1])  # type: ignore[arg-type]
 
 
-def links_of(recipe: Recipe, leans: dict[str, list[tuple[float, float | None]]], fitting: int = 2) -> Probe:
-    """Links of made-up matrices: for each principle one (plain, masked) lean a query."""
+def links_of(
+    recipe: Recipe, leans: dict[str, list[tuple[float, float | None]]], control: tuple[float, float] = (0.0, 0.0)
+) -> Probe:
+    """Links of made-up matrices: for each principle one (plain, masked) lean a query, of which the first two fit."""
     principles = [Principle(id=name, definition="a", antithesis="b") for name in leans]
+    with_control = {CONTROL.id: [control] * 6, **leans}
     made = [
-        (one := contrast(name, f"q{n}"), score(one, *lean)) for name, row in leans.items() for n, lean in enumerate(row)
+        (one := contrast(name, f"q{n}"), score(one, *lean))
+        for name, row in with_control.items()
+        for n, lean in enumerate(row)
     ]
-    queries = [Query(f"q{n}", f"q{n}") for n in range(fitting)]
+    queries = [Query(f"q{n}", f"q{n}") for n in range(2)]
     return read_links(Made(recipe, principles), [c for c, _ in made], [s for _, s in made], queries)  # type: ignore[arg-type]
 
 
@@ -80,6 +85,8 @@ def test_the_bound_is_taken_at_the_temperature_of_the_fitting_queries(recipe: Re
     contrasts = [contrast("p", f"q{n}") for n in range(6)]
     scores = [score(one, 0.1, 0.1) for one in contrasts]
     scores[0] = replace(scores[0], matrix=[[-1.0, -0.9], [-1.1, -1.0]])
+    contrasts += [contrast(CONTROL.id, f"q{n}") for n in range(6)]
+    scores += [score(one, 0.0, 0.0) for one in contrasts[6:]]
     found = read_links(Made(recipe, [principle]), contrasts, scores, [Query("q0", "q0"), Query("q1", "q1")])  # type: ignore[arg-type]
     assert 1 / found.temperature == pytest.approx(10 * math.log(3), rel=0.02)
     [link] = found.links
@@ -92,13 +99,20 @@ def test_a_wrong_link_has_a_bound_below_zero(recipe: Recipe) -> None:
     assert [link.principle.id for link in found.links] == ["right", "wrong"]
     assert found.links[1].bound.value < -1  # type: ignore[operator]
     assert found.links[1].accuracy.value == 0.0
-    assert [link.verdict for link in found.links] == ["worth training", "not followed"]
+    assert [link.verdict(found.control) for link in found.links] == ["worth training", "not followed"]
 
 
 def test_equal_responses_are_no_link(recipe: Recipe) -> None:
     found = links_of(recipe, {"right": [(0.1, 0.1)] * 6, "none": [(0.0, 0.0)] * 6})
     link = found.links[1]
-    assert (link.accuracy.value, link.bound.value, link.verdict) == (0.5, pytest.approx(0.0), "not followed")
+    assert (link.accuracy.value, link.bound.value) == (0.5, pytest.approx(0.0))
+    assert link.verdict(found.control) == "not followed"
+
+
+def test_a_link_no_stronger_than_that_of_one_request_in_two_wordings_is_none(recipe: Recipe) -> None:
+    found = links_of(recipe, {"alike": [(0.1, 0.1)] * 6}, control=(0.1, 0.1))
+    assert found.control.accuracy.value == found.links[0].accuracy.value == 1.0
+    assert found.links[0].verdict(found.control) == "not followed"
 
 
 def test_a_link_by_the_principles_own_words_alone_is_weak(recipe: Recipe) -> None:
@@ -108,7 +122,7 @@ def test_a_link_by_the_principles_own_words_alone_is_weak(recipe: Recipe) -> Non
         "only": [(0.1, None)] * 6,
     }
     found = links_of(recipe, leans)
-    assert {link.principle.id: link.verdict for link in found.links} == {
+    assert {link.principle.id: link.verdict(found.control) for link in found.links} == {
         "own": "worth training",
         "words": "weak",
         "only": "weak",
@@ -136,7 +150,16 @@ def link(accuracy: float, bound: float, unleaked: float, enough: bool = True) ->
     ],
 )
 def test_the_rule(made: Link, verdict: str) -> None:
-    assert made.verdict == verdict
+    control = link(0.3, -0.1, -0.1)  # at 0.4 and 0: chance counts
+    assert made.verdict(control) == verdict
+
+
+def test_the_rule_counts_from_the_control_where_it_is_above_chance() -> None:
+    control = link(0.6, 0.1, 0.1)  # 0.7 and 0.2
+    assert link(0.71, 0.21, 0.21).verdict(control) == "worth training"
+    assert link(0.71, 0.19, 0.21).verdict(control) == "weak"
+    assert link(0.71, 0.21, 0.19).verdict(control) == "weak"
+    assert link(0.69, 0.19, 0.21).verdict(control) == "not followed"
 
 
 def test_filtered_contrasts_are_counted(recipe: Recipe) -> None:
@@ -144,6 +167,8 @@ def test_filtered_contrasts_are_counted(recipe: Recipe) -> None:
     principle = Principle(id="p", definition="a", antithesis="b")
     contrasts = [contrast("p", f"q{n}", ("one", "one" if n == 3 else "two")) for n in range(6)]
     scores = [score(one, 0.1, 0.1) for one in contrasts]
+    contrasts += [contrast(CONTROL.id, f"q{n}") for n in range(6)]
+    scores += [score(one, 0.0, 0.0) for one in contrasts[6:]]
     queries = [Query("q0", "q0"), Query("q1", "q1")]
     [one] = read_links(Made(filtering, [principle]), contrasts, scores, queries).links  # type: ignore[arg-type]
     assert (one.kept, one.enough) == (0.75, True)
@@ -168,7 +193,7 @@ def test_every_principle_is_measured_on_training_queries_only(recipe: Recipe, mo
     training = {query.text for half in splits.train for query in half}
     assert {one.query for one in asked} <= training
     assert len({one.query for one in asked}) == 6
-    assert len(asked) == 6 * len(PRINCIPLES)
+    assert len(asked) == 6 * (len(PRINCIPLES) + 1)  # and the control
     assert all([[q for _, q in c.principles] for c in one.constitutions] == [[True], [False]] for one in asked)
     assert {link.principle.id for link in found.links} == {str(p["id"]) for p in PRINCIPLES}
     assert all(link.accuracy.n == link.bound.n == 4 for link in found.links)
@@ -181,7 +206,7 @@ def test_the_command_prints_a_table_and_json(sami: Sami, recipe_file: Path, tmp_
     assert code == 0, err
     for words in ("column accuracy", "verdict", "brief", "asking (held out)", "Rule. worth training", "Temperature"):
         assert words in out
-    assert "4 principles, 4 training queries" in err
+    assert "4 principles and a control, 4 training queries" in err
     code, out, _ = sami("probe", recipe_file, "--queries", 4, "--json")
     value = json.loads(out)
     assert code == 0
@@ -208,7 +233,7 @@ def test_the_command_prints_a_table_and_json(sami: Sami, recipe_file: Path, tmp_
         (("principles=nowhere.yaml",), ["nowhere.yaml", "hh"]),
         (("principles={task: writing letters}",), ["yet to be written", "sami write-principles"]),
         (("queries.field=question",), ["'question'"]),
-        (("model.source=/nowhere/model",), ["/nowhere/model"]),
+        (("model.source=/nowhere/model", "--queries", "4"), ["/nowhere/model"]),
         (("training.rate=1",), ["training.rate"]),
     ],
 )

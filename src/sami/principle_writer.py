@@ -18,6 +18,7 @@ from sami.errors import InputError
 from sami.evaluation.leaks import FUNCTION_WORDS, content_words
 from sami.evaluation.text_health import repeated_loop, template_leftover, word_spans
 from sami.principles import Principle
+from sami.recipe.writing import checked_names, identifier, too_few
 
 ATTEMPTS = 8  # at each sentence, and at the list of names
 NAMES = 4  # written where none are given
@@ -82,11 +83,11 @@ def write_principles(
     task = " ".join(task.split()).rstrip(".")
     if not task:
         raise InputError("The task is empty. Say what the responses do, such as 'summarising Reddit posts'.")
-    if count < 2:
-        raise InputError(_too_few(count))
     wanted = count if names is None else len(names)
+    if wanted < 2:
+        raise InputError(too_few(wanted))
     # More names than needed, so that one of which the writer knows no opposite costs nothing.
-    candidates = _written_names(ask, task, count, seed) if names is None else _checked_names(names)
+    candidates = _written_names(ask, task, count, seed) if names is None else checked_names(names)
 
     def question(kind: Kind, name: str, attempt: int) -> Question:
         prompt, opening = (texts[kind].format(task=task, name=name) for texts in (PROMPTS, OPENINGS))
@@ -132,11 +133,6 @@ def scripted(questions: Sequence[Question]) -> list[str]:
     return [q.opening + endings[q.kind].format(name=q.name) for q in questions]
 
 
-def identifier(name: str) -> str:
-    """The id of the principle of a name: "to the point" is to_the_point."""
-    return "_".join(word for _, _, word in word_spans(name))
-
-
 # Reading an answer.
 
 _REFUSAL = re.compile(
@@ -144,7 +140,7 @@ _REFUSAL = re.compile(
     r"|as an? (?:ai|language model|assistant)|my apologies|unable to (?:assist|help|comply))\b"
 )
 _OF_THE_QUESTION = re.compile(
-    r"\b(?:original (?:prompt|question|task)|(?:this|the|given) (?:prompt|task|instructions?))\b"
+    r"\b(?:original (?:prompt|question|task|request)|(?:this|the|given) (?:prompt|task|instructions?))\b"
 )
 _WRAPPING = " \t\n\"'“”‘’*_`"
 _INNER_STOP = re.compile(r"[.!?][\"'”’)*]*\s")
@@ -167,6 +163,8 @@ def read_sentence(answer: str, opening: str) -> str:
     text = " ".join(answer.replace("’", "'").split()).strip(_WRAPPING)
     if not text:
         raise _UnusableError("it is empty")
+    if not text.isprintable():
+        raise _UnusableError("it holds characters that cannot be printed")
     if _REFUSAL.search(text.casefold()):
         raise _UnusableError("it refuses")
     if not re.match(re.escape(opening) + r"\b", text, re.IGNORECASE):
@@ -281,32 +279,6 @@ def _shared(one: str, other: str) -> float:
     """Share of the content words of two sentences that stand in both."""
     a, b = content_words(one) - content_words("response"), content_words(other) - content_words("response")
     return len(a & b) / max(1, len(a | b))
-
-
-# Names.
-
-
-def _checked_names(names: Sequence[str]) -> list[str]:
-    cleaned = [" ".join(name.split()) for name in names]
-    for name in cleaned:
-        if not re.fullmatch(r"[^\W\d_][\w' -]*", name) or not identifier(name).isascii() or len(name.split()) > 4:
-            raise InputError(
-                f"The name {name!r} cannot be asked about. A name is an adjective or a few words, in the letters a to "
-                f"z, such as concise or 'to the point'."
-            )
-    ids = [identifier(name) for name in cleaned]
-    if repeated := sorted({one for one in ids if ids.count(one) > 1}):
-        raise InputError(f"The name {repeated[0]!r} is given twice. Each principle needs a name of its own.")
-    if len(cleaned) < 2:
-        raise InputError(_too_few(len(cleaned)))
-    return cleaned
-
-
-def _too_few(count: int) -> str:
-    return (
-        f"{count} principle{'' if count == 1 else 's'} would be written, and at least two are needed: a model that "
-        f"only ever saw one learns that contrast and not to follow what it is told. Add a name."
-    )
 
 
 def _written_names(ask: Ask, task: str, count: int, seed: int) -> list[str]:

@@ -31,10 +31,15 @@ from sami.sampling import Planned
 from sami.scoring import check_packing
 
 Verdict = Literal["worth training", "weak", "not followed"]
+# Two sentences that ask for the same. Whatever changes a prompt changes its answer a little, and a greedy answer is
+# likelier under its own prompt, so this and not one half is what a principle without any link reaches.
+CONTROL = Principle(id="control.of.the.probe", definition="Answer the question.", antithesis="Reply to the question.")
 RULE = (
-    "worth training: the intervals of column accuracy and of both bounds lie above chance, and the recipe's filters "
-    "keep enough of the contrasts; weak: only some of that; not followed: neither accuracy nor bound is above chance"
+    "worth training: the intervals of column accuracy and of both bounds lie above chance and above the control, and "
+    "the recipe's filters keep enough of the contrasts; weak: only some of that; not followed: neither the interval of "
+    "accuracy nor that of the bound lies above"
 )
+ROUNDING = 1e-6  # a figure that is no further from chance than this is at chance
 # Inverse temperatures that are tried: from no confidence at all to that of a sum over hundreds of tokens.
 _INVERSE_TEMPERATURES = torch.logspace(-2, 3, 501, dtype=torch.float64)
 
@@ -56,10 +61,10 @@ class Link:
     """Whether that is as much as `filters.min_survivors` asks for."""
     example: Contrast
 
-    @property
-    def verdict(self) -> Verdict:
-        followed = [self.accuracy.low is not None and self.accuracy.low > 0.5, self.bound.above_zero]
-        if all(followed) and self.unleaked_bound.above_zero and self.enough:
+    def verdict(self, control: "Link") -> Verdict:
+        """By `RULE`, against the link of two sentences that ask for the same."""
+        followed = [_above(self.accuracy, control.accuracy, 0.5), _above(self.bound, control.bound, 0.0)]
+        if all(followed) and _above(self.unleaked_bound, control.unleaked_bound, 0.0) and self.enough:
             return "worth training"
         return "weak" if any(followed) else "not followed"
 
@@ -69,6 +74,7 @@ class Probe:
     """The links of a recipe's principles, the strongest first."""
 
     links: list[Link]
+    control: Link
     temperature: float
     unleaked_temperature: float
     queries: int
@@ -81,15 +87,13 @@ class Probe:
             "temperature": self.temperature,
             "unleaked_temperature": self.unleaked_temperature,
             "rule": RULE,
+            "control": _figures(self.control),
             "principles": [
                 {
                     "id": link.principle.id,
                     "held_out": link.principle.held_out,
-                    "verdict": link.verdict,
-                    "column_accuracy": asdict(link.accuracy),
-                    "bound": asdict(link.bound),
-                    "unleaked_bound": asdict(link.unleaked_bound),
-                    "kept": link.kept,
+                    "verdict": link.verdict(self.control),
+                    **_figures(link),
                     "example": {
                         "query": link.example.query,
                         "under_definition": link.example.responses[0],
@@ -117,12 +121,13 @@ def probe(recipe: Recipe, queries: int) -> Probe:
         )
     pipeline = Pipeline(recipe, "unused")
     measured, fitting = _draw(pipeline, queries)
-    planned = [_planned(query, principle) for query in [*fitting, *measured] for principle in pipeline.principles]
+    principles = [*pipeline.principles, CONTROL]
+    planned = [_planned(query, principle) for query in [*fitting, *measured] for principle in principles]
     pipeline.check_prompts(recipe.model, pipeline.prompts, planned)
     base = pipeline.load(0)
     say(
-        f"{len(pipeline.principles)} principles, {queries} training queries to measure each, {len(fitting)} others for "
-        f"the temperature: {2 * len(planned)} answers of the base model"
+        f"{len(pipeline.principles)} principles and a control, {queries} training queries to measure each, "
+        f"{len(fitting)} others for the temperature: {2 * len(planned)} answers of the base model"
     )
     engine = TransformersEngine(base, pipeline.tokenizer, recipe.generation.batch_size)
     contrasts = pipeline.respond(engine, planned, "answering", shuffle=False)
@@ -145,7 +150,7 @@ def read_links(
     """Temperatures from the fitting queries' matrices, figures from the others'."""
     recipe = pipeline.recipe
     texts = {query.text for query in fitting}
-    own = [s for s in scores if s.query in texts]
+    own = [s for s in scores if s.query in texts and s.principles != [CONTROL.id]]
     beta = _inverse_temperature([s.matrix for s in own])
     unleaked_beta = _inverse_temperature([s.masked for s in own if s.masked is not None])
 
@@ -154,7 +159,7 @@ def read_links(
         return mean_by_query(values, queries, samples=samples, seed=seed)
 
     links = []
-    for principle in pipeline.principles:
+    for principle in [*pipeline.principles, CONTROL]:
         chosen = [(c, s) for c, s in zip(contrasts, scores, strict=True) if s.principles == [principle.id]]
         chosen = [(c, s) for c, s in chosen if s.query not in texts]
         plain, unleaked = [s for _, s in chosen], [s for _, s in chosen if s.masked is not None]
@@ -172,9 +177,10 @@ def read_links(
                 example=chosen[0][0],
             )
         )
+    control = links.pop()
     order: dict[Verdict, int] = {"worth training": 0, "weak": 1, "not followed": 2}
-    links.sort(key=lambda link: (order[link.verdict], -(link.bound.value or 0.0)))
-    return Probe(links, 1 / beta, 1 / unleaked_beta, len({s.query for s in scores} - texts), len(texts))
+    links.sort(key=lambda link: (order[link.verdict(control)], -(link.bound.value or 0.0)))
+    return Probe(links, control, 1 / beta, 1 / unleaked_beta, len({s.query for s in scores} - texts), len(texts))
 
 
 def table(found: Probe) -> Table:
@@ -187,14 +193,14 @@ def table(found: Probe) -> Table:
     for name in ("column accuracy", "bound, nats", "without its words", "kept"):
         shown.add_column(name, justify="right", no_wrap=True)
     shown.add_column("verdict", no_wrap=True)
-    for link in found.links:
+    for link in [*found.links, found.control]:
         shown.add_row(
-            link.principle.id + (" (held out)" if link.principle.held_out else ""),
+            "control" if link is found.control else link.principle.id + " (held out)" * link.principle.held_out,
             _interval(link.accuracy, 2),
             _interval(link.bound, 3),
             _interval(link.unleaked_bound, 3),
             f"{link.kept:.0%}",
-            link.verdict,
+            "–" if link is found.control else link.verdict(found.control),
         )
     return shown
 
@@ -203,7 +209,7 @@ def sentences(found: Probe) -> list[str]:
     """What the ranking says, and by which rule."""
     by_verdict: dict[Verdict, list[str]] = {"worth training": [], "weak": [], "not followed": []}
     for link in found.links:
-        by_verdict[link.verdict].append(link.principle.id)
+        by_verdict[link.verdict(found.control)].append(link.principle.id)
     said = [f"{verdict}: {', '.join(names)}" for verdict, names in by_verdict.items() if names]
     return [*said, f"Rule. {RULE}. Temperature {found.temperature:.3g}, fitted on {found.fitted_on} other queries."]
 
@@ -254,6 +260,21 @@ def _bounds(matrices: Sequence[Any], beta: float) -> list[float]:
 def _accuracies(matrices: Sequence[Any]) -> list[float]:
     accuracies: list[float] = objective.column_accuracy(torch.tensor(matrices, dtype=torch.float64)).tolist()
     return accuracies
+
+
+def _figures(link: Link) -> dict[str, Any]:
+    return {
+        "column_accuracy": asdict(link.accuracy),
+        "bound": asdict(link.bound),
+        "unleaked_bound": asdict(link.unleaked_bound),
+        "kept": link.kept,
+    }
+
+
+def _above(estimate: Estimate, control: Estimate, chance: float) -> bool:
+    """Whether an interval lies above chance and above what the control reached."""
+    floor = chance if control.value is None else max(chance, control.value)
+    return estimate.low is not None and estimate.low > floor + ROUNDING
 
 
 def _interval(estimate: Estimate, digits: int) -> str:

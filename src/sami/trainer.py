@@ -30,7 +30,7 @@ from transformers import (
 )
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 
-from sami import adapters, attention, divergence, objective, sharding
+from sami import adapters, attention, divergence, objective, quantization, sharding
 from sami.compilation import compile_layers
 from sami.contrasts import Contrast, ContrastBatch, collate, row_tokens
 from sami.errors import InputError
@@ -121,14 +121,15 @@ class SAMITrainer(Trainer):
         train_dataset: contrasts, all with the same C.
         processing_class: the tokenizer; by default loaded beside a model given by name.
         peft_config: a LoRA configuration of peft; only the adapter is then trained, in fp32, and the base weights
-            are held in the compute dtype. A model that carries a trainable adapter already needs none.
+            are held in the compute dtype, or in 4 bits where the model was loaded so (`BitsAndBytesConfig`). A model
+            that carries a trainable adapter already needs none.
         ref_model: what `beta` keeps the policy near; it is frozen. By default the adapter's base, or where all
             weights are trained a frozen copy of the model as it was given.
 
     Raises:
         InputError: trained weights of another dtype than the master weights', no contrasts, an adapter for modules
-            that do not exist, a reference that cannot be used, or (while training) non-finite log-probs, an
-            exploding gradient, or weights that do not change after rounding.
+            that do not exist, a quantised model that cannot be trained on, a reference that cannot be used, or (while
+            training) non-finite log-probs, an exploding gradient, or weights that do not change after rounding.
     """
 
     args: SAMIConfig
@@ -154,11 +155,23 @@ class SAMITrainer(Trainer):
             raise InputError("A model given as a module needs its tokenizer as processing_class.")
         if len(train_dataset) == 0:
             raise InputError("There are no contrasts to train on.")
+        self._compute_dtype = torch.bfloat16 if args.compute_dtype == "bfloat16" else torch.float32
+        if quantization.is_quantised(model):
+            if peft_config is None and not isinstance(model, PeftModel):
+                raise InputError(
+                    "The model is quantised, and such weights cannot be trained. Give a peft_config, so that an "
+                    "adapter is trained on them, or load the model without quantization_config."
+                )
+            if args.world_size > 1:
+                raise InputError(
+                    f"The model is quantised and {args.world_size} processes train, which divide fp32 weights between "
+                    f"them. Launch one process, or load the model without quantization_config."
+                )
+            quantization.prepare(model, self._compute_dtype)
         if peft_config is not None:
             set_seed(args.seed)  # the adapter's first weights are random
             model = adapters.attach(model, peft_config)  # type: ignore[assignment]
         assert isinstance(model, nn.Module)
-        self._compute_dtype = torch.bfloat16 if args.compute_dtype == "bfloat16" else torch.float32
         self._adapted = isinstance(model, PeftModel)
         if isinstance(model, PeftModel):
             # Shards of one group have one dtype, so in several processes FSDP narrows the weights instead.
@@ -296,6 +309,8 @@ class SAMITrainer(Trainer):
                 f"ref_model has a vocabulary of {vocabulary_size(ref_model)} tokens and the model one of "
                 f"{vocabulary_size(model)}. The reference must be a model with the same tokenizer."
             )
+        if quantization.is_quantised(ref_model):
+            quantization.prepare(ref_model, self._compute_dtype)
         ref_model.requires_grad_(False).eval()
         return divergence.frozen(ref_model.to(args.device))  # type: ignore[arg-type]
 

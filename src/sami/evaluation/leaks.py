@@ -96,10 +96,10 @@ def leak_mask(response_ids: Sequence[int], decode: Callable[[Sequence[int]], str
             in_leak[start:end] = b"\x01" * (end - start)
     if not any(in_leak):
         return [False] * len(response_ids)
-    return [any(in_leak[start:end]) for start, end in _token_spans(response_ids, decode, text)]
+    return [any(in_leak[start:end]) for start, end in token_spans(response_ids, decode, text)]
 
 
-def _token_spans(ids: Sequence[int], decode: Callable[[Sequence[int]], str], text: str) -> list[tuple[int, int]]:
+def token_spans(ids: Sequence[int], decode: Callable[[Sequence[int]], str], text: str) -> list[tuple[int, int]]:
     """Characters [start, end) of the text that each token has a part in.
 
     Tokens that decode one by one to the whole text have their pieces as spans, in linear time. Else

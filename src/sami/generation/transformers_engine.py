@@ -1,6 +1,6 @@
 """Generation with transformers, in the process that called."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,7 +14,8 @@ from transformers import (
     StopStringCriteria,
 )
 
-from sami.generation import Completion, FinishReason, OnProgress, SamplingSettings
+from sami.generation import Completion, OnProgress, SamplingSettings
+from sami.generation.endings import completion, end_tokens
 
 
 class TransformersEngine:
@@ -29,16 +30,29 @@ class TransformersEngine:
         self._model = model
         self._tokenizer = tokenizer
         self._batch_size = batch_size
-        ids = model.generation_config.eos_token_id
-        self._eos_ids = {
-            tokenizer.eos_token_id,
-            *(ids if isinstance(ids, list) else [ids] if ids is not None else []),
-        }
+        self._eos_ids = end_tokens(model.generation_config, tokenizer)
 
     def generate(
         self, prompts: Sequence[Sequence[int]], settings: SamplingSettings, on_progress: OnProgress | None = None
     ) -> list[Completion]:
         """One completion for each prompt."""
+        return self._generate(prompts, settings, on_progress, [])
+
+    def stream(self, prompt: Sequence[int], settings: SamplingSettings, on_text: Callable[[str], None]) -> Completion:
+        """The completion of one prompt; `on_text` gets its text so far after each token."""
+
+        def seen(row: list[int]) -> None:
+            on_text(completion(row, settings.stop, self._eos_ids, self._tokenizer).text)
+
+        return self._generate([prompt], settings, None, [_Watch(len(prompt), seen)])[0]
+
+    def _generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        settings: SamplingSettings,
+        on_progress: OnProgress | None,
+        watching: Sequence[StoppingCriteria],
+    ) -> list[Completion]:
         order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
         completions: dict[int, Completion] = {}
         tokens = 0
@@ -49,8 +63,9 @@ class TransformersEngine:
                 share = len(chosen) / len(prompts)
                 steps = _StepCounter(on_progress, start / len(prompts), share / settings.max_new_tokens, tokens)
             torch.manual_seed(settings.seed + start)
-            rows = self._generate_batch([prompts[i] for i in chosen], settings, steps)
-            completions.update({i: self._completion(row, settings) for i, row in zip(chosen, rows, strict=True)})
+            rows = self._generate_batch([prompts[i] for i in chosen], settings, steps, watching)
+            ended = [completion(row, settings.stop, self._eos_ids, self._tokenizer) for row in rows]
+            completions.update(zip(chosen, ended, strict=True))
             tokens += sum(len(completions[i].token_ids) for i in chosen)
             if on_progress:
                 on_progress((start + len(chosen)) / len(prompts), tokens)
@@ -58,13 +73,17 @@ class TransformersEngine:
 
     @torch.inference_mode()
     def _generate_batch(
-        self, prompts: Sequence[Sequence[int]], settings: SamplingSettings, steps: "_StepCounter | None"
+        self,
+        prompts: Sequence[Sequence[int]],
+        settings: SamplingSettings,
+        steps: "_StepCounter | None",
+        watching: Sequence[StoppingCriteria],
     ) -> list[list[int]]:
         width = max(map(len, prompts))
         pad = self._tokenizer.pad_token_id
         input_ids = torch.tensor([[pad] * (width - len(p)) + list(p) for p in prompts])
         attention = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts])
-        criteria = StoppingCriteriaList([steps.watching(width, self._eos_ids)] if steps else [])
+        criteria = StoppingCriteriaList([*watching, *([steps.watching(width, self._eos_ids)] if steps else [])])
         if settings.stop:
             criteria.append(_StopInResponse(self._tokenizer, settings.stop, width))
         sampling: dict[str, Any] = {"do_sample": False}
@@ -92,28 +111,6 @@ class TransformersEngine:
         generated: list[list[int]] = output[:, width:].tolist()
         return generated
 
-    def _completion(self, row: list[int], settings: SamplingSettings) -> Completion:
-        """Cut a row at its EOS or stop string; what the batch generated after that is padding."""
-        finish: FinishReason = "length"
-        end = next((at for at, token in enumerate(row) if token in self._eos_ids), None)
-        ids, eos = row, self._tokenizer.eos_token_id
-        if end is not None:
-            ids, eos, finish = row[:end], row[end], "stop"
-        # A stop string may be a special token's, so those count in the search.
-        text = self._text(ids, skip_special_tokens=False)
-        found = [at for stop in settings.stop if (at := text.find(stop)) >= 0]
-        if found:
-            eos, finish = self._tokenizer.eos_token_id, "stop"
-            while len(self._text(ids, skip_special_tokens=False)) > min(found):
-                ids = ids[:-1]
-        kept = [*ids, eos] if finish == "stop" else ids
-        return Completion(token_ids=kept, text=self._text(ids, skip_special_tokens=True), finish_reason=finish)
-
-    def _text(self, ids: list[int], *, skip_special_tokens: bool) -> str:
-        return str(
-            self._tokenizer.decode(ids, skip_special_tokens=skip_special_tokens, clean_up_tokenization_spaces=False)
-        )
-
 
 @contextmanager
 def _generating_by(config: GenerationConfig, model: PreTrainedModel) -> Iterator[None]:
@@ -134,6 +131,17 @@ class _StopInResponse(StoppingCriteria):
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **settings: Any) -> torch.Tensor:
         return self._criterion(input_ids[:, self._width :], scores, **settings)
+
+
+class _Watch(StoppingCriteria):
+    """Called once for each token of one sequence; reports the response's ids so far, and stops nothing."""
+
+    def __init__(self, prompt_width: int, seen: Callable[[list[int]], None]) -> None:
+        self._width, self._seen = prompt_width, seen
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_: Any) -> torch.Tensor:
+        self._seen(input_ids[0, self._width :].tolist())
+        return torch.zeros(1, dtype=torch.bool, device=input_ids.device)
 
 
 class _StepCounter(StoppingCriteria):

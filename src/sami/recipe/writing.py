@@ -1,10 +1,12 @@
 """Principles that a model writes, in a recipe's `principles` or for `sami write-principles`."""
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
 
+from sami.errors import InputError
 from sami.recipe.endpoint import Endpoint
 from sami.recipe.sections import Model, Section, as_model
 
@@ -73,6 +75,39 @@ Writer = Annotated[
 ]
 
 
+def identifier(name: str) -> str:
+    """The id of the principle of a name: "to the point" is to_the_point."""
+    return "_".join(re.findall("[a-z0-9]+", name.casefold()))
+
+
+def checked_names(names: Sequence[str]) -> list[str]:
+    """Names of principles without needless space.
+
+    Raises:
+        InputError: fewer than two, two of one id, or one that is not a few words of the letters a to z.
+    """
+    cleaned = [" ".join(name.split()) for name in names]
+    for name in cleaned:
+        if not re.fullmatch(r"[A-Za-z][A-Za-z' -]*", name) or len(name.split()) > 4:
+            raise InputError(
+                f"the name {name!r} cannot be asked about; a name is an adjective or up to four words in the letters "
+                f"a to z, such as concise or 'to the point'"
+            )
+    ids = [identifier(name) for name in cleaned]
+    if repeated := sorted({one for one in ids if ids.count(one) > 1}):
+        raise InputError(f"the name {repeated[0]!r} is given twice; each principle needs a name of its own")
+    if len(cleaned) < 2:
+        raise InputError(too_few(len(cleaned)))
+    return cleaned
+
+
+def too_few(count: int) -> str:
+    return (
+        f"{count} principle{'' if count == 1 else 's'} would be written, and at least two are needed: a model that "
+        f"only ever saw one learns that contrast, and not to follow what it is told; add a name"
+    )
+
+
 class WrittenPrinciples(Section):
     task: str = Field(min_length=1)
     """What the responses do, such as "summarising Reddit posts"."""
@@ -85,15 +120,15 @@ class WrittenPrinciples(Section):
     seed: int = Field(default=0, ge=0)
     """Seed of the writer's sampling; each attempt at a sentence has its own."""
 
+    @field_validator("names")
+    @classmethod
+    def _can_be_asked_about(cls, names: list[str] | None) -> list[str] | None:
+        return None if names is None else checked_names(names)
+
     @model_validator(mode="after")
-    def _some_contrast_between_principles(self) -> Self:
+    def _count_without_names(self) -> Self:
         if self.names is not None and self.count is not None:
             raise ValueError("count has no effect beside names; remove one of them")
-        if self.names is not None and len(self.names) < 2:
-            raise ValueError(
-                f"names holds {len(self.names)} name{'' if len(self.names) == 1 else 's'}, and at least two are "
-                f"needed: a model that only ever saw one principle learns that contrast, not to follow what it is told"
-            )
         return self
 
     def with_paths(self, absolute: Callable[[str], str]) -> "WrittenPrinciples":
