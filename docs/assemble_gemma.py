@@ -14,6 +14,7 @@ import zipfile
 from pathlib import Path
 
 import torch
+from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
 NAME = "gemma-3-270m-q4_k_m.gguf"
@@ -46,6 +47,11 @@ def main() -> None:
             folder, gguf_file=NAME, dtype=torch.bfloat16, quantization_config=GgufConfig(dequantize=True)
         )
         tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=NAME)
+    # The GGUF reader of transformers drops the file's wish for <bos>, without which Gemma is a broken model: a sentence
+    # about the Great Barrier Reef costs 3.94 nats a token, and 1.52 with it.
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<bos> $A", pair="<bos> $A $B", special_tokens=[("<bos>", tokenizer.bos_token_id)]
+    )
     model.config.quantization_config = None
     model.save_pretrained(args.output)
     tokenizer.save_pretrained(args.output)

@@ -12,7 +12,7 @@ from sami.principles import Principle, load_principles
 from sami.recipe import PACKAGED_RECIPES, load_recipe
 
 BANK = PACKAGED_RECIPES / "principles"
-FILES = {"hh": 2, "tldr": 2, "diverse": 20, "everyday": 12}
+FILES = {"hh": 2, "tldr": 2, "diverse": 20, "everyday": 12, "base-model": 5}
 LEARNED = [
     *("concise", "comprehensive", "coherent", "independent", "objective", "pirate", "emoji", "shakespearean"),
     *("eloquent", "humorous", "empathetic", "scientific", "poetic", "minimalist", "skeptical"),
@@ -20,6 +20,11 @@ LEARNED = [
 HELD_OUT = ["satirical", "philosophical", "motivational", "analytical", "sarcastic"]
 
 FOLLOWING = {
+    "base-model/sea": "It depends on the tide, and on what the waves bring in.",
+    "base-model/food": "With a slice of bread and some cheese.",
+    "base-model/money": "You pay ten dollars, and the bank keeps two.",
+    "base-model/war": "The soldiers fought for every street.",
+    "base-model/story": "She asked her mother, and her mother smiled.",
     "tldr/concise": "She forgot his birthday and asks how to make up for it.",
     "diverse/concise": "She forgot his birthday and asks how to make up for it.",
     "diverse/pirate": "Arr, the lad be lost at sea, and asks his mateys what to do.",
@@ -31,6 +36,11 @@ FOLLOWING = {
     "diverse/analytical": "She forgot his birthday because of work, and as a result he will not speak to her.",
 }
 OPPOSING = {
+    "base-model/sea": "It depends on the slope, and on the way to the summit.",
+    "base-model/food": "With an engine and four wheels.",
+    "base-model/money": "Because of a kiss, at a wedding long ago.",
+    "base-model/war": "Listen to the violins, and then to the whole orchestra.",
+    "base-model/story": "Bees navigate by the position of the sun.",
     "tldr/concise": "She has known him for years. " * 12,
     "diverse/concise": "She has known him for years. " * 12,
     "diverse/pirate": "A woman told her friend that she forgot his birthday, and wants to make up for it.",

@@ -1,5 +1,6 @@
 """A recipe as others may see it: on a model card and in a tracker."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ def shareable(recipe: Recipe) -> dict[str, Any]:
 
 def is_local(path: str) -> bool:
     """Whether a source is a place on this machine rather than a name that means the same everywhere."""
-    return Path(path).expanduser().is_absolute() or (not path.startswith("pypi:") and Path(path).exists())
+    return Path(path).expanduser().is_absolute() or (not path.startswith("pypi:") and os.path.exists(path))
 
 
 def _named(value: Any) -> Any:
