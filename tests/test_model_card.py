@@ -20,6 +20,7 @@ from sami.generation import SamplingSettings
 from sami.generation.transformers_engine import TransformersEngine
 from sami.pipeline import run
 from sami.recipe import Model, Recipe, load_recipe
+from sami.shareable import is_local
 from test_pipeline import PRINCIPLES, write_recipe
 
 Folder = Callable[[str, bool], Path]
@@ -106,6 +107,10 @@ def test_no_place_of_this_machine_is_in_a_card(finished_run: Path, adapter_run: 
         assert not re.search(r"(?<![\w:/.])/(?:tmp|home|root|work|var|Users)/", text)
         assert str(finished_run.parent) not in text
     assert "path: queries.jsonl" in text_of(finished_run, 1)
+
+
+def test_a_long_template_is_text_and_not_looked_up_as_a_file() -> None:
+    assert not is_local("{{ query }}" + " word" * 1000)
 
 
 def test_a_recipe_of_the_hub_names_base_and_data(finished_run: Path) -> None:
