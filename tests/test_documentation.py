@@ -106,7 +106,7 @@ def test_what_is_not_a_command_of_sami_exists() -> None:
 
 # Messages that are worded elsewhere, and the file that passes them on.
 PASSED_ON = {
-    "cli.py": "the command line prints the message of an InputError",
+    "cli.py": "the command line prints the message of an InputError, and what does not fit into a plan's GPUs",
     "launch.py": "a worker process refused, and its message is handed on",
 }
 ENTRY = re.compile(r"^\| `([^`]+)` \|", re.MULTILINE)
