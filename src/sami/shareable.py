@@ -16,7 +16,12 @@ def shareable(recipe: Recipe) -> dict[str, Any]:
 
 def is_local(path: str) -> bool:
     """Whether a source is a place on this machine rather than a name that means the same everywhere."""
-    return Path(path).expanduser().is_absolute() or (not path.startswith("pypi:") and Path(path).exists())
+    if path.startswith("pypi:"):
+        return False
+    try:
+        return Path(path).expanduser().is_absolute() or Path(path).exists()
+    except (OSError, ValueError, RuntimeError):  # a template or a sentence, which no path can be
+        return False
 
 
 def _named(value: Any) -> Any:
