@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -127,6 +128,23 @@ def test_a_run_shows_its_last_iteration_first_and_any_contrast_by_id(finished_ru
     assert of_run(run, answered.id, scores=False).query == answered.query
     with pytest.raises(InputError, match=r"no contrast '1-0001'.*1-00001"):
         of_run(run, "1-0001")
+
+
+def test_held_out_responses_are_those_of_the_model_that_scores_and_of_no_baseline(
+    finished_run: Path, tmp_path: Path
+) -> None:
+    import shutil
+
+    folder = shutil.copytree(finished_run, tmp_path / "run")
+    run = FinishedRun(folder)
+    [first, *_] = read_contrasts(run.directory.responses("base"))
+    foreign = replace(first, response_ids=[[10**6]] * len(first.response_ids))
+    write_contrasts(run.directory.responses("other"), [foreign])  # a baseline with a vocabulary of its own
+    assert of_run(run, first.id, scores=False).place == "evaluation/responses/iteration-2.parquet"
+    seen = of_run(run, first.id, iteration=1)
+    assert seen.place == "evaluation/responses/iteration-1.parquet"
+    answered = next(c for c in read_contrasts(run.directory.responses("iteration-1")) if c.id == first.id)
+    assert [response.text for response in seen.responses] == answered.responses
 
 
 def test_weights_that_are_here_score_unless_they_are_not_wanted(finished_run: Path) -> None:
