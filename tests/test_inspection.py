@@ -164,6 +164,15 @@ def test_weights_that_would_be_fetched_do_not_score_by_themselves(
     assert of_run(run).scorers == ()
 
 
+def test_stand_ins_for_principles_yet_to_be_written_are_not_shown(
+    tmp_path: Path, model_folder: Callable[[str, bool], Path]
+) -> None:
+    file = write_recipe(tmp_path, model_folder("llama", True))
+    recipe = load_recipe(file, ["principles={task: writing letters, names: [kind, bold], writer: scripted}"])
+    with pytest.raises(InputError, match="yet to be written"):
+        of_recipe(Pipeline(recipe, tmp_path / "run"))
+
+
 def test_a_recipe_shows_what_it_plans_before_there_is_a_run(
     tmp_path: Path, model_folder: Callable[[str, bool], Path]
 ) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from sami import models
+from sami import models, principle_files
 from sami.answering import as_contrasts, complete
 from sami.contrasts import Contrast, collate, read_contrasts
 from sami.errors import InputError
@@ -113,8 +113,9 @@ def of_recipe(pipeline: Pipeline, contrast: str | None = None, *, scores: bool =
     """A contrast that a recipe plans, before there are responses; with `scores` base answers and scores them.
 
     Raises:
-        InputError: no contrast of that id is planned.
+        InputError: no contrast of that id is planned, or its principles are yet to be written.
     """
+    principle_files.require_written(pipeline.recipe.principles)
     planned = _planned(pipeline, contrast)
     if scores:
         base = models.load_model(pipeline.recipe.model, pipeline.dtype)
