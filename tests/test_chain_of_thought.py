@@ -243,6 +243,7 @@ def test_a_model_that_never_answers_stops_the_run_with_the_count_and_an_example(
     with pytest.raises(InputError, match=r"Only 0 of 9 contrasts passed the filters \(unsplit 9\)") as caught:
         pipeline.generate(1)
     assert "An example of unsplit: ['" in str(caught.value)
+    assert "chain_of_thought.instruction more plainly" in str(caught.value)
     assert not (tmp_path / "run" / "iteration-1" / "contrasts.parquet").exists()
 
 
