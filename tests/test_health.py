@@ -93,7 +93,7 @@ def test_text_figures_are_shares_of_responses(plain_tokenizer: PreTrainedTokeniz
         contrast(plain_tokenizer, ["Explain it to an expert. Yes.", "The sky is Human:\nHuman: red"], number=1),
     ]
     contrasts[1] = replace(contrasts[1], finish_reasons=["stop", "length"])
-    figures = health.text_figures(contrasts)
+    figures = health.text_figures(contrasts, [health.flags(c) for c in contrasts])
     assert figures["responses"] == 4
     assert figures["words"] == (5 + 9 + 6 + 6) / 4
     assert figures["loops"] == 25.0
@@ -214,7 +214,8 @@ def judged(tmp_path: Path, plain_tokenizer: PreTrainedTokenizerFast) -> Write:
 
     def write(policy: str, responses: list[list[str]], own: Any, masked: Any, plain: Any, **figures: Any) -> None:
         contrasts = [contrast(plain_tokenizer, pair, f"Query {n}?", n) for n, pair in enumerate(responses)]
-        text = health.text_figures(contrasts) | {"base_logprob": -1.0, "relevance": 0.5, "forgetting": 0.1}
+        flagged = [health.flags(c) for c in contrasts]
+        text = health.text_figures(contrasts, flagged) | {"base_logprob": -1.0, "relevance": 0.5, "forgetting": 0.1}
 
         def rows(matrix: Any, without: Any) -> list[dict[str, Any]]:
             return [ContrastScores(c.id, c.query, True, ["expert"], matrix, without).as_json() for c in contrasts]

@@ -49,6 +49,13 @@ def test_a_forced_judge_at_chance_decides_nothing_and_is_said_to_be_so() -> None
     assert "(small, judge accuracy 52 % [45, 80], not above chance)" in said
 
 
+def test_a_judge_without_pairs_of_known_answer_decides_nothing() -> None:
+    unknown = {"accuracy": None, "low": None, "high": None, "above_chance": False}
+    said = verdict(comparison(), [cell(54.0), cell(49.0, judge="small", judge_accuracy=unknown)])
+    assert said.startswith("iteration-2 is better than base, by +10.0")
+    assert "(small, not above chance, for want of pairs with a known answer)" in said
+
+
 def test_win_rates_do_not_outweigh_health_or_the_frozen_base() -> None:
     said = verdict(comparison(better=False), [cell(54.0)])
     assert said.startswith("iteration-2 is not called better than base: under the frozen base model +0.054 nats; +10.0")

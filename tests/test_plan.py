@@ -1,4 +1,4 @@
-"""What a run will cost: counts that follow from the recipe, and nothing written."""
+"""What a run will cost: counts and bytes that follow from the recipe, and nothing written."""
 
 import json
 from collections.abc import Callable
@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sami.pipeline import Pipeline
-from sami.plan import Costs, matrix_rate, plan
+from sami.plan import Costs, matrix_rate, memory_rate, plan
 from sami.recipe import load_recipe
 from test_cli import Sami, sami  # noqa: F401
 from test_pipeline import write_recipe
@@ -25,6 +25,7 @@ def recipe(tmp_path: Path, model_folder: Folder) -> Path:
 @pytest.fixture(autouse=True)
 def a_fixed_matrix_rate(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sami.plan.matrix_rate", lambda dtype: 1e9)
+    monkeypatch.setattr("sami.plan.memory_rate", lambda: 1e9)
 
 
 def test_counts_follow_from_the_recipe(recipe: Path) -> None:
@@ -54,7 +55,7 @@ def test_prompts_are_counted_with_the_models_tokenizer(recipe: Path) -> None:
 def test_twice_the_steps_take_twice_the_training(recipe: Path) -> None:
     once, twice = (plan(load_recipe(recipe, [f"training.steps={steps}"])) for steps in ([2, 3], [4, 6]))
     # Nearly: the prompts whose mean length is taken are others.
-    assert twice.seconds["training"] == pytest.approx(2 * once.seconds["training"], rel=0.05)
+    assert twice.seconds["training"] == pytest.approx(2 * once.seconds["training"], rel=0.1)
     assert twice.trained_tokens == pytest.approx(2 * once.trained_tokens, rel=0.02)
     assert twice.seconds["scoring"] == once.seconds["scoring"]
 
@@ -100,9 +101,13 @@ def test_bf16_masters_take_half_the_memory_and_ask_for_steps_that_rounding_keeps
 
 def test_too_little_memory_is_warned_about(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sami.models.free_bytes", lambda: 1000)
-    assert "micro_batch_size" in " ".join(plan(load_recipe(recipe)).warnings)
+    assert "No setting makes it fit" in " ".join(plan(load_recipe(recipe)).misfits)
+    needed = plan(load_recipe(recipe)).training_bytes
+    monkeypatch.setattr("sami.models.free_bytes", lambda: needed - 1)
+    misfit = next(one for one in plan(load_recipe(recipe)).misfits if one.startswith("Training needs"))
+    assert misfit.endswith("Set training.micro_batch_size=1.")
     monkeypatch.setattr("sami.models.free_bytes", lambda: 2**40)
-    assert plan(load_recipe(recipe)).warnings == []
+    assert plan(load_recipe(recipe)).misfits == []
 
 
 def test_training_memory_holds_weights_gradients_and_optimizer(recipe: Path) -> None:
@@ -113,6 +118,7 @@ def test_training_memory_holds_weights_gradients_and_optimizer(recipe: Path) -> 
 
 def test_the_matrix_rate_is_that_of_this_machine() -> None:
     assert 1e8 < matrix_rate(torch.float32) < 1e16
+    assert 1e7 < memory_rate() < 1e14
 
 
 def test_plan_prints_the_recipe_and_the_costs(
@@ -154,4 +160,4 @@ def test_plan_prints_json(sami: Sami, recipe: Path) -> None:
     assert code == 0
     assert value["recipe"]["training"]["steps"] == [2, 3]
     assert value["contrasts"] == [9, 14]
-    assert set(value["seconds"]) == {"generation", "training", "scoring"}
+    assert set(value["seconds"]) == {"generation", "training", "scoring", "starting"}

@@ -98,6 +98,7 @@ def test_without_the_section_adapter_everything_is_trained_and_an_empty_one_take
         "lora_alpha": 32,
         "lora_dropout": 0.0,
         "target_modules": "all-linear",
+        "quantize": None,
         "merge": False,
     }
     adapter = load_recipe(
@@ -390,3 +391,9 @@ def test_a_recipe_is_checked_without_importing_torch(module):
     code = f"import sys, {module}; print({{'torch', 'transformers', 'datasets', 'pyarrow'}} & set(sys.modules))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "set()"
+
+
+def test_a_switch_that_may_be_left_open_can_be_set(tmp_path: Path) -> None:
+    for value in (True, False, None):
+        recipe = load_recipe("quickstart", [f"training.gradient_cache={yaml.safe_dump(value).split()[0]}"])
+        assert recipe.training.gradient_cache is value

@@ -54,19 +54,21 @@ def as_contrasts(
     *,
     shuffle_seed: int | None = None,
     retokenise: bool = False,
+    part: slice = slice(0, None),
 ) -> list[Contrast]:
     """The contrasts that a model scores or trains on.
 
     Args:
-        completions: a row for each planned contrast, with one for each of its constitutions.
+        completions: a row for each planned contrast of the part, with one for each of its constitutions.
         prompts: of the model that scores or trains.
         shuffle_seed: the principles' order is shuffled in the training prompt; None keeps it.
         retokenise: the ids of the completions are another tokenizer's, so their texts are tokenised again.
+        part: only these of the planned contrasts, as they are among all.
     """
     rng = random.Random(f"order of principles, seed {shuffle_seed}")
+    orders = [[c if shuffle_seed is None else c.shuffled(rng) for c in p.constitutions] for p in planned]
     made = []
-    for p, own in zip(planned, completions, strict=True):
-        listed = [c if shuffle_seed is None else c.shuffled(rng) for c in p.constitutions]
+    for p, own, listed in zip(planned[part], completions, orders[part], strict=True):
         prompt_ids = [prompts.training_prompt(p.query, c.texts, c.text) for c in listed]
         if retokenise:
             own = [retokenised(c, ids, prompts.tokenizer) for c, ids in zip(own, prompt_ids, strict=True)]

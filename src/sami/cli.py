@@ -4,10 +4,13 @@ import errno
 import json
 import logging
 import os
+import socket
 import sys
-from contextlib import suppress
+import tempfile
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 import typer
 
@@ -40,30 +43,58 @@ Output = Annotated[Path | None, typer.Option(help="The run's folder; by default 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")]
 Iteration = Annotated[int, typer.Option(min=1, help="Which iteration.")]
+Smoke = Annotated[
+    bool, typer.Option("--smoke", help="The recipe in miniature: tiny random models, no network, seconds on a CPU.")
+]
 
 
 @app.command(epilog="Example: sami run quickstart training.lr=1e-5 --output runs/lower-rate")
-def run(recipe: RecipeArgument, overrides: Overrides = None, output: Output = None, as_json: Json = False) -> None:
+def run(
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    output: Output = None,
+    smoke: Smoke = False,
+    as_json: Json = False,
+) -> None:
     """Run the whole loop; called again, continue where it stopped."""
-    pipeline, folder = _pipeline(recipe, overrides, output)
+    if smoke:
+        _smoke_run(recipe, overrides, output, as_json)
+        return
+    pipeline, folder = _pipeline(recipe, overrides, output, trains=True)
+    if pipeline.recipe.launch.rank > 0:
+        pipeline.assist(range(1, pipeline.iterations + 1))
+        return
     _finish(pipeline.run(), folder, as_json)
 
 
-@app.command(epilog="Example: sami plan quickstart")
-def plan(recipe: RecipeArgument, overrides: Overrides = None, as_json: Json = False) -> None:
-    """Show the resolved recipe and what it will cost; run nothing."""
+@app.command(epilog="Example: sami plan paper/hh-mistral-7b --gpus 8 --gpu-memory 80")
+def plan(
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    gpus: Annotated[int | None, typer.Option(min=1, help="Plan for so many GPUs, which need not be here.")] = None,
+    gpu_memory: Annotated[float, typer.Option(min=1, help="Memory of each in GiB.")] = 80.0,
+    gpu_tflops: Annotated[float, typer.Option(min=1, help="Peak bfloat16 rate of each; by default an A100's.")] = 312.0,
+    smoke: Smoke = False,
+    as_json: Json = False,
+) -> None:
+    """Show the resolved recipe, what it will cost and whether it fits; run nothing."""
     resolved = load_recipe(recipe, overrides or [])
+    hub = not smoke and _hub_answers()
+    if not hub:
+        _without_hub()
     _quiet_libraries()
     from sami import plan as planning
 
-    costs = planning.plan(resolved)
-    if as_json:
-        print(json.dumps({"recipe": costs.recipe.model_dump(), **costs.as_json()}, indent=1))
-    else:
-        _print(planning.recipe_table(costs.recipe))
-        _print(planning.cost_table(costs))
-        for warning in costs.warnings:
-            _print(f"warning: {warning}")
+    with ExitStack() as stack:
+        if smoke:
+            from sami.smoke import smoked
+
+            place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sami-smoke-")))
+            resolved = stack.enter_context(smoked(resolved, place))
+        costs = planning.plan(resolved, planning.Gpus(gpus, gpu_memory, gpu_tflops) if gpus else None, hub=hub)
+    _show_plan(costs, as_json)
+    if gpus and costs.misfits:
+        raise InputError(" ".join(costs.misfits))
 
 
 @app.command(epilog="Example: sami probe quickstart --queries 24")
@@ -98,20 +129,40 @@ def probe(
         _print(sentence)
 
 
-@app.command(epilog="Example: sami generate quickstart --iteration 1")
+@app.command(
+    epilog="Example: sami generate quickstart --iteration 1, or on each of 8 machines "
+    "sami generate quickstart --shard 3/8, and then once sami generate quickstart --merge"
+)
 def generate(
-    recipe: RecipeArgument, overrides: Overrides = None, output: Output = None, iteration: Iteration = 1
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    output: Output = None,
+    iteration: Iteration = 1,
+    shard: Annotated[str | None, typer.Option(metavar="I/N", help="Generate only part I of N.")] = None,
+    merge: Annotated[
+        bool, typer.Option("--merge", help="Check the parts that are there and put them together.")
+    ] = False,
 ) -> None:
     """Generate one iteration's contrasts with the model of the iteration before."""
+    if shard and merge:
+        raise InputError("--shard makes a part and --merge puts parts together; give one of them.")
     pipeline, _ = _pipeline(recipe, overrides, output)
-    pipeline.generate(iteration)
-    print(pipeline.directory.contrasts(iteration))
+    if shard:
+        from sami.shards import Shard
+
+        print(pipeline.generate_shard(iteration, Shard.parse(shard)))
+    else:
+        pipeline.generate(iteration, merge=merge)
+        print(pipeline.directory.contrasts(iteration))
 
 
 @app.command(epilog="Example: sami train quickstart --iteration 1")
 def train(recipe: RecipeArgument, overrides: Overrides = None, output: Output = None, iteration: Iteration = 1) -> None:
     """Train one iteration's model on its contrasts."""
-    pipeline, _ = _pipeline(recipe, overrides, output)
+    pipeline, _ = _pipeline(recipe, overrides, output, trains=True)
+    if pipeline.recipe.launch.rank > 0:
+        pipeline.assist([iteration])
+        return
     pipeline.train(iteration)
     print(pipeline.directory.model(iteration))
 
@@ -174,7 +225,10 @@ def judge(
     if calibrate:
         _calibrated(pipeline.calibrate(), as_json)
     else:
+        from sami.report import write_report
+
         _judged(pipeline.judge(), folder / "evaluation", as_json)
+        write_report([folder])
 
 
 @app.command(epilog="Example: sami winrate runs/quickstart/evaluation/verdicts.jsonl --slope shared")
@@ -211,6 +265,20 @@ def winrate(
             _print(win_rate_table.agreement_sentence(pair))
     for warning in win_rate_table.warnings(rates):
         print(f"warning: {warning}", file=sys.stderr)
+
+
+@app.command(epilog="Example: sami report runs/quickstart or, to compare: sami report runs/a runs/b --output both.html")
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs; several are compared.")],
+    output: Annotated[
+        Path | None, typer.Option(help="The page; by default RUN/report.html, or comparison.html for several.")
+    ] = None,
+) -> None:
+    """Write the page of a run, or one page that compares several."""
+    _quiet_libraries()
+    from sami.report import write_report
+
+    print(write_report(runs, output))
 
 
 @app.command("try", epilog="Example: sami try runs/quickstart 'Why is the sky blue?' --principle pirate")
@@ -387,14 +455,51 @@ def main() -> None:
         raise
 
 
-def _pipeline(recipe: str, overrides: list[str] | None, output: Path | None) -> tuple[Any, Path]:
+def _pipeline(recipe: str, overrides: list[str] | None, output: Path | None, trains: bool = False) -> tuple[Any, Path]:
     resolved: Recipe = load_recipe(recipe, overrides or [])
+    if resolved.launch.rank > 0 and not trains:
+        raise InputError(
+            f"launch.rank is {resolved.launch.rank}, and other machines than 0 only take part in `sami run` and "
+            f"`sami train`. Leave launch.rank out."
+        )
     folder = output or Path("runs") / Path(recipe).stem
     _tune_process()
     _quiet_libraries()
     from sami.pipeline import Pipeline
 
     return Pipeline(resolved, folder), folder
+
+
+def _smoke_run(recipe: str, overrides: list[str] | None, output: Path | None, as_json: bool) -> None:
+    resolved = load_recipe(recipe, overrides or [])
+    folder = output or Path("runs") / f"{Path(recipe).stem}-smoke"
+    _tune_process()
+    _without_hub()
+    _quiet_libraries()
+    from sami.pipeline import Pipeline
+    from sami.smoke import smoked
+
+    with smoked(resolved, folder / ".smoke") as tiny:
+        _finish(Pipeline(tiny, folder).run(), folder, as_json)
+    print("A smoke run: tiny random models and scripted judges, so the figures mean nothing.", file=sys.stderr)
+
+
+def _show_plan(costs: Any, as_json: bool) -> None:
+    from sami import plan_tables
+
+    if as_json:
+        print(json.dumps({"recipe": costs.recipe.model_dump(), **costs.as_json()}, indent=1))
+        return
+    for table in (
+        plan_tables.recipe_table(costs.recipe),
+        plan_tables.cost_table(costs),
+        plan_tables.memory_table(costs),
+    ):
+        _print(table)
+    if costs.estimated:
+        _print(f"note: {costs.estimated}.")
+    for warning in [*costs.warnings, *costs.misfits]:
+        _print(f"warning: {warning}")
 
 
 def _yaml(text: str | None, option: str) -> Any:
@@ -407,8 +512,10 @@ def _yaml(text: str | None, option: str) -> Any:
 
 
 def _finish(summary: dict[str, Any], folder: Path, as_json: bool) -> None:
+    from sami.report import write_report
     from sami.summary import sentences, table
 
+    page = write_report([folder])
     if as_json:
         print(json.dumps(summary, indent=1, ensure_ascii=False))
         return
@@ -423,7 +530,7 @@ def _finish(summary: dict[str, Any], folder: Path, as_json: bool) -> None:
             print(f"warning: {warning}", file=sys.stderr)
     for sentence in sentences(summary):
         _print(sentence)
-    _print(f"All figures: {folder / 'summary.json'}. Answers: {folder / 'evaluation' / 'responses'}.")
+    _print(f"All figures: {folder / 'summary.json'}. To read and share: {page}.")
 
 
 def _judged(value: dict[str, Any], folder: Path, as_json: bool) -> None:
@@ -462,6 +569,25 @@ def _tune_process() -> None:
     if missing and sys.platform == "linux" and sys.argv[0].endswith(("/sami", "/cli.py")):
         sys.stdout.flush()
         os.execve(sys.executable, [sys.executable, "-P", "-m", "sami.cli", *sys.argv[1:]], {**os.environ, **missing})
+
+
+def _hub_answers() -> bool:
+    """Whether the hub can be reached, asked once: its own libraries wait for half a minute before they give up."""
+    if os.environ.get("HF_HUB_OFFLINE", "0") not in ("0", ""):
+        return False
+    if any(name in os.environ for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
+        return True  # only the proxy knows
+    address = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
+    try:
+        socket.create_connection((address.hostname or "", address.port or 443), timeout=3).close()
+    except OSError:
+        return False
+    return True
+
+
+def _without_hub() -> None:
+    """Read by the libraries of the hub when they are imported."""
+    os.environ["HF_HUB_OFFLINE"] = "1"
 
 
 def _quiet_libraries() -> None:

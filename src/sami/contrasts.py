@@ -78,15 +78,15 @@ SCHEMA = pa.schema(
 )
 
 
-def write_contrasts(path: Path, contrasts: Iterable[Contrast]) -> None:
-    """Write contrasts to a Parquet file, whole or not at all."""
+def write_contrasts(path: Path, contrasts: Iterable[Contrast], notes: Mapping[str, str] | None = None) -> None:
+    """Write contrasts to a Parquet file, whole or not at all, with notes in the file's metadata."""
     rows = []
     for contrast in contrasts:
         row = asdict(contrast)
         row["principles"] = [[{"id": name, "positive": positive} for name, positive in c] for c in contrast.principles]
         rows.append(row)
     with replacing(path) as temporary:
-        pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), temporary)
+        pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA.with_metadata(notes)), temporary)
 
 
 def read_contrasts(path: Path) -> list[Contrast]:

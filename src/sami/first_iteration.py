@@ -7,14 +7,14 @@ run's own prompts and, where they are not the run's own tokens already, tokenise
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from sami import models
 from sami.answering import as_contrasts, complete
 from sami.contrasts import Contrast
 from sami.errors import InputError
 from sami.files import file_hash
-from sami.generation import Completion
-from sami.generation.transformers_engine import TransformersEngine
+from sami.generation import Completion, Engine
 from sami.principles import Constitution, Principle
 from sami.prompts import PromptBuilder
 from sami.queries import Query, normalise
@@ -45,7 +45,12 @@ def identity(recipe: Recipe) -> str | None:
 
 
 def written_by_model(
-    writer: Model, planned: Sequence[Planned], prompts: PromptBuilder, recipe: Recipe, label: str
+    writer: Model,
+    planned: Sequence[Planned],
+    prompts: PromptBuilder,
+    recipe: Recipe,
+    label: str,
+    make_engine: Callable[[models.Weights, Any], Engine],
 ) -> Written:
     """Another model's answers, prompted as the recipe says, through its own chat template if it has one.
 
@@ -54,11 +59,10 @@ def written_by_model(
 
     Args:
         prompts: of the model that is trained.
+        make_engine: the recipe's engine for weights and their tokenizer.
     """
     own = prompts_of(writer, recipe)
-    engine = TransformersEngine(
-        models.load_model(writer, models.resolve_dtype(writer.dtype)), own.tokenizer, recipe.generation.batch_size
-    )
+    engine = make_engine(models.Weights.of(writer, models.fingerprint(writer)), own.tokenizer)
     completions = complete(engine, planned, own, recipe.generation, label)
     name = writer.source.rstrip("/").split("/")[-1]
     if own.chat == prompts.chat and own.tokenizer.get_vocab() == prompts.tokenizer.get_vocab():

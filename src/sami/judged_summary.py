@@ -52,9 +52,7 @@ def verdict(comparison: dict[str, Any], win_rates: Sequence[dict[str, Any]]) -> 
     A judge that was forced though it is not above chance is shown and decides nothing.
     """
     policy, against = comparison["policy"], comparison["against"]
-    cells = [cell for cell in win_rates if (cell["candidate"], cell["baseline"]) == (policy, against)]
-    learned = [cell for cell in cells if cell["scope"] == "learned"]
-    judged = [_judged(cell) for cell in learned or [cell for cell in cells if cell["scope"] == "all"]]
+    judged = _said_of(comparison, win_rates)
     evidence = comparison["reason"].partition(": ")[2].rstrip(".")
     won = all(above for above, _ in judged)
     if comparison["better"] and won:
@@ -66,12 +64,27 @@ def verdict(comparison: dict[str, Any], win_rates: Sequence[dict[str, Any]]) -> 
     return f"{policy} is not called better than {against}: {'; '.join([*losing, evidence, *figures])}."
 
 
+def called_better(comparison: dict[str, Any], win_rates: Sequence[dict[str, Any]]) -> bool:
+    """Whether `verdict` says that the policy is better."""
+    return bool(comparison["better"]) and all(above for above, _ in _said_of(comparison, win_rates))
+
+
+def _said_of(comparison: dict[str, Any], win_rates: Sequence[dict[str, Any]]) -> list[tuple[bool, str]]:
+    """What each judge says of a comparison, on learned principles where verdicts tell them apart."""
+    pair = comparison["policy"], comparison["against"]
+    cells = [cell for cell in win_rates if (cell["candidate"], cell["baseline"]) == pair]
+    learned = [cell for cell in cells if cell["scope"] == "learned"]
+    return [_judged(cell) for cell in learned or [cell for cell in cells if cell["scope"] == "all"]]
+
+
 def _judged(cell: dict[str, Any]) -> tuple[bool, str]:
     """Whether a win rate does not speak against the candidate, and the figure in words."""
     kind = "length_controlled" if cell["length_controlled"]["low"] is not None else "raw"
     rate, accuracy = cell[kind], cell["judge_accuracy"]
     if accuracy is None:
         worth = "whose checks define the answer" if cell["judge"] == "verifier" else "not calibrated"
+    elif accuracy["accuracy"] is None or accuracy["low"] is None:  # no pair with a known answer was scored, or one
+        worth = "not above chance, for want of pairs with a known answer"
     else:
         worth = f"judge accuracy {accuracy['accuracy']:.0f} % [{accuracy['low']:.0f}, {accuracy['high']:.0f}]"
         worth += "" if accuracy["above_chance"] else ", not above chance"

@@ -20,7 +20,6 @@ from sami.evaluation.comparison import calibrate_all, every_pair, judge_all
 from sami.evaluation.judges import make_judge
 from sami.evaluation.pairs import Policy, answering, from_contrasts, from_file
 from sami.files import file_hash
-from sami.generation.transformers_engine import TransformersEngine
 from sami.progress import say
 from sami.prompts import PromptBuilder
 from sami.recipe import Baseline, LocalJudge, Model
@@ -85,17 +84,18 @@ class Judging:
 
         def respond() -> dict[str, Any]:
             recipe, tokenizer = self.run.recipe, models.load_tokenizer(source)
-            prompts = PromptBuilder(tokenizer, recipe.prompt, recipe.generation.chain_of_thought)
+            prompts = PromptBuilder(tokenizer, baseline.prompt or recipe.prompt, recipe.generation.chain_of_thought)
             plan = self.run.evaluation_plan()
             self.run.check_prompts(source, prompts, plan)
-            model = models.load_model(source, models.resolve_dtype(source.dtype))
-            engine = TransformersEngine(model, tokenizer, recipe.generation.batch_size)
+            engine = self.run.engine(models.Weights.of(source, inputs["policy"]), tokenizer)
             label = f"{baseline.name}: answering"
             contrasts = self.run.respond(engine, plan, label, shuffle=False, prompts=prompts)
             write_contrasts(target, contrasts)
             return self.run.unsplit(contrasts)
 
         inputs = self.run.answering_inputs() | {"policy": models.fingerprint(source)}
+        if baseline.prompt is not None:
+            inputs["prompt"] = baseline.prompt.model_dump()
         self.run.directory.step(f"respond-{baseline.name}", inputs, [target], respond)
         return self._answers(baseline.name)
 

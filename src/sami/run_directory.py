@@ -16,10 +16,13 @@ from filelock import FileLock, Timeout
 
 from sami.errors import InputError
 from sami.files import replacing, write_json
-from sami.recipe import Recipe, dump_recipe, flatten
+from sami.recipe import VLLM, Launch, Recipe, dump_recipe, flatten
 
 # Where data lies may change between calls, what it holds may not: steps record content hashes.
 _PLACES = {"principles", "queries.path", "model.source", "generation.first_model.source"}
+# On which machines a run is worked out, which may differ from step to step.
+_MACHINES = {f"launch.{name}" for name in Launch.model_fields}
+_MACHINES |= {f"generation.vllm.{name}" for name in VLLM.model_fields}
 # Further judges and baselines may be asked for once a run is finished; verdicts have cache keys of their own.
 JUDGING = {
     f"evaluation.{name}"
@@ -59,6 +62,9 @@ class RunDirectory:
     def baseline_model(self, name: str) -> Path:
         return self.folder / "baselines" / name / "model"
 
+    def shards(self, iteration: int) -> Path:
+        return self._iteration(iteration) / "shards"
+
     def metrics(self, iteration: int) -> Path:
         return self._iteration(iteration) / "metrics.jsonl"
 
@@ -79,13 +85,14 @@ class RunDirectory:
         return self.folder / f"iteration-{iteration}"
 
     @contextmanager
-    def open(self, recipe: Recipe, principles: str | None) -> Iterator[None]:
+    def open(self, recipe: Recipe, principles: str | None, wait: float = 0.0) -> Iterator[None]:
         """Hold the run's lock, and write or compare its recipe.
 
         A recipe under which no step was finished is replaced.
 
         Args:
             principles: text of the principles file, kept beside the recipe; None where a step writes it.
+            wait: seconds to wait for another process that holds the lock.
 
         Raises:
             InputError: the folder belongs to another recipe, to no run at all, or is in use.
@@ -102,7 +109,7 @@ class RunDirectory:
         self.folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.folder / ".lock")
         try:
-            lock.acquire(timeout=0)
+            lock.acquire(timeout=wait)
         except Timeout:
             raise InputError(
                 f"Another process is writing the run {self.folder}. Wait for it, or give another --output."
@@ -110,12 +117,32 @@ class RunDirectory:
         try:
             self._records.mkdir(exist_ok=True)
             if any(self._records.glob("*.json")):
-                self._compare(recipe)
+                recorded = self.require_recipe(recipe)
+                if recorded.get("evaluation") != recipe.model_dump()["evaluation"]:
+                    self._write_recipe(recipe)
             else:
                 self._write_recipe(recipe)
                 if principles is not None:
                     with replacing(self.principles) as temporary:
                         temporary.write_text(principles, encoding="utf-8")
+            yield
+        finally:
+            lock.release()
+
+    @contextmanager
+    def held(self, path: Path) -> Iterator[None]:
+        """Hold the lock of one file, for work that does not need the whole run.
+
+        Raises:
+            InputError: another process writes that file.
+        """
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path.with_name(f".{path.name}.lock"))
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise InputError(f"Another process is writing {path}. Wait for it to end.") from None
+        try:
             yield
         finally:
             lock.release()
@@ -139,7 +166,7 @@ class RunDirectory:
         """
         record = self.record(name)
         if record is not None:
-            changed = _differences(record["inputs"], inputs)
+            changed = differences(record["inputs"], inputs)
             if changed:
                 raise InputError(
                     f"The step {name} of {self.folder} was made from other inputs:\n{changed}\n"
@@ -177,16 +204,20 @@ class RunDirectory:
     def _record_file(self, name: str) -> Path:
         return self._records / f"{name}.json"
 
-    def _compare(self, recipe: Recipe) -> None:
-        recorded = yaml.safe_load(self._recipe_file.read_text(encoding="utf-8"))
-        changed = _differences(recorded, recipe.model_dump(), ignore=_PLACES | JUDGING)
+    def require_recipe(self, recipe: Recipe) -> dict[str, Any]:
+        """Refuse a run of another recipe; returns the run's own, which may differ in its judging.
+
+        Raises:
+            InputError: with the difference.
+        """
+        recorded: dict[str, Any] = yaml.safe_load(self._recipe_file.read_text(encoding="utf-8"))
+        changed = differences(recorded, recipe.model_dump(), ignore=_PLACES | _MACHINES | JUDGING)
         if changed:
             raise InputError(
                 f"The folder {self.folder} holds a run of a different recipe:\n{changed}\n"
                 f"Give another --output, or undo the change."
             )
-        if recorded.get("evaluation") != recipe.model_dump()["evaluation"]:
-            self._write_recipe(recipe)
+        return recorded
 
     def _write_recipe(self, recipe: Recipe) -> None:
         with replacing(self._recipe_file) as temporary:
@@ -205,7 +236,8 @@ def last_model(folder: Path) -> Path:
     return found[max(found)].resolve()
 
 
-def _differences(before: dict[str, Any], after: dict[str, Any], ignore: set[str] | frozenset[str] = frozenset()) -> str:
+def differences(before: dict[str, Any], after: dict[str, Any], ignore: set[str] | frozenset[str] = frozenset()) -> str:
+    """Where two nested mappings differ, a line for each key; empty where they do not."""
     old, new = dict(flatten(before)), dict(flatten(after))
     return "\n".join(
         f"- {key}: {old.get(key)!r} there, {new.get(key)!r} now"

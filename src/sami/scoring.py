@@ -80,6 +80,28 @@ def _token_logprobs(model: nn.Module, batch: ContrastBatch, hidden_XD: Tensor) -
     return logprobs_BCRT
 
 
+@torch.no_grad()
+def response_logprobs(
+    model: nn.Module, pairs: Sequence[tuple[list[int], list[int]]], pad_token_id: int
+) -> list[list[float]]:
+    """Log-prob of each token of a response after its prompt, for (prompt ids, response ids), in nats."""
+    scored = []
+    for prompt, response in pairs:
+        one = Contrast(  # of two responses, as every contrast; the first counts
+            id="response",
+            query="",
+            constitutions=["", ""],
+            prompt_ids=[prompt, prompt],
+            response_ids=[response, response],
+            responses=["", ""],
+            finish_reasons=["length", "length"],
+            principles=[[], []],
+        )
+        batch = collate([one], pad_token_id, share_prefix=False, constitutions=[0])
+        scored.append(token_logprobs(model, batch.to(next(model.parameters()).device))[0, 0, 0].tolist())
+    return scored
+
+
 def scored_states(model: nn.Module, batch: ContrastBatch) -> Tensor:
     """Last hidden states at the positions that predict response tokens, [X, D]."""
     lm = causal_lm(model)

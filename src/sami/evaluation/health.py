@@ -27,6 +27,9 @@ from sami.prompts import PromptBuilder
 from sami.recipe import Health as HealthLimits
 from sami.scoring import token_logprobs
 
+# Figures that count responses by what their text shows.
+FLAGS = ("loops", "leakage", "unfinished", "template_leftovers")
+
 
 @dataclass(frozen=True)
 class Health:
@@ -59,19 +62,33 @@ class Health:
         return {**asdict(self), "failures": list(self.failures)}
 
 
-def text_figures(contrasts: Sequence[Contrast]) -> dict[str, Any]:
-    """The figures of `Health` that need the text alone."""
+def flags(contrast: Contrast) -> list[dict[str, str]]:
+    """What is wrong with the text of each response: the figure of `Health` it counts in, and what shows it."""
+    found = []
+    for text, ids, reason in zip(contrast.responses, contrast.response_ids, contrast.finish_reasons, strict=True):
+        shown = {
+            "loops": repeated_loop(text),
+            "leakage": leakage(text, contrast.constitutions, contrast.query),
+            "template_leftovers": template_leftover(text),
+            "unfinished": {"stop": None, "length": f"at {len(ids)} tokens", "unsplit": "before an answer"}[reason],
+        }
+        found.append({name: what for name, what in shown.items() if what is not None})
+    return found
+
+
+def text_figures(contrasts: Sequence[Contrast], flagged: Sequence[list[dict[str, str]]]) -> dict[str, Any]:
+    """The figures of `Health` that need the text alone.
+
+    Args:
+        flagged: `flags` of each contrast.
+    """
     texts = [text for contrast in contrasts for text in contrast.responses]
+    wrong = [found for of_contrast in flagged for found in of_contrast]
     opening, share = commonest_opening(texts)
     return {
         "responses": len(texts),
         "words": sum(map(word_count, texts)) / len(texts),
-        "loops": _percent([repeated_loop(text) is not None for text in texts]),
-        "leakage": _percent(
-            [leakage(text, c.constitutions, c.query) is not None for c in contrasts for text in c.responses]
-        ),
-        "unfinished": _percent([reason != "stop" for c in contrasts for reason in c.finish_reasons]),
-        "template_leftovers": _percent([template_leftover(text) is not None for text in texts]),
+        **{name: _percent([name in found for found in wrong]) for name in FLAGS},
         "distinct_2": 0.0 if math.isnan(diversity := distinct_n(texts)) else diversity,  # no response of two words
         "opening": opening,
         "opening_share": 100 * share,
@@ -177,11 +194,16 @@ def forgetting(
 
 
 def check(policy: Health, base: Health, limits: HealthLimits) -> tuple[str, ...]:
-    """The limits that a policy breaks, each as a sentence with the figures; empty for a healthy one.
+    """The limits that a policy breaks, each as a sentence with the figures; empty for a healthy one."""
+    return tuple(broken(policy, base, limits).values())
+
+
+def broken(policy: Health, base: Health, limits: HealthLimits) -> dict[str, str]:
+    """The same sentences by the name of the figure that breaks its limit.
 
     A figure that is not a number breaks its limit.
     """
-    failures = []
+    failures = {}
     for name, label in (
         ("leakage", "copy from their constitution"),
         ("loops", "repeat themselves"),
@@ -190,10 +212,10 @@ def check(policy: Health, base: Health, limits: HealthLimits) -> tuple[str, ...]
     ):
         now, before, limit = getattr(policy, name), getattr(base, name), getattr(limits, name)
         if not now - before <= limit:
-            failures.append(f"{now:.1f} % of responses {label}, {before:.1f} % of base's (limit +{limit:g} points)")
+            failures[name] = f"{now:.1f} % of responses {label}, {before:.1f} % of base's (limit +{limit:g} points)"
     drop = base.base_logprob - policy.base_logprob
     if not drop <= limits.base_logprob_drop:
-        failures.append(
+        failures["base_logprob"] = (
             f"responses are {drop:.2f} nats per token less likely under the base model than its own "
             f"(limit {limits.base_logprob_drop:g})"
         )
@@ -203,8 +225,8 @@ def check(policy: Health, base: Health, limits: HealthLimits) -> tuple[str, ...]
     ):
         now, before = getattr(policy, name), getattr(base, name)
         if not now >= min(limit * before, before):
-            failures.append(f"{label} fell from {before:.2f} to {now:.2f} (limit {limit:g} of base's)")
-    return tuple(failures)
+            failures[name] = f"{label} fell from {before:.2f} to {now:.2f} (limit {limit:g} of base's)"
+    return failures
 
 
 def _percent(flags: Sequence[bool]) -> float:

@@ -50,7 +50,8 @@ def measure(
         by_policy = score(policy, on_contrasts=lambda done: on_contrasts(len(contrasts) + done))
     texts = {health.principle_key(p.id, positive): p.text(positive) for p in principles for positive in (True, False)}
     pad = tokenizer.pad_token_id
-    figures = health.text_figures(contrasts) | {
+    flagged = [health.flags(contrast) for contrast in contrasts]
+    figures = health.text_figures(contrasts, flagged) | {
         "base_logprob": health.base_logprob(by_base),
         "relevance": health.relevance(
             base,
@@ -71,6 +72,7 @@ def measure(
         "policy": [s.as_json() for s in by_policy],
         "base": [s.as_json() for s in by_base],
         "verdicts": list(verdicts(contrasts, principles)),
+        "flags": {contrast.id: found for contrast, found in zip(contrasts, flagged, strict=True)},
         "health": figures,
     }
 

@@ -14,7 +14,8 @@ from transformers import (
     StopStringCriteria,
 )
 
-from sami.generation import Completion, FinishReason, OnProgress, SamplingSettings
+from sami.generation import Completion, OnProgress, SamplingSettings
+from sami.generation.endings import completion, end_tokens
 
 
 class TransformersEngine:
@@ -29,11 +30,7 @@ class TransformersEngine:
         self._model = model
         self._tokenizer = tokenizer
         self._batch_size = batch_size
-        ids = model.generation_config.eos_token_id
-        self._eos_ids = {
-            tokenizer.eos_token_id,
-            *(ids if isinstance(ids, list) else [ids] if ids is not None else []),
-        }
+        self._eos_ids = end_tokens(model.generation_config, tokenizer)
 
     def generate(
         self, prompts: Sequence[Sequence[int]], settings: SamplingSettings, on_progress: OnProgress | None = None
@@ -45,7 +42,7 @@ class TransformersEngine:
         """The completion of one prompt; `on_text` gets its text so far after each token."""
 
         def seen(row: list[int]) -> None:
-            on_text(self._completion(row, settings).text)
+            on_text(completion(row, settings.stop, self._eos_ids, self._tokenizer).text)
 
         return self._generate([prompt], settings, None, [_Watch(len(prompt), seen)])[0]
 
@@ -67,7 +64,8 @@ class TransformersEngine:
                 steps = _StepCounter(on_progress, start / len(prompts), share / settings.max_new_tokens, tokens)
             torch.manual_seed(settings.seed + start)
             rows = self._generate_batch([prompts[i] for i in chosen], settings, steps, watching)
-            completions.update({i: self._completion(row, settings) for i, row in zip(chosen, rows, strict=True)})
+            ended = [completion(row, settings.stop, self._eos_ids, self._tokenizer) for row in rows]
+            completions.update(zip(chosen, ended, strict=True))
             tokens += sum(len(completions[i].token_ids) for i in chosen)
             if on_progress:
                 on_progress((start + len(chosen)) / len(prompts), tokens)
@@ -112,28 +110,6 @@ class TransformersEngine:
             )
         generated: list[list[int]] = output[:, width:].tolist()
         return generated
-
-    def _completion(self, row: list[int], settings: SamplingSettings) -> Completion:
-        """Cut a row at its EOS or stop string; what the batch generated after that is padding."""
-        finish: FinishReason = "length"
-        end = next((at for at, token in enumerate(row) if token in self._eos_ids), None)
-        ids, eos = row, self._tokenizer.eos_token_id
-        if end is not None:
-            ids, eos, finish = row[:end], row[end], "stop"
-        # A stop string may be a special token's, so those count in the search.
-        text = self._text(ids, skip_special_tokens=False)
-        found = [at for stop in settings.stop if (at := text.find(stop)) >= 0]
-        if found:
-            eos, finish = self._tokenizer.eos_token_id, "stop"
-            while len(self._text(ids, skip_special_tokens=False)) > min(found):
-                ids = ids[:-1]
-        kept = [*ids, eos] if finish == "stop" else ids
-        return Completion(token_ids=kept, text=self._text(ids, skip_special_tokens=True), finish_reason=finish)
-
-    def _text(self, ids: list[int], *, skip_special_tokens: bool) -> str:
-        return str(
-            self._tokenizer.decode(ids, skip_special_tokens=skip_special_tokens, clean_up_tokenization_spaces=False)
-        )
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from sami.recipe.loading import (
 )
 from sami.recipe.recipe import Recipe
 from sami.recipe.sections import (
+    VLLM,
     Adapter,
     ChainOfThought,
     Filters,
@@ -35,6 +36,7 @@ from sami.recipe.writing import EndpointWriter, LocalWriter, ScriptedWriter, Wri
 
 __all__ = [
     "PACKAGED_RECIPES",
+    "VLLM",
     "Adapter",
     "Baseline",
     "ChainOfThought",

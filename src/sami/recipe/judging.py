@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from sami.recipe.endpoint import Endpoint
-from sami.recipe.sections import Model, Section, as_model
+from sami.recipe.sections import Model, Prompt, Section, as_model
 
 
 class VerifierJudge(Section):
@@ -104,10 +104,15 @@ class Baseline(Section):
     train: Literal["sft", "dpo"] | None = None
     """The base model trained through TRL on the last iteration's contrasts: sft on each response, dpo on the pairs."""
 
+    prompt: Prompt | None = None
+    """How a model of another kind than the recipe's is prompted; null: as the recipe says."""
+
     @model_validator(mode="after")
     def _one_source(self) -> Self:
         if sum(source is not None for source in (self.model, self.run, self.responses, self.train)) != 1:
             raise ValueError("give a baseline exactly one of model, run, responses and train")
+        if self.prompt is not None and self.model is None and self.run is None:
+            raise ValueError("prompt has an effect on a baseline with model or run only; remove it")
         if self.name == "base" or self.name.startswith("iteration-"):
             raise ValueError(f"the name {self.name!r} is that of a policy of the run; choose another")
         return self

@@ -100,13 +100,18 @@ def describe(key: str) -> str:
     return " ".join((fields[0].description or "").split())
 
 
+def packaged_recipes() -> list[Path]:
+    """The recipes that come with the package."""
+    return sorted([*PACKAGED_RECIPES.glob("*.yaml"), *(PACKAGED_RECIPES / "paper").glob("*.yaml")])
+
+
 def _find(path: Path) -> Path:
     if path.is_file():
         return path
     packaged = PACKAGED_RECIPES / f"{path}.yaml"
     if path.suffix == "" and packaged.is_file():
         return packaged
-    names = sorted(p.stem for p in PACKAGED_RECIPES.glob("*.yaml"))
+    names = sorted(str(p.relative_to(PACKAGED_RECIPES).with_suffix("")) for p in packaged_recipes())
     raise InputError(
         f"There is no recipe {path}. Give the path of a YAML file, or one of the recipes that come with "
         f"sami: {', '.join(names)}."

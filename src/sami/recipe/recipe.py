@@ -52,15 +52,15 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _some_things_need_one_process(self) -> Self:
-        if self.training.beta and self.launch.processes > 1:
+        if self.training.beta and self.launch.total > 1:
             raise ValueError(
-                f"launch.processes is {self.launch.processes} and training.beta {self.training.beta:g}; the divergence "
+                f"{self.launch.described} and training.beta is {self.training.beta:g}; the divergence "
                 f"from a reference is computed in one process only"
             )
-        if self.adapter is not None and self.launch.processes > 1:
+        if self.adapter is not None and self.launch.total > 1:
             raise ValueError(
-                f"launch.processes is {self.launch.processes} and there is an adapter, which a run trains in one "
-                f"process; set launch.processes to 1, or remove the adapter"
+                f"{self.launch.described} and there is an adapter, which a run trains in one "
+                f"process; set launch.processes and launch.nodes to 1, or remove the adapter"
             )
         return self
 
@@ -90,18 +90,18 @@ class Recipe(Section):
                 raise ValueError("an adapter trains in float32 beside a narrow base; remove training.master_weights")
             if self.model.dtype == "float32":
                 raise ValueError("model.dtype is float32 and training.master_weights bfloat16; set both alike")
-            if self.launch.processes > 1:
+            if self.launch.total > 1:
                 raise ValueError(
-                    f"launch.processes is {self.launch.processes}, which divide float32 weights between them; set "
+                    f"{self.launch.described}, which divide float32 weights between them; set "
                     f"training.master_weights to float32"
                 )
         return self
 
     @model_validator(mode="after")
     def _processes_share_a_step(self) -> Self:
-        if self.training.batch_size % self.launch.processes:
+        if self.training.batch_size % self.launch.total:
             raise ValueError(
-                f"launch.processes is {self.launch.processes} and training.batch_size {self.training.batch_size}; a "
+                f"{self.launch.described} and training.batch_size is {self.training.batch_size}; a "
                 f"step's contrasts must fall evenly to the processes"
             )
         return self

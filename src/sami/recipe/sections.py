@@ -25,7 +25,8 @@ class Section(BaseModel):
             return {} if value else None
         if value is None and isinstance(wanted, type) and issubclass(wanted, Section):
             return {}
-        if wanted is not bool and any(isinstance(v, bool) for v in (value if isinstance(value, list) else [value])):
+        numbers = wanted not in (bool, bool | None)
+        if numbers and any(isinstance(v, bool) for v in (value if isinstance(value, list) else [value])):
             raise ValueError(f"{str(value).lower()} was given where a number or text is expected")
         return value
 
@@ -131,6 +132,23 @@ class Sampling(Section):
         return self
 
 
+class VLLM(Section):
+    tensor_parallel: int = Field(default=1, ge=1)
+    """GPUs that hold one copy of the weights together."""
+    data_parallel: int = Field(default=1, ge=1)
+    """Copies of the weights on this machine, each of which answers a part of the prompts."""
+    ray: bool = False
+    """Take the GPUs from the Ray cluster that this machine belongs to, so that one copy may span machines."""
+    memory: float = Field(default=0.9, gt=0.0, le=1.0)
+    """Share of each GPU's memory for weights and cache; on CPU VLLM_CPU_KVCACHE_SPACE counts instead."""
+    eager: bool = False
+    """Start without compiling the model: ready sooner, slower from then on."""
+    largest_gap: float | None = Field(default=None, gt=0.0)
+    """Stop if vLLM's log-probs and the trainer's differ by more nats per token on average; null: 0.1, in fp32 0.01."""
+    any_version: bool = False
+    """Use a version of vLLM that was not tested with this package."""
+
+
 class ChainOfThought(Section):
     instruction: str = Field(
         default='First reason about the question in a few sentences. Then write "{marker}" and after it the answer '
@@ -156,8 +174,8 @@ class ChainOfThought(Section):
 
 
 class Generation(Section):
-    engine: Literal["auto", "transformers"] = "auto"
-    """What generates; auto is transformers."""
+    engine: Literal["auto", "transformers", "vllm"] = "auto"
+    """What generates; auto takes vllm where there is a GPU and a tested version is installed."""
     max_new_tokens: int = Field(default=128, ge=1)
     """Longest response in tokens."""
     temperature: float = Field(default=0.0, ge=0.0)
@@ -176,11 +194,15 @@ class Generation(Section):
     """Another model that writes the first iteration's contrasts; null: the base model does."""
     first_contrasts: str | None = None
     """File of contrasts for the first iteration, in the reference implementation's format; null: they are generated."""
+    vllm: VLLM = VLLM()
+    """How vLLM runs; nothing here is part of what identifies a run."""
 
     @model_validator(mode="after")
     def _only_where_it_has_an_effect(self) -> Self:
         if self.temperature == 0 and self.top_p < 1:
             raise ValueError("top_p has no effect at temperature 0; raise temperature or remove top_p")
+        if self.engine == "transformers" and self.vllm != VLLM():
+            raise ValueError("vllm has no effect on engine 'transformers'; set engine to vllm or auto, or remove it")
         if self.first_model is not None and self.first_contrasts is not None:
             raise ValueError("first_model and first_contrasts are both given; the first iteration takes one of them")
         return self
@@ -330,4 +352,27 @@ class Health(Section):
 
 class Launch(Section):
     processes: int = Field(default=1, ge=1)
-    """Processes that train, each with a part of the weights (FSDP2); on GPUs one for each."""
+    """Processes that train on each machine, all with a part of the weights (FSDP2); on GPUs one for each."""
+    nodes: int = Field(default=1, ge=1)
+    """Machines that train together, all of which see the run's folder."""
+    rank: int = Field(default=0, ge=0)
+    """Which of the machines this is; 0 does everything that is done once. Given on each machine's command line."""
+    address: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+:[0-9]+$")] | None = None
+    """HOST:PORT where machine 0 can be reached by the others; with several machines, all are told."""
+
+    @model_validator(mode="after")
+    def _rank_exists(self) -> Self:
+        if self.rank >= self.nodes:
+            raise ValueError(f"rank is {self.rank}, and {self.nodes} machines have the ranks 0 to {self.nodes - 1}")
+        return self
+
+    @property
+    def total(self) -> int:
+        """Processes on all machines together."""
+        return self.processes * self.nodes
+
+    @property
+    def described(self) -> str:
+        """How many processes there are, for a message."""
+        machines = f" on {self.nodes} machines" if self.nodes > 1 else ""
+        return f"launch.processes is {self.processes}{machines}"

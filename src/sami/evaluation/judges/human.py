@@ -2,12 +2,14 @@
 
     {"query_id": "q1", "constitution_id": "q1-brief/0", "candidate": "iteration-1", "baseline": "base", "score": 1}
 
+A line of `verdicts.jsonl`, as the page of a run saves it, will do: what else it says is left aside.
 `score` is 1 where the candidate is better, 0 where the baseline is, 0.5 for a tie. `constitution_id` and
 `order` may be left out: the line then stands for every constitution or order of the pair.
 """
 
 import json
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from sami.errors import InputError
 from sami.evaluation.judges import Judgement, Question, Record
+from sami.evaluation.verdicts import Verdict
 from sami.recipe import HumanJudge
 
 
@@ -44,6 +47,9 @@ class _Line(BaseModel):
             and self.constitution_id in (None, pair.item.constitution_id)
             and self.order in (None, question.order)
         )
+
+
+_ASIDE = {field.name for field in fields(Verdict)} - set(_Line.model_fields)
 
 
 class Human:
@@ -83,7 +89,10 @@ class Human:
 
     def _parse(self, number: int, line: str) -> _Line:
         try:
-            return _Line.model_validate(json.loads(line))
+            value = json.loads(line)
+            if isinstance(value, dict):
+                value = {key: one for key, one in value.items() if key not in _ASIDE}
+            return _Line.model_validate(value)
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             where = ".".join(map(str, first["loc"]))

@@ -1,0 +1,9 @@
+"""The page that a run ends in, from the files of its folder alone.
+
+from sami.report import write_report
+write_report(["runs/quickstart"])
+"""
+
+from sami.report.page import write_report
+
+__all__ = ["write_report"]
