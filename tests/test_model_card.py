@@ -20,7 +20,7 @@ from sami.generation import SamplingSettings
 from sami.generation.transformers_engine import TransformersEngine
 from sami.pipeline import run
 from sami.recipe import Model, Recipe, load_recipe
-from sami.shareable import is_local
+from sami.shareable import shareable
 from test_pipeline import PRINCIPLES, write_recipe
 
 Folder = Callable[[str, bool], Path]
@@ -109,8 +109,30 @@ def test_no_place_of_this_machine_is_in_a_card(finished_run: Path, adapter_run: 
     assert "path: queries.jsonl" in text_of(finished_run, 1)
 
 
-def test_a_long_template_is_text_and_not_looked_up_as_a_file() -> None:
-    assert not is_local("{{ query }}" + " word" * 1000)
+def test_only_what_names_a_place_is_shortened_and_no_server_is_told(
+    finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "b").touch()
+    writer = {"url": "http://10.1.2.3:8000/v1", "model": "m", "key_variable": "PRIVATE_KEY"}
+    whole = {
+        "model": {"source": str(tmp_path / "weights")},
+        "queries": {"path": str(tmp_path / "q.jsonl")},
+        "principles": {"task": "answering", "writer": writer},
+        "prompt": {"system": "~ /no_think " + "long " * 100, "response_prefix": "a/b"},
+        "generation": {"first_model": str(tmp_path / "writer")},
+        "evaluation": {"judges": [{"kind": "endpoint", "model": "j", "url": "http://10.1.2.3:8001/v1"}]},
+    }
+    values = shareable(Recipe.model_validate(whole))
+    assert values["prompt"]["system"] == whole["prompt"]["system"]
+    assert values["prompt"]["response_prefix"] == "a/b"
+    assert values["model"]["source"] == "weights"
+    assert values["generation"]["first_model"]["source"] == "writer"
+    assert values["queries"]["path"] == "q.jsonl"
+    assert values["principles"]["writer"]["model"] == "m"
+    assert "10.1.2.3" not in str(values)
+    assert str(tmp_path) not in str(values)
 
 
 def test_a_recipe_of_the_hub_names_base_and_data(finished_run: Path) -> None:

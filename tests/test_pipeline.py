@@ -569,3 +569,18 @@ def test_a_run_says_which_records_it_left_out(
     Pipeline(load_recipe(path), tmp_path / "run")._announce()
     said = capsys.readouterr().err
     assert "12 of 14 records hold a usable query (dropped: duplicates 1, no human turn 1)" in said
+
+
+def test_narrow_masters_are_refused_where_the_processor_computes_in_fp32(
+    tmp_path: Path, model_folder: Callable[[str, bool], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    from sami import models
+    from sami.pipeline import Pipeline
+
+    monkeypatch.setattr(models, "resolve_dtype", lambda dtype: torch.float32)
+    file = write_recipe(tmp_path, model_folder("llama", True), model__dtype="auto", training__master_weights="bfloat16")
+    with pytest.raises(InputError, match=r"master_weights is bfloat16.*means torch.float32 on this machine"):
+        Pipeline(load_recipe(file), tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -204,7 +204,8 @@ def test_the_command_prints_a_table_and_json(sami: Sami, recipe_file: Path, tmp_
     before = sorted(recipe_file.parent.iterdir())
     code, out, err = sami("probe", recipe_file, "--queries", 4)
     assert code == 0, err
-    for words in ("column accuracy", "verdict", "brief", "asking (held out)", "Rule. worth training", "Temperature"):
+    rule = ("Rule. worth training", "Temperature", "4 queries are few")
+    for words in ("column accuracy", "verdict", "brief", "asking (held out)", *rule):
         assert words in out
     assert "4 principles and a control, 4 training queries" in err
     code, out, _ = sami("probe", recipe_file, "--queries", 4, "--json")

@@ -98,6 +98,7 @@ def test_without_the_section_adapter_everything_is_trained_and_an_empty_one_take
         "lora_alpha": 32,
         "lora_dropout": 0.0,
         "target_modules": "all-linear",
+        "quantize": None,
         "merge": False,
     }
     adapter = load_recipe(

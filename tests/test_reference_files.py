@@ -82,6 +82,7 @@ def test_without_identifiers_opposites_follow_from_what_differs(save):
 
 def test_a_name_that_is_no_id_is_made_one(save):
     assert list(texts([save(constitution([BRIEF], [LONG], ["to the point!"]))])) == ["to-the-point"]
+    assert list(texts([save(constitution([BRIEF], [LONG], ["_brief"]))])) == ["brief"]
 
 
 @pytest.mark.parametrize(
@@ -97,6 +98,8 @@ def test_a_name_that_is_no_id_is_made_one(save):
         (constitution([BRIEF], [LONG]) | {"identifiers": {"positive": ["pos"], "negative": ["neg"]}}, 'one "pos NAME"'),
         (constitution([BRIEF], [BRIEF], ["a"]), f"The statement '{BRIEF}' has no opposite"),
         (constitution([BRIEF, WHOLE], [LONG, PARTIAL], ["a", "a"]), "two different statements 'a'"),
+        (constitution([BRIEF], [BRIEF.upper()], ["a"]), "the antithesis is the definition itself"),
+        (constitution([BRIEF], [""], ["a"]), "at least 1 character"),
     ],
 )
 def test_a_constitution_that_gives_no_principles_is_refused(save, value, part):

@@ -147,11 +147,26 @@ def filter_contrasts(
         example = next((c for c in contrasts if worst and checks[worst](c)), None)
         raise InputError(
             f"Only {len(kept)} of {len(contrasts)} contrasts passed the filters ({taken or 'none generated'}); "
-            f"filters.min_survivors asks for {filters.min_survivors:.0%}. Raise generation.max_new_tokens, choose "
-            f"other principles, or turn off the filter that took most, in a new run."
+            f"filters.min_survivors asks for {filters.min_survivors:.0%}. {_advice(worst)}"
             + (f" An example of {worst}: {[r[:160] for r in example.responses]}." if example else "")
         )
     return kept, dict(dropped)
+
+
+def _advice(worst: str) -> str:
+    """What may let more contrasts pass, by the reason that took most of them."""
+    match worst:
+        case "unsplit":
+            return "Word generation.chain_of_thought.instruction more plainly, or raise generation.max_new_tokens."
+        case "held_out_query" | "without_prefix":
+            return "Give other generation.first_contrasts, or another split of the queries or prompt.response_prefix."
+        case "too_long":
+            return "Lower queries.max_chars or generation.max_new_tokens, or take a model with a longer context."
+        case _:
+            return (
+                "Raise generation.max_new_tokens, choose other principles, or turn off the filter that took most, in a "
+                "new run."
+            )
 
 
 def surviving(contrasts: Sequence[Contrast], filters: Filters, stop: Sequence[str] = ()) -> float:

@@ -158,6 +158,6 @@ def _written(text: str) -> Completion:
 
 
 def _ending_with(eos: int, completion: Completion) -> Completion:
-    if completion.finish_reason == "length":
+    if completion.finish_reason != "stop":
         return completion
     return Completion([*completion.token_ids[:-1], eos], completion.text, "stop")

@@ -10,13 +10,12 @@ that under the others, in nats. Such a difference is taken after the tokens befo
 import difflib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
-from sami import models
+from sami import models, principle_files
 from sami.answering import as_contrasts, complete
 from sami.contrasts import Contrast, collate, read_contrasts
 from sami.errors import InputError
@@ -94,13 +93,13 @@ def of_run(
 
     Args:
         contrast: its id; by default the first one of the last iteration.
-        iteration: the trained model that scores; by default the last one.
+        iteration: the trained model that scores, and that gave the held-out responses; by default the last one.
         scores: whether base and that model score the tokens; None: where their weights are on this machine.
 
     Raises:
         InputError: no such contrast, or scores of models that are not there.
     """
-    found, place = _find(run, contrast)
+    found, place = _find(run, contrast, iteration)
     seen = of_contrast(found, run.tokenizer, place=place, train_eos=run.recipe.training.train_eos)
     if scores is None:
         scores = bool(run.trained) and models.at_hand(run.recipe.model)
@@ -114,8 +113,9 @@ def of_recipe(pipeline: Pipeline, contrast: str | None = None, *, scores: bool =
     """A contrast that a recipe plans, before there are responses; with `scores` base answers and scores them.
 
     Raises:
-        InputError: no contrast of that id is planned.
+        InputError: no contrast of that id is planned, or its principles are yet to be written.
     """
+    principle_files.require_written(pipeline.recipe.principles)
     planned = _planned(pipeline, contrast)
     if scores:
         base = models.load_model(pipeline.recipe.model, pipeline.dtype)
@@ -208,11 +208,17 @@ def _pairs(ids: Sequence[int], tokenizer: Any) -> tuple[tuple[int, str], ...]:
     return tuple((token, str(tokenizer.decode([token], clean_up_tokenization_spaces=False))) for token in ids)
 
 
-def _find(run: FinishedRun, wanted: str | None) -> tuple[Contrast, str]:
-    """The contrast and the file it stands in, relative to the run."""
-    folder = run.directory.folder
-    files = sorted(folder.glob("iteration-*/contrasts.parquet"), key=_number, reverse=True)
-    files += sorted(run.directory.responses(BASE).parent.glob("*.parquet"), reverse=True)
+def _find(run: FinishedRun, wanted: str | None, iteration: int | None) -> tuple[Contrast, str]:
+    """The contrast and the file it stands in, relative to the run.
+
+    All policies answer the same held-out contrasts: those of the iteration come first, then the latest. Baselines may
+    have tokens of another model, which mean nothing here.
+    """
+    directory, folder = run.directory, run.directory.folder
+    numbers = range(run.recipe.training.iterations, 0, -1)
+    policies = sorted([*numbers, 0], key=lambda number: number != iteration)
+    places = [*map(directory.contrasts, numbers), *(directory.responses(policy_name(number)) for number in policies)]
+    files = [file for file in places if file.is_file()]
     if not files:
         raise InputError(f"The run {folder} has no contrasts yet. Generate some with `sami generate`.")
     ids: list[str] = []
@@ -223,11 +229,6 @@ def _find(run: FinishedRun, wanted: str | None) -> tuple[Contrast, str]:
                 return contrast, str(file.relative_to(folder))
         ids += [contrast.id for contrast in contrasts]
     raise _absent(str(wanted), ids, str(folder))
-
-
-def _number(file: Path) -> int:
-    number = file.parent.name.removeprefix("iteration-")
-    return int(number) if number.isdecimal() else 0
 
 
 def _planned(pipeline: Pipeline, wanted: str | None) -> Planned:

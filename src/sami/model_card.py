@@ -277,7 +277,7 @@ def _training(recipe: Recipe, summary: dict[str, Any], iteration: int) -> str:
 
 def _use(is_adapter: bool) -> str:
     kind = "an adapter of `peft`, loaded onto its base model" if is_adapter else "an ordinary `transformers` model"
-    return f"This is {kind}. State the principle with each query, as in training:"
+    return f"This is {kind}. State the principle with each query:"
 
 
 def _snippet(

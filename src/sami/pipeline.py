@@ -83,6 +83,11 @@ class Pipeline:
             )
         if recipe.adapter is not None and recipe.adapter.quantize:
             quantization.require_bitsandbytes()
+        if recipe.training.master_weights == "bfloat16" and dtype != torch.bfloat16:
+            raise InputError(
+                f"training.master_weights is bfloat16, and model.dtype={recipe.model.dtype} means {dtype} on this "
+                f"machine. Set model.dtype=bfloat16 too, which is slow here, or leave out training.master_weights."
+            )
         self.directory = RunDirectory(folder)
         self.dtype = dtype
         self.principles = self._known_principles()

@@ -58,6 +58,15 @@ def written(settings: WrittenPrinciples, ask: Ask | None = None) -> str:
     return HEADER + yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=100)
 
 
+def require_written(principles: str | WrittenPrinciples) -> None:
+    """Raise InputError where a model is still to write a recipe's principles."""
+    if isinstance(principles, WrittenPrinciples):
+        raise InputError(
+            "The recipe's principles are yet to be written by a model, so there are none to look at. Write them with "
+            "`sami write-principles … --output FILE`, and give the recipe with principles=FILE."
+        )
+
+
 def placeholders(settings: WrittenPrinciples) -> list[Principle]:
     """Stand-ins of the right number, for what must be planned before the writer is asked."""
     names = settings.names or [f"principle-{number}" for number in range(1, (settings.count or NAMES) + 1)]

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import torch
 from rich.table import Table
 
-from sami import objective
+from sami import objective, principle_files
 from sami.contrasts import Contrast, row_tokens, surviving
 from sami.errors import InputError
 from sami.evaluation.bootstrap import Estimate, mean_by_query
@@ -26,7 +26,7 @@ from sami.pipeline import Pipeline
 from sami.principles import Constitution, Principle
 from sami.progress import bar, say
 from sami.queries import Query
-from sami.recipe import Recipe, WrittenPrinciples
+from sami.recipe import Recipe
 from sami.sampling import Planned
 from sami.scoring import check_packing
 
@@ -39,6 +39,7 @@ RULE = (
     "the recipe's filters keep enough of the contrasts; weak: only some of that; not followed: neither the interval of "
     "accuracy nor that of the bound lies above"
 )
+FEW = 12  # queries; resampling fewer gives intervals that are too narrow
 ROUNDING = 1e-6  # a figure that is no further from chance than this is at chance
 # Inverse temperatures that are tried: from no confidence at all to that of a sum over hundreds of tokens.
 _INVERSE_TEMPERATURES = torch.logspace(-2, 3, 501, dtype=torch.float64)
@@ -114,11 +115,7 @@ def probe(recipe: Recipe, queries: int) -> Probe:
     Raises:
         InputError: whatever `sami run` would refuse, too few training queries, or principles yet to be written.
     """
-    if isinstance(recipe.principles, WrittenPrinciples):
-        raise InputError(
-            "The recipe's principles are yet to be written by a model, so there is nothing to probe. Write them with "
-            "`sami write-principles … --output FILE`, and probe the recipe with principles=FILE."
-        )
+    principle_files.require_written(recipe.principles)
     pipeline = Pipeline(recipe, "unused")
     measured, fitting = _draw(pipeline, queries)
     principles = [*pipeline.principles, CONTROL]
@@ -211,6 +208,8 @@ def sentences(found: Probe) -> list[str]:
     for link in found.links:
         by_verdict[link.verdict(found.control)].append(link.principle.id)
     said = [f"{verdict}: {', '.join(names)}" for verdict, names in by_verdict.items() if names]
+    if found.queries < FEW:
+        said.append(f"{found.queries} queries are few: intervals are too narrow, and verdicts may be chance. Take 24.")
     return [*said, f"Rule. {RULE}. Temperature {found.temperature:.3g}, fitted on {found.fitted_on} other queries."]
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import ValidationError
 
 from sami.errors import InputError
 from sami.files import replacing
@@ -87,7 +88,7 @@ def opposed(pairs: Sequence[ConstitutionPair]) -> list[Principle]:
     opposites are set aside, until nothing more follows; such principles get numbers for ids.
 
     Raises:
-        InputError: a statement without an opposite, or with two.
+        InputError: a statement without an opposite, or with two, or one that a principle cannot be made of.
     """
     antitheses: dict[str, str] = {}
     names: dict[str, str] = {}
@@ -122,10 +123,7 @@ def opposed(pairs: Sequence[ConstitutionPair]) -> list[Principle]:
     ids = [_id(names.get(statement, f"principle-{number}")) for number, statement in enumerate(definitions, start=1)]
     if repeated := [name for name, count in Counter(ids).items() if count > 1]:
         raise InputError(f"The files call two different statements {repeated[0]!r}. Import them one folder at a time.")
-    return [
-        Principle(id=name, definition=statement, antithesis=antitheses[statement])
-        for name, statement in zip(ids, definitions, strict=True)
-    ]
+    return [_principle(name, one, antitheses[one]) for name, one in zip(ids, definitions, strict=True)]
 
 
 def write_principles(principles: Sequence[Principle], file: Path) -> None:
@@ -147,6 +145,17 @@ def _oppose(antitheses: dict[str, str], statement: str, opposite: str, place: st
             f"{place} sets {opposite!r} against {statement!r}, and another place {antitheses[statement]!r}. A "
             f"principle has one antithesis: import the files of one writer only."
         )
+
+
+def _principle(name: str, definition: str, antithesis: str) -> Principle:
+    try:
+        return Principle(id=name, definition=definition, antithesis=antithesis)
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise InputError(
+            f"The statements {definition!r} and {antithesis!r} of {name!r} make no principle: {reason}. Correct them "
+            f"in the files, or write the principles file by hand."
+        ) from None
 
 
 def _json_files(source: Path) -> list[Path]:
@@ -226,4 +235,4 @@ def _bare(line: str) -> str:
 
 
 def _id(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip("-.") or "principle"
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip("_.-") or "principle"

@@ -6,23 +6,29 @@ from typing import Any
 
 from sami.recipe import Recipe
 
+# Keys of a recipe whose text may be a place on this machine; any other text, such as a prompt, is never one.
+_PLACES = {"source", "path", "principles", "first_contrasts"}
+
 
 def shareable(recipe: Recipe) -> dict[str, Any]:
-    """Its values with files by name instead of where they lie here, without the servers and folders of judging."""
+    """Its values with files by name instead of where they lie here, without servers and the folders of judging."""
     values = recipe.model_dump()
     for place in ("judges", "baselines"):
         del values["evaluation"][place]
-    return dict(_named(values))
+    if isinstance(values["principles"], dict):
+        values["principles"]["writer"].pop("url", None)
+    return _named(values)
 
 
 def is_local(path: str) -> bool:
     """Whether a source is a place on this machine rather than a name that means the same everywhere."""
-    return Path(path).expanduser().is_absolute() or (not path.startswith("pypi:") and os.path.exists(path))
+    return os.path.isabs(os.path.expanduser(path)) or (not path.startswith("pypi:") and os.path.exists(path))
 
 
-def _named(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _named(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_named(inner) for inner in value]
-    return Path(value).name if isinstance(value, str) and is_local(value) else value
+def _named(values: dict[str, Any]) -> dict[str, Any]:
+    def shown(key: str, value: Any) -> Any:
+        if isinstance(value, dict):
+            return _named(value)
+        return Path(value).name if key in _PLACES and isinstance(value, str) and is_local(value) else value
+
+    return {key: shown(key, value) for key, value in values.items()}

@@ -1,7 +1,7 @@
 """The verdict, the figures behind it, and the warnings, as a page words them."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -240,8 +240,7 @@ def health_warnings(run: RunFiles) -> list[Warning]:
             found.append(
                 Warning(
                     "A judge at chance",
-                    f"{judge['judge']} was right on {calibration['accuracy']:.0f} % of pairs with a known answer, no "
-                    "more than chance. Its win rates say nothing and did not decide.",
+                    f"{judge['judge']} {_accuracy(calibration)}. Its win rates say nothing and did not decide.",
                     False,
                 )
             )
@@ -391,3 +390,9 @@ def health_table(run: RunFiles) -> tuple[list[str], list[list[str]]]:
         for key, label, limit_key, digits in HEALTH_FIGURES
     ]
     return ["", *(p["name"] for p in measured), "limit"], rows
+
+
+def _accuracy(calibration: Mapping[str, Any]) -> str:
+    if calibration["accuracy"] is None:
+        return "gave no verdict that could be read on pairs with a known answer"
+    return f"was right on {calibration['accuracy']:.0f} % of pairs with a known answer, no more than chance"
