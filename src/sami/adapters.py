@@ -24,7 +24,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
 
-from sami.errors import InputError
+from sami.errors import InputError, one_line
 from sami.files import replacing
 from sami.quantization import is_packed
 from sami.recipe import Adapter, Model
@@ -55,10 +55,20 @@ def attach(model: PreTrainedModel, config: PeftConfig) -> PeftModel:
     try:
         attached = get_peft_model(model, config)
     except ValueError as error:
-        reason = " ".join(str(error).split())[:300]
+        reason = one_line(error)[:300]
         raise InputError(f"The adapter cannot be put on the model: {reason} {_those_that_can(model)}") from None
     assert isinstance(attached, PeftModel)
     return attached
+
+
+def trained_weights(adapter: Adapter, base: Model, empty: PreTrainedModel) -> int:
+    """How many weights a recipe's adapter trains, from the model without weights, which gets it in place.
+
+    Raises:
+        InputError: modules that do not exist or cannot have an adapter.
+    """
+    attached = attach(empty, lora_config(adapter, base))
+    return sum(weight.numel() for weight in attached.parameters() if weight.requires_grad)
 
 
 def hold(model: PeftModel, dtype: torch.dtype) -> None:
@@ -105,7 +115,7 @@ def load(model: PreTrainedModel, folder: Path, *, trainable: bool = False) -> Pe
             warnings.filterwarnings("error", message="Found missing adapter keys")  # they would be drawn at random
             return PeftModel.from_pretrained(model, str(folder), is_trainable=trainable).eval()
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, UserWarning, SafetensorError) as error:
-        reason = " ".join(str(error).split())[:400]
+        reason = one_line(error)[:400]
         raise InputError(f"The adapter in {folder} cannot be put on its model: {reason}.") from None
 
 

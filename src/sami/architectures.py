@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
 
-from sami.errors import InputError
+from sami.errors import InputError, one_line
 from sami.recipe import Model
 
 TokenizerKind = Literal["sentencepiece", "byte-level"]
@@ -112,7 +112,7 @@ def _family_of_folder(folder: Path) -> Family:
         tokenizer = AutoTokenizer.from_pretrained(folder)
         parts = tokenizer.backend_tokenizer.to_str()
     except (OSError, ValueError, KeyError, AttributeError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)[:200]
         raise InputError(
             f"The architecture of the model in {folder} cannot be told: {reason}. A smoke run needs the folder's "
             f"config.json and tokenizer.json."

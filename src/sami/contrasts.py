@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sami.errors import InputError
+from sami.errors import InputError, one_line
 from sami.evaluation.leaks import leakage
 from sami.evaluation.text_health import repeated_loop, template_leftover
 from sami.files import replacing
@@ -98,7 +98,7 @@ def read_contrasts(path: Path) -> list[Contrast]:
     try:
         table = pq.read_table(path)
     except (OSError, pa.ArrowException) as error:
-        raise InputError(f"The contrasts in {path} cannot be read: {' '.join(str(error).split())}.") from None
+        raise InputError(f"The contrasts in {path} cannot be read: {one_line(error)}.") from None
     missing = [f.name for f in fields(Contrast) if f.name not in table.column_names]
     if missing:
         raise InputError(f"The file {path} lacks the columns {', '.join(missing)} of a contrasts file.")
@@ -109,7 +109,7 @@ def read_contrasts(path: Path) -> list[Contrast]:
             for row in rows
         ]
     except (pa.ArrowException, TypeError) as error:
-        raise InputError(f"The contrasts in {path} are damaged: {' '.join(str(error).split())}.") from None
+        raise InputError(f"The contrasts in {path} are damaged: {one_line(error)}.") from None
 
 
 def filter_contrasts(

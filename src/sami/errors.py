@@ -6,3 +6,8 @@ class InputError(ValueError):
 
     The command line prints the message without a traceback and exits with code 2.
     """
+
+
+def one_line(error: object) -> str:
+    """What an error says, on one line, for the message of another one."""
+    return " ".join(str(error).split())

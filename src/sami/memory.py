@@ -12,11 +12,11 @@ from typing import Any
 
 import psutil
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedConfig
+from transformers import PreTrainedConfig
 
 from sami import quantization
 from sami.errors import InputError
-from sami.models import activation_bytes, default_device, load_config
+from sami.models import activation_bytes, default_device, empty_of, load_config
 from sami.recipe import Recipe
 from sami.scoring import MOST_LOGITS, decoder_layers
 
@@ -45,8 +45,7 @@ class Shape:
 
     @classmethod
     def of(cls, config: PreTrainedConfig, trust_remote_code: bool = False) -> "Shape":
-        with torch.device("meta"):
-            model: Any = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+        model: Any = empty_of(config, trust_remote_code)
         text = config.get_text_config()
         experts = getattr(text, "num_local_experts", None) or getattr(text, "num_experts", None)
         share = (text.num_experts_per_tok / experts) if experts else 1.0

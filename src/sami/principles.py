@@ -12,7 +12,7 @@ from typing import Any, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from sami.errors import InputError
+from sami.errors import InputError, one_line
 from sami.evaluation.verifiers import Negate, VerifierSpec
 
 BANK = Path(__file__).parent / "recipes" / "principles"
@@ -166,7 +166,7 @@ def load_principles(path: str | Path) -> list[Principle]:
     try:
         raw: Any = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"The principles file {file} is not YAML: {' '.join(str(error).split())}.") from None
+        raise InputError(f"The principles file {file} is not YAML: {one_line(error)}.") from None
     entries = raw.get("principles") if isinstance(raw, dict) else raw
     if not isinstance(entries, list) or not entries:
         raise InputError(

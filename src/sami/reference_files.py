@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from sami.errors import InputError
+from sami.errors import InputError, one_line
 from sami.files import replacing
 from sami.principles import Principle
 
@@ -171,7 +171,7 @@ def _read_json(file: Path) -> Any:
     try:
         return json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise InputError(
             f"The file {file} cannot be read as JSON: {reason}. Give a file as the reference has it."
         ) from None

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sami.contrasts import Contrast, read_contrasts, write_contrasts
-from sami.errors import InputError
+from sami.errors import InputError, one_line
 from sami.run_directory import differences
 
 _KEY = "sami.shard"
@@ -69,7 +69,7 @@ def made_from(path: Path) -> tuple[Shard, dict[str, Any]]:
         return Shard.parse(told["shard"]), told["inputs"]
     except (OSError, pa.ArrowException, KeyError, ValueError) as error:
         raise InputError(
-            f"The file {path} is no shard that can be read ({' '.join(str(error).split())[:200]}). Generate it again."
+            f"The file {path} is no shard that can be read ({one_line(error)[:200]}). Generate it again."
         ) from None
 
 

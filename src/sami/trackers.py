@@ -19,7 +19,7 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from sami.errors import InputError
+from sami.errors import InputError, one_line
 from sami.files import write_json
 from sami.recipe import Recipe, flatten
 from sami.run_directory import JUDGING
@@ -102,7 +102,7 @@ class RunTrackers:
                     with redirect_stdout(sys.stderr):  # results go to stdout, and some trackers greet there
                         one = _OPENERS[name](self, done)
                 except Exception as error:
-                    reason = " ".join(str(error).split())[:300]
+                    reason = one_line(error)[:300]
                     raise InputError(
                         f"The tracker {name} cannot be used: {type(error).__name__}: {reason}. Set it up (account, "
                         f"address, offline mode) as its documentation says, or leave it out of training.report_to."

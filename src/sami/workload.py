@@ -10,9 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from jinja2 import Template
-from transformers import AutoModelForCausalLM, PreTrainedConfig
 
 from sami import adapters, models
 from sami.architectures import family_of, known_config
@@ -92,6 +90,7 @@ def workload(recipe: Recipe, *, hub: bool) -> Workload:
         training_plan(recipe, learned, queries[: recipe.queries.train // 2], i)
         for i in range(1, recipe.training.iterations + 1)
     ]
+    adapter, base = recipe.adapter, recipe.model
     return _with_lengths(
         recipe,
         prompts,
@@ -99,19 +98,10 @@ def workload(recipe: Recipe, *, hub: bool) -> Workload:
         training,
         evaluation,
         (recipe.queries.train, recipe.queries.evaluation),
-        adapter_weights=_adapter_weights(recipe, config),
+        adapter_weights=0 if adapter is None else adapters.trained_weights(adapter, base, models.empty_of(config)),
         estimated="no hub can be reached, so the model's shape is the one that is known by its name, and tokens are "
         f"estimated at {CHARACTERS_PER_TOKEN} characters each",
     )
-
-
-def _adapter_weights(recipe: Recipe, config: PreTrainedConfig) -> int:
-    if recipe.adapter is None:
-        return 0
-    with torch.device("meta"):
-        model: Any = AutoModelForCausalLM.from_config(config)
-    attached = adapters.attach(model, adapters.lora_config(recipe.adapter, recipe.model))
-    return sum(weight.numel() for weight in attached.parameters() if weight.requires_grad)
 
 
 def principles_before_writing(recipe: Recipe) -> list[Principle]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sami.contrasts import Contrast
-from sami.errors import InputError
+from sami.errors import InputError, one_line
 from sami.principles import Principle
 
 _NUMBERED = re.compile(r"\d+\.\s*")
@@ -168,7 +168,7 @@ def _records(path: Path) -> Iterable[tuple[str, dict[str, str]]]:
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"The responses {path} cannot be read: {' '.join(str(error).split())}.") from None
+        raise InputError(f"The responses {path} cannot be read: {one_line(error)}.") from None
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue

@@ -24,7 +24,7 @@ import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from sami import child_process, models
-from sami.errors import InputError
+from sami.errors import InputError, one_line
 from sami.files import replacing, write_json
 from sami.generation import Completion, OnProgress, SamplingSettings
 from sami.generation.endings import completion, end_tokens
@@ -270,7 +270,7 @@ def installed_version() -> str | None:
         version: str | None = json.loads(done.stdout)
     except (OSError, ValueError, subprocess.CalledProcessError) as error:
         raise InputError(
-            f"{PYTHON_VARIABLE} is {_python()!r}, which cannot be run as Python: {' '.join(str(error).split())}. "
+            f"{PYTHON_VARIABLE} is {_python()!r}, which cannot be run as Python: {one_line(error)}. "
             f"Set it to the interpreter of an environment that has vLLM."
         ) from None
     return version

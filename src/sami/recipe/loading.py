@@ -8,7 +8,7 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, Tag, ValidationError
 
-from sami.errors import InputError
+from sami.errors import InputError, one_line
 from sami.recipe.judging import Evaluation
 from sami.recipe.recipe import Recipe
 from sami.recipe.sections import Section
@@ -34,7 +34,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     try:
         raw = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        raise InputError(f"The recipe {file} cannot be read as YAML: {_one_line(error)}.") from None
+        raise InputError(f"The recipe {file} cannot be read as YAML: {one_line(error)}.") from None
     if not isinstance(raw, dict):
         raise InputError(f"The recipe {file} holds no sections. A recipe needs model, queries and principles.")
     for override in overrides:
@@ -125,7 +125,7 @@ def _apply(raw: dict[str, Any], override: str) -> None:
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise InputError(f"The value of the override {override!r} is not YAML: {_one_line(error)}.") from None
+        raise InputError(f"The value of the override {override!r} is not YAML: {one_line(error)}.") from None
     *parents, last = key.split(".")
     section = raw
     for name in parents:
@@ -230,7 +230,3 @@ def _packaged_principles(name: str, folder: Path) -> str:
     """A file of the principle bank by its bare name, such as "diverse"; else the path that the recipe means."""
     packaged = PACKAGED_RECIPES / "principles" / f"{name}.yaml"
     return str(packaged if Path(name).name == name and packaged.is_file() else (folder / name).resolve())
-
-
-def _one_line(error: object) -> str:
-    return " ".join(str(error).split())

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from sami import summary as summaries
 from sami.contrasts import Contrast, read_contrasts
-from sami.errors import InputError
+from sami.errors import InputError, one_line
 from sami.evaluation.verdicts import Verdict, read_verdicts
 from sami.evaluation.win_rate import win_rates
 from sami.principles import Principle, load_principles
@@ -98,7 +98,7 @@ def read_run(folder: str | Path) -> RunFiles:
         try:
             return how(file)
         except (InputError, ValueError, OSError, yaml.YAMLError) as error:
-            missing.append(f"{file.relative_to(path)} cannot be read: {' '.join(str(error).split()):.300}")
+            missing.append(f"{file.relative_to(path)} cannot be read: {one_line(error):.300}")
             return None
 
     def read_if_there(file: Path, how: Callable[[Path], T]) -> T | None:
