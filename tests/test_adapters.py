@@ -15,6 +15,7 @@ from peft import LoraConfig, PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
+from interruption import interrupted_at
 from sami import adapters, models
 from sami.contrasts import collate
 from sami.errors import InputError
@@ -121,20 +122,9 @@ def test_the_base_is_untouched_bit_for_bit(finished: tuple[Path, dict[str, Any]]
 def test_a_training_that_was_interrupted_ends_with_the_same_adapter(
     finished: tuple[Path, dict[str, Any]], recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sami.training_log import Recorder
-
     recipe = load_recipe(recipe_file, ["training.checkpoint_steps=1"])
-    on_log = Recorder.on_log
-
-    def interrupted(self: Recorder, args: Any, state: Any, control: Any, **named: Any) -> None:
-        if state.global_step == 3:
-            raise KeyboardInterrupt
-        on_log(self, args, state, control, **named)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Recorder, "on_log", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            run(recipe, tmp_path / "run")
+    with interrupted_at(3, monkeypatch):
+        run(recipe, tmp_path / "run")
     checkpoint = tmp_path / "run" / "iteration-2" / "checkpoints" / "checkpoint-2"
     assert (checkpoint / "adapter_model.safetensors").is_file()
     assert not list(checkpoint.glob("model*"))

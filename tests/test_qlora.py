@@ -13,6 +13,7 @@ from peft import LoraConfig, PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedTokenizerFast
 
+from interruption import interrupted_at
 from sami import adapters, models, quantization
 from sami.contrasts import collate
 from sami.errors import InputError
@@ -21,7 +22,6 @@ from sami.plan import plan
 from sami.recipe import Model, load_recipe
 from sami.scoring import causal_lm, logprob_matrix, token_logprobs
 from sami.trainer import SAMIConfig, SAMITrainer
-from sami.training_log import Recorder
 from test_pipeline import write_recipe
 from tiny import PAD, random_contrast, tiny_model
 
@@ -289,17 +289,8 @@ def test_an_interrupted_run_ends_with_the_same_adapter(
     changes = {"training__checkpoint_steps": 1}
     recipe = load_recipe(write_recipe(tmp_path, source.source, **RECIPE | SHORT | changes))
     run(recipe, tmp_path / "whole")
-    on_log = Recorder.on_log
-
-    def interrupted(self: Recorder, args: Any, state: Any, control: Any, **named: Any) -> None:
-        if state.global_step == 3:
-            raise KeyboardInterrupt
-        on_log(self, args, state, control, **named)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Recorder, "on_log", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            run(recipe, tmp_path / "resumed")
+    with interrupted_at(3, monkeypatch):
+        run(recipe, tmp_path / "resumed")
     assert (tmp_path / "resumed/iteration-1/checkpoints/checkpoint-2/adapter_model.safetensors").is_file()
     run(recipe, tmp_path / "resumed")
     whole, resumed = (
