@@ -409,15 +409,16 @@ def test_an_iteration_that_is_resumed_keeps_its_decision_on_the_gradient_cache(
     model_folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from sami.pipeline import Pipeline
+    from sami.training_steps import Training
 
     pipeline = Pipeline(load_recipe(write_recipe(tmp_path, model_folder("llama", True))), tmp_path / "run")
     pipeline.generate(1)
     contrasts = read_contrasts(pipeline.directory.contrasts(1))
     monkeypatch.setattr("sami.models.free_bytes", lambda: 2_000_000)
-    assert pipeline._training_arguments(1, contrasts).gradient_cache
+    assert Training(pipeline).arguments(1, contrasts).gradient_cache
     monkeypatch.setattr("sami.models.free_bytes", lambda: 2**40)
-    assert pipeline._training_arguments(1, contrasts).gradient_cache
-    assert not pipeline._training_arguments(2, contrasts).gradient_cache
+    assert Training(pipeline).arguments(1, contrasts).gradient_cache
+    assert not Training(pipeline).arguments(2, contrasts).gradient_cache
 
 
 # kill -9. One chain of runs in one folder: each is killed at the first place where none was killed before.

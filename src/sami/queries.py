@@ -222,6 +222,11 @@ _FORMATS: dict[str, tuple[tuple[str, ...], _Extract]] = {
 }
 
 
+def hash_queries(groups: Sequence[Sequence[Query]]) -> str:
+    """SHA-256 of the queries' texts in their order and groups, in hex."""
+    return hashlib.sha256(json.dumps([[q.text for q in group] for group in groups]).encode()).hexdigest()
+
+
 def _text(place: str, field: str, value: object) -> str:
     if value is None:  # a missing value, as nullable columns have them: counted as empty
         return ""
