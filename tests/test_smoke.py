@@ -67,7 +67,7 @@ def test_the_recipe_runs_whole(
     model = json.loads((tmp_path / "run" / f"iteration-{iterations}" / "model" / "config.json").read_text())
     assert model["architectures"] == [ARCHITECTURES.get(name, "LlamaForCausalLM")]
     tokenizer = (tmp_path / "run" / f"iteration-{iterations}" / "model" / "tokenizer.json").read_text()
-    bytes_within = model["architectures"] == ["LlamaForCausalLM"]  # Llama 3 and SmolLM2; the others have SentencePiece's
+    bytes_within = model["architectures"] == ["LlamaForCausalLM"]  # Llama 3, SmolLM2
     assert ('"ByteLevel"' in tokenizer, '"ByteFallback"' in tokenizer) == (bytes_within, not bytes_within)
     for i in range(1, iterations + 1):
         trained = read_contrasts(tmp_path / "run" / f"iteration-{i}" / "contrasts.parquet")
