@@ -99,6 +99,7 @@ def test_a_place_where_nothing_can_be_written_is_refused_before_the_writer_is_as
         (("--names", "a,b", "--count", "3"), ["count has no effect"]),
         (("--count", "1"), ["principles.count", "greater than or equal to 2"]),
         (("--task", " ", *NAMES), ["task is empty"]),
+        (("--task", "summarising posts " * 50, *NAMES), ["principles.task", "at most 500 characters"]),
         ((*NAMES, "--writer", "/nowhere/model"), ["/nowhere/model"]),
         ((*NAMES, "--writer", "{kind: oracle}"), ["principles.writer", "local, endpoint, scripted"]),
         ((*NAMES, "--writer", "{url: 'http://u:p@h/v1', model: m}"), ["key_variable"]),
