@@ -210,12 +210,13 @@ class PackingCheck:
 
 
 @torch.no_grad()
-def check_packing(model: nn.Module, contrast: Contrast, pad_token_id: int) -> PackingCheck:
+def check_packing(model: nn.Module, contrast: Contrast, pad_token_id: int, share_prefix: bool = True) -> PackingCheck:
     """Compare packed rows with plain sequences on one contrast, in the dtype of the model's weights.
 
     A plain sequence is a prompt and one response, without padding, packing or a mask of ours. A model on which
     shared rows differ is scored with one response a row. In fp32 the two may differ by rounding; in other dtypes
-    by what the plain sequences differ from themselves when they are padded.
+    by what the plain sequences differ from themselves when they are padded. Without `share_prefix` only rows of
+    one response are compared.
 
     Raises:
         InputError: the model cannot be scored in packed rows at all.
@@ -227,8 +228,8 @@ def check_packing(model: nn.Module, contrast: Contrast, pad_token_id: int) -> Pa
         padded = _difference(model, contrast, pad_token_id, False, alone_CRT)
         exact = next(model.parameters()).dtype == torch.float32
         tolerance = PACKING_TOLERANCE if exact else max(PACKING_TOLERANCE, NOISE_FACTOR * padded)
-        difference = _difference(model, contrast, pad_token_id, True, alone_CRT)
-        if difference <= tolerance:
+        difference = _difference(model, contrast, pad_token_id, share_prefix, alone_CRT)
+        if share_prefix and difference <= tolerance:
             return PackingCheck(True, difference)
         if padded <= tolerance:
             return PackingCheck(False, difference)
