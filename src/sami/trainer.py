@@ -119,6 +119,12 @@ class SAMIConfig(TrainingArguments):
         unused = [name for name in _WITHOUT_EFFECT if getattr(self, name)]
         if unused:
             raise InputError(f"{unused[0]} has no place in SAMITrainer: {_WITHOUT_EFFECT[unused[0]]}.")
+        if self.mixed_precision not in ("no", "bf16" if self.compute_dtype == "bfloat16" else "no"):
+            raise InputError(
+                f"The launcher asks for mixed precision {self.mixed_precision}, and compute_dtype is "
+                f"{self.compute_dtype}. Launch with --mixed_precision no: compute_dtype decides the precision."
+            )
+        self.mixed_precision = "no"  # passes are in the compute dtype already, and autocast would round again
         if not self.beta >= 0:
             raise InputError(f"beta is {self.beta}, and a weight of a divergence cannot be below 0.")
         if self.n_gpu > 1:
