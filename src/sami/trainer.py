@@ -392,6 +392,10 @@ class SAMITrainer(Trainer):
             torch.save(states, Path(output_dir) / OPTIMIZER_NAME)
             torch.save(scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
 
+    def _save_rng_state(self, output_dir: str) -> None:
+        super()._save_rng_state(output_dir)
+        self.accelerator.wait_for_everyone()  # what comes next says that the checkpoint is whole
+
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if self._sharded is None or checkpoint is None:
             super()._load_optimizer_and_scheduler(checkpoint)
