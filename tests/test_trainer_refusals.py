@@ -153,7 +153,8 @@ SCRIPT = """
     Trainer._save_rng_state = slow_on_the_second
     trainer = SAMITrainer(
         model=tiny_model("llama"),
-        args=SAMIConfig(output_dir={out!r}, save_strategy="steps", save_steps=3, max_steps=3, learning_rate=0.1, optim="sgd", use_cpu=True,
+        args=SAMIConfig(output_dir={out!r}, save_strategy="steps", save_steps=3, max_steps=3,
+                        learning_rate=0.1, optim="sgd", use_cpu=True,
                         per_device_train_batch_size=2, compute_dtype="float32", report_to="none", disable_tqdm=True),
         train_dataset=[random_contrast(seed) for seed in range(8)],
         processing_class=tiny_tokenizer(chat=False),
