@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from peft import PeftModel
+from peft import PeftModel, get_peft_model_state_dict
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Sampler
 from transformers import (
@@ -32,14 +32,24 @@ from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 
 from sami import adapters, attention, divergence, objective, quantization, sharding
 from sami.compilation import compile_layers
-from sami.contrasts import Contrast, ContrastBatch, collate, row_tokens
+from sami.contrasts import Contrast, ContrastBatch, collate, require_scorable, row_tokens
 from sami.errors import InputError
 from sami.gradient_cache import cached_logprob_matrix
-from sami.models import activation_bytes, free_bytes, load_model, load_tokenizer
+from sami.models import activation_bytes, context_length, free_bytes, load_model, load_tokenizer
 from sami.precision import ComputeCopy, count_step, frozen_copy
 from sami.recipe import Model
 from sami.scoring import PackingCheck, causal_lm, check_packing, logprob_matrix, vocabulary_size
+from sami.training_log import require_weights_of
 from sami.weight_change import WeightChange, require_changed
+
+# Arguments of the parent that would do nothing here or something else than they say, and what to do instead.
+_WITHOUT_EFFECT = {
+    "bf16": "set compute_dtype, which decides the precision of every pass",
+    "fp16": "set compute_dtype, which decides the precision of every pass",
+    "torch_compile": "set compile_layers, which compiles the transformer blocks",
+    "label_smoothing_factor": "the loss compares whole responses and has no labels to smooth; leave it out",
+    "data_seed": "set seed, which decides the order of contrasts",
+}
 
 
 @dataclass
@@ -106,6 +116,15 @@ class SAMIConfig(TrainingArguments):
                 "master_weights is bfloat16, which one process can train that computes in bfloat16 too. Set it to "
                 "float32, or change compute_dtype and the launch."
             )
+        unused = [name for name in _WITHOUT_EFFECT if getattr(self, name)]
+        if unused:
+            raise InputError(f"{unused[0]} has no place in SAMITrainer: {_WITHOUT_EFFECT[unused[0]]}.")
+        if self.mixed_precision not in ("no", "bf16" if self.compute_dtype == "bfloat16" else "no"):
+            raise InputError(
+                f"The launcher asks for mixed precision {self.mixed_precision}, and compute_dtype is "
+                f"{self.compute_dtype}. Launch with --mixed_precision no: compute_dtype decides the precision."
+            )
+        self.mixed_precision = "no"  # passes are in the compute dtype already, and autocast would round again
         if not self.beta >= 0:
             raise InputError(f"beta is {self.beta}, and a weight of a divergence cannot be below 0.")
         if self.n_gpu > 1:
@@ -155,6 +174,13 @@ class SAMITrainer(Trainer):
             raise InputError("A model given as a module needs its tokenizer as processing_class.")
         if len(train_dataset) == 0:
             raise InputError("There are no contrasts to train on.")
+        if len(train_dataset) < args.world_size:
+            raise InputError(
+                f"{args.world_size} processes train and there are {len(train_dataset)} contrasts, so some would have "
+                f"none of their own. Launch fewer processes, or generate more contrasts."
+            )
+        config = causal_lm(model).config
+        require_scorable(train_dataset, context_length(config), config.get_text_config().vocab_size)
         self._compute_dtype = torch.bfloat16 if args.compute_dtype == "bfloat16" else torch.float32
         if quantization.is_quantised(model):
             if peft_config is None and not isinstance(model, PeftModel):
@@ -233,7 +259,7 @@ class SAMITrainer(Trainer):
         return self.accelerator.unwrap_model(self.model)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        if self._share_prefix and self.packing is None:
+        if self.packing is None:
             self._check_packing()
         result = super().train(*args, **kwargs)
         share = self._over_processes(self.weight_change.share_changed())
@@ -350,6 +376,12 @@ class SAMITrainer(Trainer):
         if self.args.should_save:
             self._save(output_dir, state_dict=weights)
 
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        trained = self.trained_model
+        weights = get_peft_model_state_dict(trained) if self._adapted else trained.state_dict()
+        require_weights_of(Path(resume_from_checkpoint), weights)
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if self._sharded is None:
             super()._save_optimizer_and_scheduler(output_dir)
@@ -359,6 +391,10 @@ class SAMITrainer(Trainer):
         if self.args.should_save:
             torch.save(states, Path(output_dir) / OPTIMIZER_NAME)
             torch.save(scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        super()._save_rng_state(output_dir)
+        self.accelerator.wait_for_everyone()  # what comes next says that the checkpoint is whole
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if self._sharded is None or checkpoint is None:
@@ -416,13 +452,13 @@ class SAMITrainer(Trainer):
         }
 
     def _check_packing(self) -> None:
-        """Compare shared rows with single sequences on the longest contrast; where they differ, share nothing.
+        """Compare rows with single sequences on the longest contrast; where shared ones differ, share nothing.
 
         The longest, because a wrong mask or window can leave short responses untouched.
         """
         longest = max(self._contrasts, key=row_tokens)
-        self.packing = check_packing(self.trained_model, longest, self._pad_token_id)
-        if not self.packing.shared:
+        self.packing = check_packing(self.trained_model, longest, self._pad_token_id, self._share_prefix)
+        if self._share_prefix and not self.packing.shared:
             self._share_prefix = False
             warnings.warn(
                 f"Scores in shared rows differ by {self.packing.difference:.2g} nats from those of single sequences "
