@@ -29,7 +29,7 @@ PACKING_TOLERANCE = 1e-3
 # In bf16 the plain path differs from itself between two paddings; more than this times that is a fault.
 NOISE_FACTOR = 3.0
 # Logits that exist at once, [X, V]; where there are more, they are computed again in the backward pass.
-MOST_LOGITS = 1 << 26
+MOST_LOGITS = 1 << 27
 
 
 def logprob_matrix(model: nn.Module, batch: ContrastBatch, *, per_token: bool = True) -> Tensor:
