@@ -286,7 +286,8 @@ def _attend_responses(
     query: Tensor, key: Tensor, value: Tensor, responses: _Responses, scale: float
 ) -> tuple[Tensor, Tensor]:
     """Output [H, X, D] and log-sum-exp [H, X] of responses that see only themselves."""
-    output, lse = _flash(*map(responses.padded, (query, key, value)), scale, causal=True)
+    q, k, v = map(responses.padded, (query, key, value))
+    output, lse = _flash(q, k, v, scale, causal=True)
     return responses.in_order(output), responses.in_order(lse)
 
 
