@@ -3,7 +3,6 @@
 Judging(pipeline).compare(["base", "iteration-1"], baselines=[])
 """
 
-import gc
 import importlib.util
 import shutil
 from collections.abc import Sequence
@@ -125,7 +124,7 @@ class Judging:
                 trl.train_dpo(model, reference, self.run.tokenizer, contrasts, schedule, scratch)
             models.save_model(model, self.run.tokenizer, target, self.run.dtype)
             shutil.rmtree(scratch, ignore_errors=True)
-            gc.collect()
+            models.release_memory()
             return {}
 
         self.run.directory.step(f"train-{baseline.name}", inputs, [target], work)

@@ -5,11 +5,14 @@ pip (no dependencies), checked, dequantised and cached once as safetensors under
 may hold an adapter alone, which names its model.
 """
 
+import ctypes
 import errno
+import gc
 import hashlib
 import inspect
 import json
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -206,6 +209,14 @@ def free_bytes(device: torch.device | None = None) -> int:
     if (device or default_device()).type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     return int(psutil.virtual_memory().available)
+
+
+def release_memory() -> None:
+    """Give back what a phase held: objects in cycles, cached blocks, and pages of the heap, whose holes would pile up."""
+    gc.collect()  # a trainer and its model refer to each other
+    torch.cuda.empty_cache()
+    if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def fingerprint(model: Model) -> str:

@@ -6,7 +6,6 @@ Every step is redone only if it never finished, and depends on nothing but its i
 recipe: a run that was killed and started again ends with the summary of one that was not.
 """
 
-import gc
 import hashlib
 import itertools
 import json
@@ -393,11 +392,10 @@ class Pipeline:
             contrasts = read_contrasts(contrasts_file)
             self._packing(contrasts)  # both are recorded before processes ask for them
             self._caching(iteration, contrasts)
+            models.release_memory()  # what generation held belongs to training now
             if self.recipe.launch.total == 1:
                 changed = self.train_model(iteration)
             else:
-                gc.collect()
-                torch.cuda.empty_cache()  # what generation held belongs to the processes now
                 launch.train(self.recipe, self.directory.folder, iteration)
                 changed = last_line(metrics)["weights_changed"]
             for checkpoint in checkpoints.glob("checkpoint-*"):
@@ -409,7 +407,7 @@ class Pipeline:
                 f"iteration {iteration}: {steps} steps, bound on its training contrasts {last['bound']:.3f} nats "
                 f"at the last one, {changed:.0%} of weights changed after rounding"
             )
-            gc.collect()  # trainer and model refer to each other, and evaluation needs their memory
+            models.release_memory()  # evaluation needs what trainer and model held
             return {"steps": steps, "weights_changed": changed}
 
         self.directory.step(f"train-{iteration}", inputs, [self.directory.model(iteration)], work)
@@ -570,6 +568,7 @@ class Pipeline:
     def _score(self, iteration: int, contrasts: list[Contrast]) -> dict[str, Any]:
         """Log-prob matrices by the policy and by the base model, verdicts and health of one policy."""
         share_prefix = self._packing(contrasts)
+        models.release_memory()
         base = self.load(0)
         policy = None if iteration == 0 else self.load(iteration)
         total = len(contrasts) * (1 if policy is None else 2)
@@ -688,8 +687,7 @@ class Pipeline:
 
     def engine(self, weights: models.Weights, tokenizer: Any) -> Engine:
         """The recipe's engine on some weights, with all other memory free for it."""
-        gc.collect()
-        torch.cuda.empty_cache()
+        models.release_memory()
         workplace = self.directory.folder / ".generation"
         return make_engine(self.recipe.generation, weights, tokenizer, workplace, response_logprobs)
 
