@@ -212,7 +212,7 @@ def free_bytes(device: torch.device | None = None) -> int:
 
 
 def release_memory() -> None:
-    """Give back what a phase held: objects in cycles, cached blocks, and pages of the heap, whose holes would pile up."""
+    """Give back what a phase held: objects in cycles, cached blocks, and the heap, whose holes would pile up."""
     gc.collect()  # a trainer and its model refer to each other
     torch.cuda.empty_cache()
     if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
