@@ -117,11 +117,24 @@ def empty_model(model: Model) -> PreTrainedModel:
     return empty_of(load_config(model), model.trust_remote_code)
 
 
-def empty_of(config: PreTrainedConfig, trust_remote_code: bool = False) -> PreTrainedModel:
-    """`empty_model` of a config that is at hand."""
+def empty_of(
+    config: PreTrainedConfig, trust_remote_code: bool = False, dtype: torch.dtype | None = None
+) -> PreTrainedModel:
+    """`empty_model` of a config that is at hand, by default in the config's dtype."""
     with torch.device("meta"):
-        empty: PreTrainedModel = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+        empty: PreTrainedModel = AutoModelForCausalLM.from_config(
+            config, trust_remote_code=trust_remote_code, dtype=dtype or config.dtype
+        )
     return empty
+
+
+def load_for_shards(model: Model, dtype: torch.dtype, process: int) -> PreTrainedModel:
+    """What one of several processes gives to `SAMITrainer`: the first has the weights, on the CPU, the others none."""
+    if process == 0:
+        return load_model(model, dtype, torch.device("cpu"))
+    empty = empty_of(load_config(model), model.trust_remote_code, dtype)
+    attention.install(empty)
+    return empty.eval()
 
 
 def context_length(config: PreTrainedConfig) -> int | None:

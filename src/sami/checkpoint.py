@@ -1,0 +1,50 @@
+"""The weights that a checkpoint of training holds, by the names that they have in the model that is trained."""
+
+from pathlib import Path
+from typing import Any
+
+from peft import PeftModel
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from sami import adapters
+from sami.errors import InputError
+
+
+def trained_weights(model: nn.Module, folder: Path) -> dict[str, Tensor]:
+    """The weights that were saved of a model, on the CPU: all of it, or its adapter's alone.
+
+    They are read as transformers reads a model, because a saved one has other names for some (experts) and leaves out
+    those that are tied.
+
+    Args:
+        model: of which only names and dtype are looked at, so it may be one process's shards.
+
+    Raises:
+        InputError: the checkpoint is not one of this model.
+    """
+    if isinstance(model, PeftModel):
+        return _of_adapter(model, folder)
+    kind: Any = type(model)
+    whole, report = kind.from_pretrained(
+        folder, dtype=next(model.parameters()).dtype, use_safetensors=True, output_loading_info=True
+    )
+    _require(folder, [*report["missing_keys"], *report["mismatched_keys"]])
+    weights: dict[str, Tensor] = whole.state_dict()
+    return weights
+
+
+def _of_adapter(model: PeftModel, folder: Path) -> dict[str, Tensor]:
+    saved, adapter = load_file(folder / adapters.WEIGHTS), model.active_adapter
+    trained = [name for name, weight in model.named_parameters() if weight.requires_grad]
+    names = {name: name.replace(f".modules_to_save.{adapter}", "").replace(f".{adapter}", "") for name in trained}
+    _require(folder, [name for name in names.values() if name not in saved])
+    return {name: saved[as_saved] for name, as_saved in names.items()}
+
+
+def _require(folder: Path, absent: list[Any]) -> None:
+    if absent:
+        raise InputError(
+            f"The checkpoint {folder} lacks weights of the model that is trained, such as {min(map(str, absent))}. It "
+            f"is another model's: give the checkpoint that belongs to this one, or train from the start."
+        )
