@@ -8,7 +8,7 @@ safetensors.
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, distributed, nn
@@ -20,7 +20,7 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from sami.scoring import decoder_layers
@@ -61,6 +61,13 @@ class ShardedScorer(nn.Module):
 
     def forward(self, work: Callable[[nn.Module], _Result]) -> _Result:
         return work(self.module)
+
+    def without_gradient(self, work: Callable[[nn.Module], _Result]) -> _Result:
+        """A forward pass that no backward pass follows, after which all weights are shards again."""
+        with torch.no_grad():
+            result: _Result = self(work)
+        cast(FSDPModule, self).reshard()  # embedding and head stay gathered for a backward pass
+        return result
 
 
 def _taken_out(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

@@ -449,7 +449,7 @@ class SAMITrainer(Trainer):
         if self._sharded is None:
             self.packing = check(self.trained_model)
         else:  # on shards, in the dtype of compute, and together: with one that refuses, all do
-            found = self._sharded(check)
+            found = self._sharded.without_gradient(check)
             shared = self._over_processes(found.shared) == 1.0
             self.packing = PackingCheck(shared, self._over_processes(found.difference))
         if not self.packing.shared:
