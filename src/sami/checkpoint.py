@@ -27,9 +27,14 @@ def trained_weights(model: nn.Module, folder: Path) -> dict[str, Tensor]:
         return _of_adapter(model, folder)
     kind: Any = type(model)
     whole, report = kind.from_pretrained(
-        folder, dtype=next(model.parameters()).dtype, use_safetensors=True, output_loading_info=True
+        folder,
+        config=model.config,
+        dtype=next(model.parameters()).dtype,
+        use_safetensors=True,
+        ignore_mismatched_sizes=True,  # they are reported
+        output_loading_info=True,
     )
-    _require(folder, [*report["missing_keys"], *report["mismatched_keys"]])
+    _require(folder, [*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])])
     weights: dict[str, Tensor] = whole.state_dict()
     return weights
 
@@ -42,9 +47,9 @@ def _of_adapter(model: PeftModel, folder: Path) -> dict[str, Tensor]:
     return {name: saved[as_saved] for name, as_saved in names.items()}
 
 
-def _require(folder: Path, absent: list[Any]) -> None:
+def _require(folder: Path, absent: list[str]) -> None:
     if absent:
         raise InputError(
-            f"The checkpoint {folder} lacks weights of the model that is trained, such as {min(map(str, absent))}. It "
+            f"The checkpoint {folder} lacks weights of the model that is trained, such as {min(absent)}. It "
             f"is another model's: give the checkpoint that belongs to this one, or train from the start."
         )

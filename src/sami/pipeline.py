@@ -451,6 +451,9 @@ class Pipeline:
             return {"model": adapters.load(base, self.directory.model(iteration), trainable=True)}
         quantize = None if adapter is None else adapter.quantize
         reference = self.load(0, quantize=quantize) if self.recipe.training.beta and iteration > 0 else None
+        if adapter is None and self.recipe.launch.total > 1:
+            source = self.weights(iteration).model
+            return {"model": models.load_for_shards(source, torch.float32, launch.this_process())}
         if adapter is None:
             masters = torch.bfloat16 if self.recipe.training.master_weights == "bfloat16" else torch.float32
             return {"model": self.load(iteration, masters), "ref_model": reference}
