@@ -153,7 +153,7 @@ class SAMITrainer(Trainer):
                 # Frozen weights are loaded in the dtype that they are held in.
                 narrow_base = peft_config is not None and args.compute_dtype == "bfloat16"
                 narrow = narrow_base or args.master_weights == "bfloat16"
-                model = load_model(source, torch.bfloat16 if narrow else torch.float32)
+                model = load_model(source, torch.bfloat16 if narrow else torch.float32, args.device)
         if processing_class is None:
             raise InputError("A model given as a module needs its tokenizer as processing_class.")
         if len(train_dataset) == 0:
