@@ -92,6 +92,42 @@ def test_an_answer_that_cannot_be_used_is_asked_again_and_then_refused(kind: str
     assert sum(q.name == "comprehensive" for q in writer.asked) == 2  # what could be used is not asked again
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Responses should talk about farms, fields, cows and country roads.",
+        "Responses should speak of honour, as a knight does, and of castles too.",
+        "Responses should be kind, polite and rural.",
+    ],
+)
+def test_an_example_of_the_question_is_no_answer(text: str) -> None:
+    assert "repeats an example" in refusal(failing("definition", "concise", text))
+
+
+def test_a_name_may_come_with_its_opposites() -> None:
+    said = {
+        "Style: military": "Responses should speak of soldiers and their weapons.",
+        "Style: musical": "Responses should speak of songs, singers and guitars.",
+        "Style: concise": GOOD["definition", "concise"],
+    }
+    writer = Writer(lambda q: said.get(q.prompt.rpartition("\n")[2]) or good(q))
+    first, second = write_principles(writer, TASK, ["military / musical", "concise"])
+    assert (first.id, first.definition, first.antithesis) == (
+        "military",
+        said["Style: military"],
+        said["Style: musical"],
+    )
+    assert second.antithesis == "Responses should ramble on for many paragraphs."
+    for antithesis, words in (
+        ("Responses should never be musical or loud.", "asks for the opposite of its name"),
+        ("Responses should speak of military bands and songs.", "asks for 'military' itself"),
+    ):
+        said["Style: musical"] = antithesis
+        message = refusal(writer, ["military/musical", "concise"])
+        assert words in message
+        assert "the last antithesis of 'military'" in message
+
+
 def test_a_later_seed_may_succeed() -> None:
     writer = Writer(lambda q: good(q) if q.seed >= 2 else "I cannot do that.")
     assert len(write_principles(writer, TASK, NAMES)) == 2
@@ -157,6 +193,10 @@ def test_quotation_marks_emphasis_and_line_breaks_around_an_answer_do_not_count(
         (["concise", "лаконичный"], ["a to z"]),
         (["concise", "naïve"], ["a to z"]),
         (["concise", "a: b"], ["'a: b'"]),
+        (["concise", "kind/"], ["''", "concise/comprehensive"]),
+        (["concise", "kind/Kind"], ["'kind/Kind'", "its own opposite"]),
+        (["concise", "kind/rude/bad"], ["'rude/bad'"]),
+        (["kind/rude", "kind/mean"], ["'kind'", "twice"]),
     ],
 )
 def test_names_that_cannot_be_used_are_refused_before_anything_is_asked(names: list[str], words: list[str]) -> None:
@@ -212,7 +252,7 @@ def test_a_name_that_the_writer_cannot_define_is_replaced_by_another() -> None:
 def test_a_writer_without_names_is_refused(answer: str) -> None:
     writer = Writer(lambda q: answer)
     message = refusal(writer, None)
-    assert "styles in 8 attempts" in message
+    assert f"styles in {ATTEMPTS} attempts" in message
     assert "--names" in message
     assert len(writer.asked) == ATTEMPTS
 

@@ -39,7 +39,11 @@ def answer(request: Request) -> str:
     """What the script says to a question that a server got."""
     opening = request.prompt.rpartition('starts with "')[2].partition('"')[0]
     kind: Any = "names" if opening == "Styles:" else "antithesis" if opening.startswith("Instead") else "definition"
-    name = request.prompt.partition("to be ")[2].removeprefix("the opposite of ").partition(".")[0]
+    name = (
+        request.prompt.partition("the opposite of ")[2].partition(".")[0]
+        if kind == "antithesis"
+        else request.prompt.rpartition("Style: ")[2].partition("\n")[0]
+    )
     return scripted([Question(kind, name, request.prompt, opening, 0)])[0]
 
 
@@ -55,6 +59,7 @@ def test_the_file_loads_and_says_how_it_came_about(sami: Sami, tmp_path: Path) -
     record = yaml.safe_load(target.read_text())["written"]
     assert (record["task"], record["writer"], record["seed"]) == ("summarising Reddit posts", {"kind": "scripted"}, 3)
     assert "{name}" in record["prompts"]["definition"]
+    assert record["names"] == ["concise", "comprehensive"]
     assert "names" not in record["prompts"]
 
 

@@ -10,7 +10,7 @@ from sami.principle_writer import NAMES, OPENINGS, PROMPTS, Ask, write_principle
 from sami.principles import Principle, load_principles
 from sami.progress import say
 from sami.recipe import WrittenPrinciples
-from sami.recipe.writing import identifier
+from sami.recipe.writing import identifier, parted
 from sami.writers import make_ask
 
 HEADER = """\
@@ -48,6 +48,7 @@ def written(settings: WrittenPrinciples, ask: Ask | None = None) -> str:
     content = {
         "written": {
             "task": settings.task,
+            **({} if settings.names is None else {"names": settings.names}),
             "writer": settings.writer.model_dump(exclude_none=True),
             "seed": settings.seed,
             "prompts": PROMPTS if settings.names is None else {k: v for k, v in PROMPTS.items() if k != "names"},
@@ -69,7 +70,9 @@ def require_written(principles: str | WrittenPrinciples) -> None:
 
 def placeholders(settings: WrittenPrinciples) -> list[Principle]:
     """Stand-ins of the right number, for what must be planned before the writer is asked."""
-    names = settings.names or [f"principle-{number}" for number in range(1, (settings.count or NAMES) + 1)]
+    names = [parted(name)[0] for name in settings.names or ()] or [
+        f"principle-{number}" for number in range(1, (settings.count or NAMES) + 1)
+    ]
     return [
         Principle(
             id=identifier(name),

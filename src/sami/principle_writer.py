@@ -3,7 +3,8 @@
     principles = write_principles(ask, task="summarising Reddit posts", names=["concise", "comprehensive"])
 
 `ask` is anything that answers questions with text, so nothing here knows where the writer runs. A model of 135M
-parameters can answer these: one sentence at a time, its first words given, asked again with another seed.
+parameters can answer these: one sentence at a time, after examples, its first words given, asked again with another
+seed. What such a model cannot do is find an opposite, so a name may come with that of its opposite.
 """
 
 import re
@@ -18,21 +19,31 @@ from sami.errors import InputError
 from sami.evaluation.leaks import FUNCTION_WORDS, content_words
 from sami.evaluation.text_health import repeated_loop, template_leftover, word_spans
 from sami.principles import Principle
-from sami.recipe.writing import checked_names, identifier, too_few
+from sami.recipe.writing import checked_names, identifier, parted, too_few
 
-ATTEMPTS = 8  # at each sentence, and at the list of names
+ATTEMPTS = 16  # at each sentence, and at the list of names
 NAMES = 4  # written where none are given
 FEWEST_WORDS, MOST_WORDS = 4, 45  # of a sentence with its first two, "Responses should"
 MOST_SHARED = 0.6  # content words that a definition may share with its antithesis, of all in both
 MOST_REPEATED = 0.8  # the same for the definitions of two principles
+MOST_COPIED = 0.4  # content words of an example that a sentence may hold
 FEWEST_ENGLISH = 0.6  # share of an answer's words that the CMU dictionary knows
 
+# Styles that nobody asks for, so that a weak writer's copies of them are told from answers.
+EXAMPLES = {
+    "grumpy": "Responses should grumble at people, curse them and blame them for everything.",
+    "knightly": "Responses should speak of swords, castles and honour, as a knight does.",
+    "robotic": "Responses should give orders in a few words and leave out all feelings.",
+    "rural": "Responses should talk about farms, fields, cows and country roads.",
+}
 PROMPTS = {
     "names": "List styles in which a response can be written. Each style is one adjective.\n\n"
     "Task: writing birthday cards\nStyles: cheerful, personal, rhyming, brief\n\n"
     "Task: explaining machines\nStyles: technical, simple, vivid, thorough\n\n"
     "Task: {task}",
-    "definition": "The task is {task}. In one short sentence, say what a response must do to be {name}.",
+    "definition": "Someone is {task}. In one sentence, say what responses of a style are like.\n\n"
+    + "".join(f"Style: {name}\n{sentence}\n\n" for name, sentence in EXAMPLES.items())
+    + "Style: {name}",
     "antithesis": "The task is {task}. In one short sentence, say what a response must do to be the opposite of "
     "{name}.",
 }
@@ -73,7 +84,8 @@ def write_principles(
 
     Args:
         task: what the responses do, such as "summarising Reddit posts".
-        names: of the principles, at least two; None has them written too.
+        names: of the principles, at least two, each alone or with its opposite's, as in "military/romantic"; None has
+            them written too.
         seed: of sampling; each attempt at an answer has a seed of its own, and no two values share one.
         count: names to write where none are given.
 
@@ -87,10 +99,15 @@ def write_principles(
     if wanted < 2:
         raise InputError(too_few(wanted))
     # More names than needed, so that one of which the writer knows no opposite costs nothing.
-    candidates = _written_names(ask, task, count, seed) if names is None else checked_names(names)
+    given = _written_names(ask, task, count, seed) if names is None else checked_names(names)
+    opposites = dict(parted(name) for name in given)
+    candidates = list(opposites)
 
     def question(kind: Kind, name: str, attempt: int) -> Question:
-        prompt, opening = (texts[kind].format(task=task, name=name) for texts in (PROMPTS, OPENINGS))
+        opposite = opposites[name] if kind == "antithesis" else None
+        # What a response is like that is the opposite is what it is like to be what the opposite is called.
+        asked, about = ("definition", opposite) if opposite else (kind, name)
+        prompt, opening = (texts[asked].format(task=task, name=about) for texts in (PROMPTS, OPENINGS))
         return Question(kind, name, prompt, opening, ATTEMPTS * seed + attempt)
 
     definitions: dict[str, str] = {}
@@ -106,6 +123,8 @@ def write_principles(
                 if kind == "definition":
                     definitions[one.name] = _checked_definition(sentence, one.name, definitions)
                 else:
+                    if opposite := opposites[one.name]:
+                        _checked_definition(sentence, opposite, definitions)
                     antitheses[one.name] = _checked_antithesis(sentence, one.name, definitions[one.name], antitheses)
             except _UnusableError as error:
                 unusable[kind, one.name].append(f"{error} ({_quoted(answer)})")
@@ -258,9 +277,14 @@ def _checked_antithesis(sentence: str, name: str, definition: str, others: Mappi
 
 
 def _check_new(sentence: str, others: Mapping[str, str]) -> None:
+    """Refuse what says no more than another sentence, or than an example of the question."""
     for other, text in others.items():
         if _shared(sentence, text) > MOST_REPEATED:
             raise _UnusableError(f"it repeats what was written for {other!r}")
+    for style, text in EXAMPLES.items():
+        example = content_words(text) - content_words("response")
+        if _mentions(sentence, style) or len(example & content_words(sentence)) >= MOST_COPIED * len(example):
+            raise _UnusableError("it repeats an example of the question")
 
 
 def _mentions(sentence: str, name: str) -> bool:

@@ -80,20 +80,31 @@ def identifier(name: str) -> str:
     return "_".join(re.findall("[a-z0-9]+", name.casefold()))
 
 
+def parted(name: str) -> tuple[str, str | None]:
+    """A principle's name and that of its opposite, where "military/romantic" gives both."""
+    own, slash, opposite = (part.strip() for part in name.partition("/"))
+    return own, opposite if slash else None
+
+
 def checked_names(names: Sequence[str]) -> list[str]:
-    """Names of principles without needless space.
+    """Names of principles, each alone or with its opposite's, without needless space.
 
     Raises:
-        InputError: fewer than two, two of one id, or one that is not a few words of the letters a to z.
+        InputError: fewer than two, two of one id, one that is not a few words of the letters a to z, or one that is
+            its own opposite.
     """
-    cleaned = [" ".join(name.split()) for name in names]
-    for name in cleaned:
+    cleaned = [re.sub(" ?/ ?", "/", " ".join(name.split())) for name in names]
+    for name in (part for both in cleaned for part in parted(both) if part is not None):
         if not re.fullmatch(r"[A-Za-z][A-Za-z' -]*", name) or len(name.split()) > 4:
             raise InputError(
                 f"the name {name!r} cannot be asked about; a name is an adjective or up to four words in the letters "
-                f"a to z, such as concise or 'to the point'"
+                f"a to z, such as concise or 'to the point', alone or with its opposite, as in concise/comprehensive"
             )
-    ids = [identifier(name) for name in cleaned]
+    ids = [identifier(parted(name)[0]) for name in cleaned]
+    for name in cleaned:
+        own, opposite = parted(name)
+        if opposite is not None and identifier(own) == identifier(opposite):
+            raise InputError(f"the name {name!r} is its own opposite; name another opposite, or leave it to the writer")
     if repeated := sorted({one for one in ids if ids.count(one) > 1}):
         raise InputError(f"the name {repeated[0]!r} is given twice; each principle needs a name of its own")
     if len(cleaned) < 2:
@@ -112,7 +123,8 @@ class WrittenPrinciples(Section):
     task: str = Field(min_length=1)
     """What the responses do, such as "summarising Reddit posts"."""
     names: list[str] | None = None
-    """Names of the principles, adjectives mostly, at least two; null has the writer name them too."""
+    """Names of the principles, adjectives mostly, at least two, each alone or with its opposite's
+    ("concise/comprehensive"); null has the writer name them too."""
     count: int | None = Field(default=None, ge=2)
     """How many principles are written where names are not given; null: 4."""
     writer: Writer = LocalWriter()
