@@ -57,7 +57,9 @@ def test_a_spread_model_scores_and_generates_as_a_whole_one(
     assert scoring.check_packing(spread, contrasts[0], PAD) == scoring.check_packing(whole, contrasts[0], PAD)
     prompts = [contrast.prompt_ids[0] for contrast in contrasts]
     settings = SamplingSettings(max_new_tokens=5)
-    ours, theirs = (TransformersEngine(m, tiny_tokenizer(False), 2).generate(prompts, settings) for m in (spread, whole))
+    ours, theirs = (
+        TransformersEngine(m, tiny_tokenizer(False), 2).generate(prompts, settings) for m in (spread, whole)
+    )
     assert [answer.token_ids for answer in ours] == [answer.token_ids for answer in theirs]
 
 

@@ -313,8 +313,8 @@ def require_possible(recipe: Recipe, dtype: torch.dtype, adapter_weights: int) -
     if on_gpu and held > host:
         raise InputError(
             f"The model cannot fit: the first of several processes holds its whole float32 weights, {held / GIB:.1f} "
-            f"GiB, in the machine's own memory, and this machine has {host / GIB:.1f}. Take one with more, or a smaller "
-            f"model."
+            f"GiB, in the machine's own memory, and this machine has {host / GIB:.1f}. Take one with more, or a "
+            f"smaller model."
         )
     for phase in phases(recipe, recipe.launch.total):
         if phase.bytes > device:

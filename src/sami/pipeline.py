@@ -458,7 +458,11 @@ class Pipeline:
             masters = torch.bfloat16 if self.recipe.training.master_weights == "bfloat16" else torch.float32
             return {"model": self.load_to_train(iteration, masters), "ref_model": reference}
         config = adapters.lora_config(adapter, self.recipe.model)
-        return {"model": self.load_to_train(iteration, quantize=quantize), "peft_config": config, "ref_model": reference}
+        return {
+            "model": self.load_to_train(iteration, quantize=quantize),
+            "peft_config": config,
+            "ref_model": reference,
+        }
 
     def _save(self, model: Any, iteration: int, changed: float) -> float:
         """Save what was trained; returns the share of the saved weights that training changed."""
