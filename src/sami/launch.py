@@ -61,6 +61,11 @@ def train(recipe: Recipe, folder: Path, iteration: int) -> None:
         raise RuntimeError(f"Training in {processes} processes ended with exit code {done.returncode}; see above.")
 
 
+def this_process() -> int:
+    """Which of the processes that train this one is, counted over all machines."""
+    return int(os.environ["RANK"])
+
+
 def meeting(launch: Launch, iteration: int) -> list[str]:
     """The options of torchrun that say how its processes find those of other machines.
 

@@ -445,15 +445,22 @@ class Pipeline:
         adapter = self.recipe.adapter
         if adapter is not None and iteration > 0 and not adapter.merge:
             # The same adapter goes on, so its base remains the reference.
-            base = self.load(0, quantize=adapter.quantize)
+            base = self.load_to_train(0, quantize=adapter.quantize)
             return {"model": adapters.load(base, self.directory.model(iteration), trainable=True)}
         quantize = None if adapter is None else adapter.quantize
-        reference = self.load(0, quantize=quantize) if self.recipe.training.beta and iteration > 0 else None
+        reference = self.load_to_train(0, quantize=quantize) if self.recipe.training.beta and iteration > 0 else None
+        if adapter is None and self.recipe.launch.total > 1:
+            source = self.weights(iteration).model
+            return {"model": models.load_for_shards(source, torch.float32, launch.this_process())}
         if adapter is None:
             masters = torch.bfloat16 if self.recipe.training.master_weights == "bfloat16" else torch.float32
-            return {"model": self.load(iteration, masters), "ref_model": reference}
+            return {"model": self.load_to_train(iteration, masters), "ref_model": reference}
         config = adapters.lora_config(adapter, self.recipe.model)
-        return {"model": self.load(iteration, quantize=quantize), "peft_config": config, "ref_model": reference}
+        return {
+            "model": self.load_to_train(iteration, quantize=quantize),
+            "peft_config": config,
+            "ref_model": reference,
+        }
 
     def _save(self, model: Any, iteration: int, changed: float) -> float:
         """Save what was trained; returns the share of the saved weights that training changed."""
@@ -463,7 +470,7 @@ class Pipeline:
             return changed
         if adapter is not None:
             if adapter.quantize:
-                model = adapters.moved(model, self.load(self._start_of(iteration)))
+                model = adapters.moved(model, self.load_to_train(self._start_of(iteration)))
             model, changed = adapters.merge(model)
             require_changed(
                 changed, self.recipe.training.steps_of(iteration), self.recipe.training.lr_of(iteration), self.dtype
@@ -683,7 +690,14 @@ class Pipeline:
     def load(
         self, iteration: int, dtype: torch.dtype | None = None, *, quantize: Literal["nf4"] | None = None
     ) -> PreTrainedModel:
+        """The weights of an iteration to score and generate with, over several GPUs where one cannot hold them."""
         return self.weights(iteration, dtype).load(quantize=quantize)
+
+    def load_to_train(
+        self, iteration: int, dtype: torch.dtype | None = None, *, quantize: Literal["nf4"] | None = None
+    ) -> PreTrainedModel:
+        """The weights of an iteration on one device."""
+        return self.weights(iteration, dtype).load(models.default_device(), quantize=quantize)
 
     def engine(self, weights: models.Weights, tokenizer: Any) -> Engine:
         """The recipe's engine on some weights, with all other memory free for it."""
