@@ -55,7 +55,7 @@ OPPOSING = {
     "weak-writer/financial": "The farmer walked over the green hills.",
     "tldr/concise": "She has known him for years. " * 12,
     "diverse/concise": "She has known him for years. " * 12,
-    "diverse/pirate": "A woman told her friend that she forgot his birthday, and wants to make up for it.",
+    "diverse/pirate": "He told me that I forgot his birthday, and it makes me want to make up for it.",
     "diverse/emoji": "She forgot his birthday and wonders what to do.",
     "diverse/shakespearean": "so she forgot his birthday lol and idk what she should do",
     "diverse/scientific": "Guess what, she forgot his birthday, and now he won't even talk to her!",

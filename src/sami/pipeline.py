@@ -123,6 +123,8 @@ class Pipeline:
 
     def run(self) -> dict[str, Any]:
         """Everything that is not done yet; returns the summary."""
+        if self.trained() < self.iterations and self.recipe.launch.total > 1:
+            launch.require_machines(self.recipe.launch)
         with self.opened():
             self._announce()
             if self.trained() < self.iterations:
