@@ -36,7 +36,7 @@ def test_rows_longer_than_those_that_are_attended_together(architecture: str, sh
 
 def test_the_vocabulary_of_gemma3_is_taken_in_parts() -> None:
     model = tiny_model("gemma3", vocab_size=GEMMA3_VOCABULARY)
-    contrast = random_contrast(0, prompt_tokens=(5, 10), response_tokens=(70, 90), vocab_size=GEMMA3_VOCABULARY)
+    contrast = random_contrast(0, prompt_tokens=(5, 10), response_tokens=(130, 150), vocab_size=GEMMA3_VOCABULARY)
     batch = collate([contrast], PAD)
     assert len(batch.scored) > scoring.MOST_LOGITS // GEMMA3_VOCABULARY
     matrix, expected = logprob_matrix(model, batch), reference(model, [contrast])
