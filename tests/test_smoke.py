@@ -21,6 +21,7 @@ from test_pipeline import write_recipe
 NAMES = [str(path.relative_to(PACKAGED_RECIPES).with_suffix("")) for path in packaged_recipes()]
 ARCHITECTURES = {
     "base-model": "Gemma3ForCausalLM",
+    "weak-to-strong": "Gemma3ForCausalLM",
     "paper/hh-mistral-7b": "MistralForCausalLM",
     "paper/tldr-mistral-7b": "MistralForCausalLM",
     "paper/tldr-mixtral-8x7b-weak-writer": "MixtralForCausalLM",

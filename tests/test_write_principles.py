@@ -39,11 +39,7 @@ def answer(request: Request) -> str:
     """What the script says to a question that a server got."""
     opening = request.prompt.rpartition('starts with "')[2].partition('"')[0]
     kind: Any = "names" if opening == "Styles:" else "antithesis" if opening.startswith("Instead") else "definition"
-    name = (
-        request.prompt.partition("the opposite of ")[2].partition(".")[0]
-        if kind == "antithesis"
-        else request.prompt.rpartition("Style: ")[2].partition("\n")[0]
-    )
+    name = request.prompt.partition("to be ")[2].removeprefix("the opposite of ").partition(".")[0]
     return scripted([Question(kind, name, request.prompt, opening, 0)])[0]
 
 

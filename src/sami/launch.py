@@ -57,6 +57,11 @@ def train(recipe: Recipe, folder: Path, iteration: int) -> None:
         raise RuntimeError(f"Training in {processes} processes ended with exit code {done.returncode}; see above.")
 
 
+def this_process() -> int:
+    """Which of the processes that train this one is, counted over all machines."""
+    return int(os.environ["RANK"])
+
+
 def require_machines(launch: Launch) -> None:
     """Check what keeps processes from starting here, so that a run says it before hours of generation.
 

@@ -6,7 +6,6 @@ Every step is redone only if it never finished, and depends on nothing but its i
 recipe: a run that was killed and started again ends with the summary of one that was not.
 """
 
-import gc
 import hashlib
 import itertools
 import json
@@ -395,11 +394,10 @@ class Pipeline:
             contrasts = read_contrasts(contrasts_file)
             self._packing(contrasts)  # both are recorded before processes ask for them
             self._caching(iteration, contrasts)
+            models.release_memory()  # what generation held belongs to training now
             if self.recipe.launch.total == 1:
                 changed = self.train_model(iteration)
             else:
-                gc.collect()
-                torch.cuda.empty_cache()  # what generation held belongs to the processes now
                 launch.train(self.recipe, self.directory.folder, iteration)
                 changed = last_line(metrics)["weights_changed"]
             for checkpoint in checkpoints.glob("checkpoint-*"):
@@ -411,7 +409,7 @@ class Pipeline:
                 f"iteration {iteration}: {steps} steps, bound on its training contrasts {last['bound']:.3f} nats "
                 f"at the last one, {changed:.0%} of weights changed after rounding"
             )
-            gc.collect()  # trainer and model refer to each other, and evaluation needs their memory
+            models.release_memory()  # evaluation needs what trainer and model held
             return {"steps": steps, "weights_changed": changed}
 
         self.directory.step(f"train-{iteration}", inputs, [self.directory.model(iteration)], work)
@@ -449,15 +447,22 @@ class Pipeline:
         adapter = self.recipe.adapter
         if adapter is not None and iteration > 0 and not adapter.merge:
             # The same adapter goes on, so its base remains the reference.
-            base = self.load(0, quantize=adapter.quantize)
+            base = self.load_to_train(0, quantize=adapter.quantize)
             return {"model": adapters.load(base, self.directory.model(iteration), trainable=True)}
         quantize = None if adapter is None else adapter.quantize
-        reference = self.load(0, quantize=quantize) if self.recipe.training.beta and iteration > 0 else None
+        reference = self.load_to_train(0, quantize=quantize) if self.recipe.training.beta and iteration > 0 else None
+        if adapter is None and self.recipe.launch.total > 1:
+            source = self.weights(iteration).model
+            return {"model": models.load_for_shards(source, torch.float32, launch.this_process())}
         if adapter is None:
             masters = torch.bfloat16 if self.recipe.training.master_weights == "bfloat16" else torch.float32
-            return {"model": self.load(iteration, masters), "ref_model": reference}
+            return {"model": self.load_to_train(iteration, masters), "ref_model": reference}
         config = adapters.lora_config(adapter, self.recipe.model)
-        return {"model": self.load(iteration, quantize=quantize), "peft_config": config, "ref_model": reference}
+        return {
+            "model": self.load_to_train(iteration, quantize=quantize),
+            "peft_config": config,
+            "ref_model": reference,
+        }
 
     def _save(self, model: Any, iteration: int, changed: float) -> float:
         """Save what was trained; returns the share of the saved weights that training changed."""
@@ -467,7 +472,7 @@ class Pipeline:
             return changed
         if adapter is not None:
             if adapter.quantize:
-                model = adapters.moved(model, self.load(self._start_of(iteration)))
+                model = adapters.moved(model, self.load_to_train(self._start_of(iteration)))
             model, changed = adapters.merge(model)
             require_changed(
                 changed, self.recipe.training.steps_of(iteration), self.recipe.training.lr_of(iteration), self.dtype
@@ -572,6 +577,7 @@ class Pipeline:
     def _score(self, iteration: int, contrasts: list[Contrast]) -> dict[str, Any]:
         """Log-prob matrices by the policy and by the base model, verdicts and health of one policy."""
         share_prefix = self._packing(contrasts)
+        models.release_memory()
         base = self.load(0)
         policy = None if iteration == 0 else self.load(iteration)
         total = len(contrasts) * (1 if policy is None else 2)
@@ -686,12 +692,18 @@ class Pipeline:
     def load(
         self, iteration: int, dtype: torch.dtype | None = None, *, quantize: Literal["nf4"] | None = None
     ) -> PreTrainedModel:
+        """The weights of an iteration to score and generate with, over several GPUs where one cannot hold them."""
         return self.weights(iteration, dtype).load(quantize=quantize)
+
+    def load_to_train(
+        self, iteration: int, dtype: torch.dtype | None = None, *, quantize: Literal["nf4"] | None = None
+    ) -> PreTrainedModel:
+        """The weights of an iteration on one device."""
+        return self.weights(iteration, dtype).load(models.default_device(), quantize=quantize)
 
     def engine(self, weights: models.Weights, tokenizer: Any) -> Engine:
         """The recipe's engine on some weights, with all other memory free for it."""
-        gc.collect()
-        torch.cuda.empty_cache()
+        models.release_memory()
         workplace = self.directory.folder / ".generation"
         return make_engine(self.recipe.generation, weights, tokenizer, workplace, response_logprobs)
 
