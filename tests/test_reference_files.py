@@ -206,6 +206,11 @@ def test_the_command_writes_a_principles_file_and_overwrites_none(save, tmp_path
     )
     assert code == 2
     assert "holds no .json file" in err
+    absent, inside = str(tmp_path / "absent"), str(target / "p.yaml")
+    code, _, err = run(capsys, "import-principles", absent, "--output", inside, monkeypatch=monkeypatch)
+    assert (code, f"There is no file or folder {absent}" in err) == (2, True)
+    code, _, err = run(capsys, "import-principles", str(source), "--output", inside, monkeypatch=monkeypatch)
+    assert (code, f"{target} is no folder" in err) == (2, True)
     assert not (tmp_path / "p.yaml").exists()
 
 

@@ -112,6 +112,25 @@ def test_a_different_recipe_is_refused_with_every_difference(directory: RunDirec
     assert "--output" in message
 
 
+def test_a_key_that_is_younger_than_a_run_had_its_default(directory: RunDirectory) -> None:
+    with directory.open(recipe(), ""):
+        directory.step("s", {"generation": {"max_new_tokens": 9}}, [], dict)
+    file = directory.folder / "recipe.yaml"
+    older = yaml.safe_load(file.read_text())
+    del older["generation"]["surplus"], older["queries"]["max_chars"]
+    file.write_text(yaml.safe_dump(older))
+    with directory.open(recipe(), ""):
+        now = {"generation": {"max_new_tokens": 9, "surplus": recipe().generation.surplus}}
+        assert directory.step("s", now, [], lambda: pytest.fail("the step was done again")) == {}
+        with pytest.raises(InputError, match=r"generation\.surplus"):
+            directory.step("s", {"generation": {"max_new_tokens": 9, "surplus": 3.0}}, [], dict)
+    with (
+        pytest.raises(InputError, match=r"generation\.surplus: \S+ there, 3\.0 now"),
+        directory.open(recipe(generation={"max_new_tokens": 9, "surplus": 3.0}), ""),
+    ):
+        pass
+
+
 def test_the_same_recipe_opens_again(directory: RunDirectory) -> None:
     for _ in range(2):
         with directory.open(recipe(lr=5e-7), ""):  # a number that YAML writes as 5.0e-07

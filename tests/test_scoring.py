@@ -261,7 +261,7 @@ def test_log_softmax_in_blocks_is_the_one_in_a_single_block(llama, monkeypatch):
     batch = collate(contrasts_of(), PAD)
     whole = logprob_matrix(llama, batch)
     whole_gradient = gradient(llama, whole)
-    monkeypatch.setattr(scoring._TokenLogProb, "ROWS_AT_ONCE", 3)
+    monkeypatch.setattr(scoring._Softmax, "ROWS_AT_ONCE", 3)
     blocks = logprob_matrix(llama, batch)
     assert distance(whole, blocks) <= 1e-6
     assert cosine(whole_gradient, gradient(llama, blocks)) >= 0.9999999

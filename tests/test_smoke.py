@@ -21,6 +21,7 @@ from test_pipeline import write_recipe
 NAMES = [str(path.relative_to(PACKAGED_RECIPES).with_suffix("")) for path in packaged_recipes()]
 ARCHITECTURES = {
     "base-model": "Gemma3ForCausalLM",
+    "weak-to-strong": "Gemma3ForCausalLM",
     "paper/hh-mistral-7b": "MistralForCausalLM",
     "paper/tldr-mistral-7b": "MistralForCausalLM",
     "paper/tldr-mixtral-8x7b-weak-writer": "MixtralForCausalLM",
@@ -66,6 +67,9 @@ def test_the_recipe_runs_whole(
     assert [p["name"] for p in summary["policies"]] == policies + baselines
     model = json.loads((tmp_path / "run" / f"iteration-{iterations}" / "model" / "config.json").read_text())
     assert model["architectures"] == [ARCHITECTURES.get(name, "LlamaForCausalLM")]
+    tokenizer = (tmp_path / "run" / f"iteration-{iterations}" / "model" / "tokenizer.json").read_text()
+    bytes_within = model["architectures"] == ["LlamaForCausalLM"]  # Llama 3, SmolLM2
+    assert ('"ByteLevel"' in tokenizer, '"ByteFallback"' in tokenizer) == (bytes_within, not bytes_within)
     for i in range(1, iterations + 1):
         trained = read_contrasts(tmp_path / "run" / f"iteration-{i}" / "contrasts.parquet")
         assert trained

@@ -39,11 +39,7 @@ def answer(request: Request) -> str:
     """What the script says to a question that a server got."""
     opening = request.prompt.rpartition('starts with "')[2].partition('"')[0]
     kind: Any = "names" if opening == "Styles:" else "antithesis" if opening.startswith("Instead") else "definition"
-    name = (
-        request.prompt.partition("the opposite of ")[2].partition(".")[0]
-        if kind == "antithesis"
-        else request.prompt.rpartition("Style: ")[2].partition("\n")[0]
-    )
+    name = request.prompt.partition("to be ")[2].removeprefix("the opposite of ").partition(".")[0]
     return scripted([Question(kind, name, request.prompt, opening, 0)])[0]
 
 
@@ -78,6 +74,18 @@ def test_an_existing_file_is_never_replaced(sami: Sami, tmp_path: Path) -> None:
     assert (tmp_path / "p.yaml").read_text() == "mine"
 
 
+def test_a_place_where_nothing_can_be_written_is_refused_before_the_writer_is_asked(
+    sami: Sami, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sami.principle_files.make_ask", lambda settings: pytest.fail("the writer was asked"))
+    (tmp_path / "file").write_text("mine")
+    for place in (tmp_path / "file" / "p.yaml", tmp_path / "file" / "new" / "p.yaml"):
+        refused(
+            sami("write-principles", *TASK, *NAMES, "--output", place), str(place), f"{tmp_path / 'file'} is no fol"
+        )
+    assert (tmp_path / "file").read_text() == "mine"
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -87,6 +95,7 @@ def test_an_existing_file_is_never_replaced(sami: Sami, tmp_path: Path) -> None:
         (("--names", "a,b", "--count", "3"), ["count has no effect"]),
         (("--count", "1"), ["principles.count", "greater than or equal to 2"]),
         (("--task", " ", *NAMES), ["task is empty"]),
+        (("--task", "summarising posts " * 50, *NAMES), ["principles.task", "at most 500 characters"]),
         ((*NAMES, "--writer", "/nowhere/model"), ["/nowhere/model"]),
         ((*NAMES, "--writer", "{kind: oracle}"), ["principles.writer", "local, endpoint, scripted"]),
         ((*NAMES, "--writer", "{url: 'http://u:p@h/v1', model: m}"), ["key_variable"]),
@@ -188,6 +197,15 @@ def test_a_server_that_fails_is_an_error_and_no_file(
             "write-principles", *TASK, *NAMES, "--writer", served(server.url), "--output", tmp_path / "p.yaml"
         )
     assert KEY not in refused(result, *words)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("drip", [False, True])
+def test_a_server_that_never_stops_is_not_waited_for(sami: Sami, tmp_path: Path, drip: bool) -> None:
+    with serving(lambda request: request.stall(5, drip=drip)) as server:
+        writer = served(server.url, timeout=0.3, retries=0)
+        result = sami("write-principles", *TASK, *NAMES, "--writer", writer, "--output", tmp_path / "p.yaml")
+    refused(result, "did not answer", "it took too long")
     assert list(tmp_path.iterdir()) == []
 
 

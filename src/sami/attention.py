@@ -161,17 +161,26 @@ class _PackedOnCPU(torch.autograd.Function):
         output = query.new_empty(query.transpose(1, 2).shape)  # [1, S, H, D]
         lse = torch.empty(query.shape[1], query.shape[2], dtype=torch.float32)  # [H, S]
         heads_first = output[0].transpose(0, 1)
-        short, long = _by_length(tuple(rows))
+        short, long, responses = _by_length(tuple(rows))
         if short is not None:
             q, k, v = (x[0][:, short.index_NL].transpose(0, 1) for x in (query, key, value))
             out, lse_NHL = _flash(q, k, v, scale, mask=_additive(short.mask_NLL[:, None], query.dtype))
             heads_first[:, short.real_S] = out.transpose(0, 1).flatten(1, 2)[:, short.real_NL]
             lse[:, short.real_S] = lse_NHL.transpose(0, 1).flatten(1)[:, short.real_NL]
+        own, lse_own = _attend_responses(query[0], key[0], value[0], responses, scale) if responses else (None, None)
+        seen = 0
         for start, row in long:
-            part = slice(start, start + sum(row))
-            heads_first[:, part], lse[:, part] = _attend_row(
-                query[:, :, part], key[:, :, part], value[:, :, part], row, scale
-            )
+            prompt, rest = slice(start, start + row[0]), slice(start + row[0], start + sum(row))
+            k, v = key[:, :, prompt], value[:, :, prompt]
+            out, lse_1HL = _flash(query[:, :, prompt], k, v, scale, causal=True)
+            heads_first[:, prompt], lse[:, prompt] = out[0], lse_1HL[0]
+            if own is None or lse_own is None or sum(row) == row[0]:  # responses that their prompt alone predicts
+                continue
+            out, lse_1HL = _flash(query[:, :, rest], k, v, scale)
+            mine = slice(seen, seen := seen + sum(row[1:]))
+            merged = torch.logaddexp(lse_1HL[0], lse_own[:, mine], out=lse[:, rest])
+            share = (lse_own[:, mine] - merged).exp_()[..., None]  # of the response itself
+            heads_first[:, rest] = torch.lerp(out[0].float(), own[:, mine].float(), share)
         ctx.save_for_backward(query, key, value, output, lse)
         ctx.rows, ctx.scale = rows, scale
         return output
@@ -182,18 +191,29 @@ class _PackedOnCPU(torch.autograd.Function):
         delta = (grad.float() * output.float()).sum(-1)[0].t()  # [H, S]
         tensors = (query[0], grad[0].transpose(0, 1), key[0], value[0], lse, delta)
         gradients = torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
-        short, long = _by_length(tuple(ctx.rows))
+        short, long, responses = _by_length(tuple(ctx.rows))
         if short is not None:
             q, g, k, v, lse_N, delta_N = (x[:, short.index_NL].transpose(0, 1) for x in tensors)
             pieces = _gradients(q, g, k, v, lse_N, delta_N, short.mask_NLL[:, None], ctx.scale)
             for whole, piece in zip(gradients, pieces, strict=True):
                 whole[0][:, short.real_S] = piece.transpose(0, 1).flatten(1, 2)[:, short.real_NL]
+        own = _response_gradients(tensors, responses, ctx.scale) if responses else None
+        grad_q, grad_k, grad_v = (whole[0] for whole in gradients)
+        seen = 0
         for start, row in long:
-            part = slice(start, start + sum(row))
-            q, g, k, v, lse_L, delta_L = (x[:, part] for x in tensors)
-            pieces = _row_gradients(q, g, k, v, lse_L, delta_L, row, ctx.scale)
-            for whole, piece in zip(gradients, pieces, strict=True):
-                whole[0, :, part] = piece
+            part, prompt = slice(start, start + sum(row)), slice(start, start + row[0])
+            q, g, k, v, lse_L, delta_L = (
+                x[None, :, i] for x, i in zip(tensors, (part, part, prompt, prompt, part, part), strict=True)
+            )
+            mask = _lower(sum(row), row[0])
+            grad_q[:, part], grad_k[:, prompt], grad_v[:, prompt] = (
+                piece[0] for piece in _gradients(q, g, k, v, lse_L, delta_L, mask, ctx.scale)
+            )
+            if own is None or sum(row) == row[0]:
+                continue
+            rest, mine = slice(start + row[0], start + sum(row)), slice(seen, seen := seen + sum(row[1:]))
+            grad_q[:, rest] += own[0][:, mine]
+            grad_k[:, rest], grad_v[:, rest] = own[1][:, mine], own[2][:, mine]
         return (*gradients, None, None)
 
 
@@ -208,13 +228,15 @@ class _ShortRows:
 
 
 @functools.lru_cache(maxsize=64)
-def _by_length(rows: tuple[RowLengths, ...]) -> tuple[_ShortRows | None, list[tuple[int, RowLengths]]]:
-    """The short rows of a batch as one group, and the long ones with where each starts."""
+def _by_length(
+    rows: tuple[RowLengths, ...],
+) -> tuple[_ShortRows | None, list[tuple[int, RowLengths]], "_Responses | None"]:
+    """The short rows of a batch as one group, the long ones with where each starts, and the responses of these."""
     starts = [sum(map(sum, rows[:n])) for n in range(len(rows))]
     short = [(start, row) for start, row in zip(starts, rows, strict=True) if sum(row) <= SHORT]
     long = [(start, row) for start, row in zip(starts, rows, strict=True) if sum(row) > SHORT]
     if not short:
-        return None, long
+        return None, long, _responses(long)
     length = max(sum(row) for _, row in short)
     step_L = torch.arange(length)
     lengths_N1 = torch.tensor([[sum(row)] for _, row in short])
@@ -223,43 +245,56 @@ def _by_length(rows: tuple[RowLengths, ...]) -> tuple[_ShortRows | None, list[tu
     mask_NLL = torch.zeros(len(short), length, length, dtype=torch.bool)
     for mask, (_, row) in zip(mask_NLL, short, strict=True):
         mask[: sum(row), : sum(row)] = _row_mask(row, None, torch.device("cpu"))
-    return _ShortRows(index_NL, mask_NLL, real_NL.flatten().nonzero()[:, 0], index_NL[real_NL]), long
+    return _ShortRows(index_NL, mask_NLL, real_NL.flatten().nonzero()[:, 0], index_NL[real_NL]), long, _responses(long)
 
 
-def _attend_row(query: Tensor, key: Tensor, value: Tensor, row: RowLengths, scale: float) -> tuple[Tensor, Tensor]:
-    """Output [H, L, D] and log-sum-exp [H, L] of one long row."""
-    p = row[0]
-    output, lse = _flash(query[:, :, :p], key[:, :, :p], value[:, :, :p], scale, causal=True)
-    if sum(row) == p:  # responses of one token each, which their prompt predicts
-        return output[0], lse[0]
-    on_prompt, lse_prompt = _flash(query[:, :, p:], key[:, :, :p], value[:, :, :p], scale)
-    index_RT, real_RT = _responses(row)
-    q_R, k_R, v_R = (x[0][:, index_RT].transpose(0, 1) for x in (query, key, value))
-    own_R, lse_R = _flash(q_R, k_R, v_R, scale, causal=True)
-    own, lse_own = own_R.transpose(0, 1)[:, real_RT], lse_R.transpose(0, 1)[:, real_RT]
-    merged = torch.logaddexp(lse_prompt[0], lse_own)
-    share = (lse_own - merged).exp_()[..., None]  # of the response itself
-    on_responses = torch.lerp(on_prompt[0].float(), own.float(), share).to(query.dtype)
-    return torch.cat([output[0], on_responses], 1), torch.cat([lse[0], merged], 1)
+@dataclass(frozen=True)
+class _Responses:
+    """The M responses of all long rows, attended on themselves together, padded to T tokens."""
+
+    index_M1T: Tensor  # where the tokens stand in the batch; padding repeats the response's first
+    mask_M1TT: Tensor  # which tokens see which; padding sees nothing and is not seen
+    response_X: Tensor  # of each of the X real tokens, in the order of the batch: its response,
+    step_X: Tensor  # and its place there
+
+    def padded(self, x: Tensor) -> Tensor:
+        """[M, H, T, …] of [H, S, …]."""
+        return x[torch.arange(len(x))[:, None], self.index_M1T]
+
+    def in_order(self, x: Tensor) -> Tensor:
+        """[H, X, …] of [M, H, T, …]."""
+        return x[self.response_X, torch.arange(x.shape[1])[:, None], self.step_X]
 
 
-def _row_gradients(
-    q: Tensor, g: Tensor, k: Tensor, v: Tensor, lse: Tensor, delta: Tensor, row: RowLengths, scale: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of one long row, in the shapes of q [H, L, D], k and v [K, L, D]."""
-    p = row[0]
-    grad_q, on_k, on_v = _gradients(
-        q[None], g[None], k[None, :, :p], v[None, :, :p], lse[None], delta[None], _lower(len(lse[0]), p), scale
+def _responses(long: Sequence[tuple[int, RowLengths]]) -> _Responses | None:
+    starts = [start + sum(row[:r]) for start, row in long for r in range(1, len(row)) if row[r]]
+    lengths = [length for _, row in long for length in row[1:] if length]
+    if not lengths:
+        return None
+    step_T = torch.arange(max(lengths))
+    real_MT = step_T < torch.tensor(lengths)[:, None]
+    response_X, step_X = real_MT.nonzero(as_tuple=True)
+    return _Responses(
+        index_M1T=(torch.tensor(starts)[:, None] + torch.where(real_MT, step_T, 0))[:, None],
+        mask_M1TT=_lower(len(step_T), len(step_T)) & real_MT[:, None, :, None],
+        response_X=response_X,
+        step_X=step_X,
     )
-    if sum(row) == p:
-        return grad_q[0], on_k[0], on_v[0]
-    index_RT, real_RT = _responses(row)
-    q_R, g_R, k_R, v_R, lse_R, delta_R = (x[:, index_RT].transpose(0, 1) for x in (q, g, k, v, lse, delta))
-    longest = index_RT.shape[1]
-    pieces = _gradients(q_R, g_R, k_R, v_R, lse_R, delta_R, _lower(longest, longest) & real_RT[:, None, :, None], scale)
-    own_q, own_k, own_v = (piece.transpose(0, 1)[:, real_RT] for piece in pieces)
-    grad_q[0][:, p:] += own_q
-    return grad_q[0], torch.cat([on_k[0], own_k], 1), torch.cat([on_v[0], own_v], 1)
+
+
+def _attend_responses(
+    query: Tensor, key: Tensor, value: Tensor, responses: _Responses, scale: float
+) -> tuple[Tensor, Tensor]:
+    """Output [H, X, D] and log-sum-exp [H, X] of responses that see only themselves."""
+    q, k, v = map(responses.padded, (query, key, value))
+    output, lse = _flash(q, k, v, scale, causal=True)
+    return responses.in_order(output), responses.in_order(lse)
+
+
+def _response_gradients(tensors: Sequence[Tensor], responses: _Responses, scale: float) -> list[Tensor]:
+    """What the same pieces add to the gradients of q, [H, X, D], k and v, [K, X, D]."""
+    q, g, k, v, lse, delta = map(responses.padded, tensors)
+    return [responses.in_order(piece) for piece in _gradients(q, g, k, v, lse, delta, responses.mask_M1TT, scale)]
 
 
 def _gradients(
@@ -315,16 +350,6 @@ def _flash(
 @functools.lru_cache(maxsize=64)
 def _lower(queries: int, keys: int) -> Tensor:
     return torch.ones(queries, keys, dtype=torch.bool).tril()
-
-
-@functools.lru_cache(maxsize=256)
-def _responses(row: RowLengths) -> tuple[Tensor, Tensor]:
-    """Where the tokens of a row's responses stand, [R, T], and which of these are real."""
-    lengths = torch.tensor(row[1:])
-    starts = row[0] + lengths.cumsum(0) - lengths
-    step_T = torch.arange(int(lengths.max()))
-    real_RT = step_T < lengths[:, None]
-    return torch.where(real_RT, starts[:, None] + step_T, row[0]), real_RT
 
 
 def _groups(query: Tensor, key: Tensor) -> int:

@@ -450,6 +450,8 @@ def main() -> None:
         number = error.errno if isinstance(error, OSError) else None
         if number == errno.ENOSPC or "No space left on device" in str(error):
             _fail(f"The disk is full: {error}. Free some space and run the same command; finished steps are kept.")
+        if number == errno.ENAMETOOLONG:
+            _fail(f"A name is too long for this file system: {error}. Give a shorter path.")
         if number in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR):
             _fail(f"A file cannot be used: {error}. Choose a folder you may write to with --output.")
         raise

@@ -4,8 +4,7 @@ import torch
 from torch import nn
 from transformers import AttentionInterface
 
-from sami import attention
-from sami.scoring import decoder_layers
+from sami import attention, scoring
 
 
 def compile_layers(model: nn.Module) -> None:
@@ -15,5 +14,6 @@ def compile_layers(model: nn.Module) -> None:
     """
     AttentionInterface.register(attention.NAME, torch.compiler.disable(attention.attend))
     attention.fuse_softmax_gradient()
-    for layer in decoder_layers(model):
+    scoring.fuse_softmax()
+    for layer in scoring.decoder_layers(model):
         layer.compile(dynamic=True)

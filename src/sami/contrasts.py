@@ -112,6 +112,33 @@ def read_contrasts(path: Path) -> list[Contrast]:
         raise InputError(f"The contrasts in {path} are damaged: {one_line(error)}.") from None
 
 
+def require_scorable(contrasts: Iterable[Contrast], context: int | None, vocabulary: int) -> None:
+    """Refuse contrasts that a model cannot read.
+
+    Args:
+        context: most tokens of a prompt with one response; None where there is no limit.
+        vocabulary: size of the model's.
+
+    Raises:
+        InputError: a response beyond the context, or token ids beyond the vocabulary, with the contrast.
+    """
+    for contrast in contrasts:
+        longest = max(map(len, contrast.prompt_ids))
+        r = max(range(len(contrast.response_ids)), key=lambda i: len(contrast.response_ids[i]))
+        if context and longest + len(contrast.response_ids[r]) > context:
+            raise InputError(
+                f"Response {r} of contrast {contrast.id} has {len(contrast.response_ids[r])} tokens and its longest "
+                f"prompt {longest}, and the model's context is {context}. Leave the contrast out, or generate shorter "
+                f"responses."
+            )
+        largest = max(map(max, (*contrast.prompt_ids, *contrast.response_ids)))
+        if largest >= vocabulary:
+            raise InputError(
+                f"Contrast {contrast.id} holds the token id {largest}, and the model has {vocabulary} tokens. The "
+                f"contrasts were made with another tokenizer: generate them with this model's."
+            )
+
+
 def filter_contrasts(
     contrasts: Sequence[Contrast],
     filters: Filters,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import PreTrainedModel
 
-from sami import model_card, summary
+from sami import model_card, models, summary
 from sami.contrasts import Contrast, read_contrasts, write_contrasts
 from sami.evaluation.measure import measure
 from sami.files import file_hash, write_json
@@ -61,6 +61,7 @@ class Evaluation:
     def _score(self, iteration: int, contrasts: list[Contrast]) -> dict[str, Any]:
         """Log-prob matrices by the policy and by the base model, verdicts and health of one policy."""
         share_prefix = self.run.packing(contrasts)
+        models.release_memory()
         base = self.run.load(0)
         policy = None if iteration == 0 else self.run.load(iteration)
         total = len(contrasts) * (1 if policy is None else 2)

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from sami.errors import InputError
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -28,6 +30,18 @@ def replacing(path: Path) -> Iterator[Path]:
     except BaseException:
         _remove(temporary)
         raise
+
+
+def require_creatable(path: Path) -> None:
+    """Check that a file could be made at a path, before the work that fills it.
+
+    Raises:
+        InputError: something on the way to it is no folder, or may not be written to.
+    """
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        reason = "may not be written to" if folder.is_dir() else "is no folder"
+        raise InputError(f"The file {path} cannot be made: {folder} {reason}. Give another place for it.")
 
 
 def file_hash(path: Path) -> str:

@@ -3,7 +3,6 @@
 Judging(pipeline).compare(["base", "iteration-1"], baselines=[])
 """
 
-import gc
 import importlib.util
 import shutil
 from collections.abc import Sequence
@@ -116,16 +115,16 @@ class Judging:
 
             contrasts = read_contrasts(contrasts_file)
             schedule = trl.Schedule(self.run.recipe.training, last, self.run.dtype == torch.bfloat16)
-            model, scratch = self.run.load(0, torch.float32), target.with_name("trainer")
+            model, scratch = self.run.load_to_train(0, torch.float32), target.with_name("trainer")
             say(f"{baseline.name}: training by {baseline.train} on the contrasts of iteration {last}")
             if baseline.train == "sft":
                 trl.train_sft(model, self.run.tokenizer, contrasts, schedule, scratch)
             else:
-                reference = self.run.load(0, torch.float32)
+                reference = self.run.load_to_train(0, torch.float32)
                 trl.train_dpo(model, reference, self.run.tokenizer, contrasts, schedule, scratch)
             models.save_model(model, self.run.tokenizer, target, self.run.dtype)
             shutil.rmtree(scratch, ignore_errors=True)
-            gc.collect()
+            models.release_memory()
             return {}
 
         self.run.directory.step(f"train-{baseline.name}", inputs, [target], work)

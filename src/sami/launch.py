@@ -34,12 +34,8 @@ def train(recipe: Recipe, folder: Path, iteration: int) -> None:
     Raises:
         InputError: more processes than GPUs, no address to meet at, or whatever a process refused.
     """
+    require_machines(recipe.launch)
     processes = recipe.launch.processes
-    if torch.cuda.is_available() and processes > torch.cuda.device_count():
-        raise InputError(
-            f"launch.processes is {processes}, and this machine has {torch.cuda.device_count()} GPUs. Each process "
-            f"needs a GPU of its own: lower launch.processes."
-        )
     command = [sys.executable, "-m", "torch.distributed.run", *meeting(recipe.launch, iteration)]
     command += ["--nproc-per-node", str(processes)]
     threads = str(max(1, (os.cpu_count() or 1) // processes))
@@ -59,6 +55,25 @@ def train(recipe: Recipe, folder: Path, iteration: int) -> None:
             raise InputError(message.read_text(encoding="utf-8"))
     if done.returncode != 0:
         raise RuntimeError(f"Training in {processes} processes ended with exit code {done.returncode}; see above.")
+
+
+def this_process() -> int:
+    """Which of the processes that train this one is, counted over all machines."""
+    return int(os.environ["RANK"])
+
+
+def require_machines(launch: Launch) -> None:
+    """Check what keeps processes from starting here, so that a run says it before hours of generation.
+
+    Raises:
+        InputError: more processes than GPUs, or several machines and no address.
+    """
+    if torch.cuda.is_available() and launch.processes > torch.cuda.device_count():
+        raise InputError(
+            f"launch.processes is {launch.processes}, and this machine has {torch.cuda.device_count()} GPUs. Each "
+            f"process needs a GPU of its own: lower launch.processes."
+        )
+    meeting(launch, iteration=1)
 
 
 def meeting(launch: Launch, iteration: int) -> list[str]:

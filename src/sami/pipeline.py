@@ -6,7 +6,6 @@ Every step is redone only if it never finished, and depends on nothing but its i
 recipe: a run that was killed and started again ends with the summary of one that was not.
 """
 
-import gc
 import hashlib
 import itertools
 import json
@@ -120,6 +119,8 @@ class Pipeline:
 
     def run(self) -> dict[str, Any]:
         """Everything that is not done yet; returns the summary."""
+        if self.trained() < self.iterations and self.recipe.launch.total > 1:
+            launch.require_machines(self.recipe.launch)
         with self.opened():
             self._announce()
             if self.trained() < self.iterations:
@@ -317,12 +318,18 @@ class Pipeline:
     def load(
         self, iteration: int, dtype: torch.dtype | None = None, *, quantize: Literal["nf4"] | None = None
     ) -> PreTrainedModel:
+        """The weights of an iteration to score and generate with, over several GPUs where one cannot hold them."""
         return self.weights(iteration, dtype).load(quantize=quantize)
+
+    def load_to_train(
+        self, iteration: int, dtype: torch.dtype | None = None, *, quantize: Literal["nf4"] | None = None
+    ) -> PreTrainedModel:
+        """The weights of an iteration on one device."""
+        return self.weights(iteration, dtype).load(models.default_device(), quantize=quantize)
 
     def engine(self, weights: models.Weights, tokenizer: Any) -> Engine:
         """The recipe's engine on some weights, with all other memory free for it."""
-        gc.collect()
-        torch.cuda.empty_cache()
+        models.release_memory()
         workplace = self.directory.folder / ".generation"
         return make_engine(self.recipe.generation, weights, tokenizer, workplace, response_logprobs)
 

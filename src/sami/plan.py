@@ -15,7 +15,7 @@ from sami import models
 from sami.errors import InputError
 from sami.evaluation.judges import make_judge
 from sami.evaluation.win_rate import queries_needed
-from sami.memory import GIB, USABLE, Needs, micro_batch, needs, remedy
+from sami.memory import GIB, USABLE, Needs, host_bytes, micro_batch, needs, remedy
 from sami.recipe import LocalJudge, Recipe
 from sami.workload import Workload, principles_before_writing, workload
 
@@ -32,6 +32,7 @@ GPU_TRAINING, GPU_SCORING, GPU_GENERATION = 0.35, 0.30, 0.10
 GPU_BANDWIDTH = 1.5e12  # bytes/s
 # A step of this size is half a bf16 step for a weight of 0.01, a common size in these models.
 VISIBLE_CHANGE = 2e-5
+MOST_GPUS_OF_A_MACHINE = 8
 RMSPROP_DECAY = 0.99  # torch's default
 
 
@@ -70,6 +71,8 @@ class Costs:
     """What each phase holds on each device that it uses."""
     available_bytes: int
     """Of a device."""
+    host_bytes: int
+    """Memory that machine 0 needs beside its devices where several processes train."""
     misfits: list[str]
     """What does not fit, and what to change; empty where everything does."""
     matrix_flops: float
@@ -131,6 +134,7 @@ def plan(recipe: Recipe, gpus: Gpus | None = None, *, hub: bool = True) -> Costs
             dtype=dtype,
             adapter_weights=work.adapter_weights,
             device_bytes=available,
+            gpus=_gpus_of_a_machine(recipe, gpus),
         )
 
     memory = phases(recipe, processes)
@@ -152,6 +156,7 @@ def plan(recipe: Recipe, gpus: Gpus | None = None, *, hub: bool = True) -> Costs
         processes=processes,
         memory=memory,
         available_bytes=round(available),
+        host_bytes=host_bytes(work.shape, recipe, processes),
         misfits=_misfits(memory, available, recipe, processes, phases),
         matrix_flops=rate,
         seconds=_seconds(recipe, work, processes, rate, gpus),
@@ -174,6 +179,14 @@ def _processes(recipe: Recipe, gpus: Gpus | None) -> int:
     ):
         return total
     return max(n for n in range(1, gpus.count + 1) if recipe.training.batch_size % n == 0)
+
+
+def _gpus_of_a_machine(recipe: Recipe, gpus: Gpus | None) -> int:
+    """Over which a model can be spread that one of them cannot hold."""
+    if gpus is None:
+        return max(1, torch.cuda.device_count())
+    machines = recipe.launch.nodes if recipe.launch.total == gpus.count else 1
+    return min(gpus.count // machines, MOST_GPUS_OF_A_MACHINE)
 
 
 def _available(processes: int, gpus: Gpus | None) -> float:

@@ -45,6 +45,11 @@ def cost_table(costs: Costs) -> Table:
         ),
     ):
         table.add_row(name, value)
+    if costs.host_bytes:
+        table.add_row(
+            "host memory",
+            f"{costs.host_bytes / GIB:.1f} GiB of machine 0, whose first process reads and saves the whole weights",
+        )
     return table
 
 

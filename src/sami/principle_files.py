@@ -5,7 +5,7 @@ from pathlib import Path
 import yaml
 
 from sami.errors import InputError
-from sami.files import replacing
+from sami.files import replacing, require_creatable
 from sami.principle_writer import NAMES, OPENINGS, PROMPTS, Ask, write_principles
 from sami.principles import Principle, load_principles
 from sami.progress import say
@@ -26,12 +26,13 @@ def write_file(settings: WrittenPrinciples, target: Path, ask: Ask | None = None
         ask: in place of the writer that the settings describe.
 
     Raises:
-        InputError: the file exists, or the writer gives nothing usable.
+        InputError: the file exists or cannot be made, or the writer gives nothing usable.
     """
     if target.exists():
         raise InputError(
             f"The file {target} exists, and may hold principles that someone edited. Give another one, or remove it."
         )
+    require_creatable(target)
     text = written(settings, ask)
     with replacing(target) as temporary:
         temporary.write_text(text, encoding="utf-8")

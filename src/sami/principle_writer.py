@@ -3,8 +3,9 @@
     principles = write_principles(ask, task="summarising Reddit posts", names=["concise", "comprehensive"])
 
 `ask` is anything that answers questions with text, so nothing here knows where the writer runs. A model of 135M
-parameters can answer these: one sentence at a time, after examples, its first words given, asked again with another
-seed. What such a model cannot do is find an opposite, so a name may come with that of its opposite.
+parameters can answer these: one sentence at a time, its first words given, asked again with another seed. What such a
+model cannot do is find an opposite, so a name may come with that of its opposite: then both sentences are asked for in
+the same way, after examples.
 """
 
 import re
@@ -41,16 +42,18 @@ PROMPTS = {
     "Task: writing birthday cards\nStyles: cheerful, personal, rhyming, brief\n\n"
     "Task: explaining machines\nStyles: technical, simple, vivid, thorough\n\n"
     "Task: {task}",
-    "definition": "Someone is {task}. In one sentence, say what responses of a style are like.\n\n"
-    + "".join(f"Style: {name}\n{sentence}\n\n" for name, sentence in EXAMPLES.items())
-    + "Style: {name}",
+    "definition": "The task is {task}. In one short sentence, say what a response must do to be {name}.",
     "antithesis": "The task is {task}. In one short sentence, say what a response must do to be the opposite of "
     "{name}.",
+    "style": "Someone is {task}. In one sentence, say what responses of a style are like.\n\n"
+    + "".join(f"Style: {name}\n{sentence}\n\n" for name, sentence in EXAMPLES.items())
+    + "Style: {name}",
 }
 OPENINGS = {
     "names": "Styles:",
     "definition": "Responses should",
     "antithesis": "Instead of being {name}, responses should",
+    "style": "Responses should",
 }
 
 Kind = Literal["names", "definition", "antithesis"]
@@ -104,9 +107,10 @@ def write_principles(
     candidates = list(opposites)
 
     def question(kind: Kind, name: str, attempt: int) -> Question:
-        opposite = opposites[name] if kind == "antithesis" else None
-        # What a response is like that is the opposite is what it is like to be what the opposite is called.
-        asked, about = ("definition", opposite) if opposite else (kind, name)
+        asked: str = kind
+        about = name
+        if opposite := opposites[name]:  # what is the opposite is what it is like to be as the opposite is called
+            asked, about = "style", opposite if kind == "antithesis" else name
         prompt, opening = (texts[asked].format(task=task, name=about) for texts in (PROMPTS, OPENINGS))
         return Question(kind, name, prompt, opening, ATTEMPTS * seed + attempt)
 

@@ -425,12 +425,23 @@ def _data_set(path: str, fields: Sequence[str], source: _Source, folder: str | N
         raise InputError(
             f"The data set {path!r} cannot be loaded with split {source.split!r} and configuration {source.config!r}"
             + (f" from its folder {folder!r}" if folder else "")
-            + f" ({type(cause).__name__}: {cause}). Correct these names, or give a file."
+            + f" ({type(cause).__name__}: {cause}). {_advice(str(cause), source.config)}"
         ) from error
     _require(f"The data set {path!r}", fields, data.column_names)
     columns = [name for name in {"id", *fields} if name in data.column_names]
     for number, record in enumerate(data.select_columns(columns), 1):
         yield f"Row {number} of {path}" + (f" ({folder})" if folder else ""), record
+
+
+def _advice(reason: str, config: str | None) -> str:
+    """What to do about a data set that cannot be loaded."""
+    if "scripts are no longer supported" not in reason:
+        return "Correct these names, or give a file."
+    folder = config or "default"
+    return (
+        f"The hub keeps such data as Parquet files as well: give revision=refs/convert/parquet and data_dir={folder} "
+        f"in place of config, or a file."
+    )
 
 
 _READERS: dict[str, Callable[[str, Sequence[str]], Iterator[_Row]]] = {

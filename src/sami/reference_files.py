@@ -20,7 +20,7 @@ import yaml
 from pydantic import ValidationError
 
 from sami.errors import InputError, one_line
-from sami.files import replacing
+from sami.files import replacing, require_creatable
 from sami.principles import Principle
 
 _PROMPT = re.compile(
@@ -130,10 +130,11 @@ def write_principles(principles: Sequence[Principle], file: Path) -> None:
     """A principles file that a person can edit.
 
     Raises:
-        InputError: the file exists.
+        InputError: the file exists or cannot be made.
     """
     if file.exists():
         raise InputError(f"The file {file} exists, and is not overwritten. Give another --output, or remove it.")
+    require_creatable(file)
     entries = [{name: getattr(p, name) for name in ("id", "definition", "antithesis")} for p in principles]
     with replacing(file) as temporary:
         temporary.write_text(yaml.safe_dump(entries, sort_keys=False, allow_unicode=True, width=100), encoding="utf-8")
@@ -159,6 +160,10 @@ def _principle(name: str, definition: str, antithesis: str) -> Principle:
 
 
 def _json_files(source: Path) -> list[Path]:
+    if not source.exists():
+        raise InputError(
+            f"There is no file or folder {source}. Give constitution files, a folder of them, or contrasts."
+        )
     if not source.is_dir():
         return [source]
     files = sorted(source.glob("*.json"))

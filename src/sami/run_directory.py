@@ -8,18 +8,27 @@ import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
 from filelock import FileLock, Timeout
+from pydantic_core import to_jsonable_python
 
 from sami.errors import InputError
 from sami.files import replacing, write_json
 from sami.recipe import VLLM, Launch, Recipe, dump_recipe, flatten
+from sami.recipe.sections import Section
 
 # Where data lies may change between calls, what it holds may not: steps record content hashes.
-_PLACES = {"principles", "queries.path", "model.source", "generation.first_model.source"}
+_PLACES = {
+    "principles",
+    "queries.path",
+    "model.source",
+    "generation.first_model.source",
+    "generation.first_contrasts",
+}
 # On which machines a run is worked out, which may differ from step to step.
 _MACHINES = {f"launch.{name}" for name in Launch.model_fields}
 _MACHINES |= {f"generation.vllm.{name}" for name in VLLM.model_fields}
@@ -237,10 +246,29 @@ def last_model(folder: Path) -> Path:
 
 
 def differences(before: dict[str, Any], after: dict[str, Any], ignore: set[str] | frozenset[str] = frozenset()) -> str:
-    """Where two nested mappings differ, a line for each key; empty where they do not."""
+    """Where two nested mappings differ, a line for each key; empty where they do not.
+
+    A key of a recipe that `before` lacks is younger than it, and had the effect of its default.
+    """
     old, new = dict(flatten(before)), dict(flatten(after))
+    earlier = _defaults() | old
     return "\n".join(
-        f"- {key}: {old.get(key)!r} there, {new.get(key)!r} now"
+        f"- {key}: {earlier.get(key)!r} there, {new.get(key)!r} now"
         for key in sorted(old.keys() | new.keys())
-        if key not in ignore and old.get(key) != new.get(key)
+        if key not in ignore and earlier.get(key) != new.get(key)
     )
+
+
+@cache
+def _defaults() -> dict[str, Any]:
+    """What the keys of a recipe are where it does not give them, as YAML and JSON hold it."""
+    values = {
+        name: {
+            key: inner.get_default(call_default_factory=True)
+            for key, inner in section.annotation.model_fields.items()
+            if not inner.is_required()
+        }
+        for name, section in Recipe.model_fields.items()
+        if isinstance(section.annotation, type) and issubclass(section.annotation, Section)
+    }
+    return dict(flatten(to_jsonable_python(values)))

@@ -1,46 +1,94 @@
 """Training in several processes: weights, gradients and optimiser states sharded with FSDP2.
 
-Works over NCCL on GPUs and over gloo on CPUs. Every process scores contrasts of its own; weights are gathered
-layer by layer, and saved checkpoints are ordinary safetensors.
+Works over NCCL on GPUs and over gloo on CPUs. The first process has the whole weights, on its CPU; every process,
+that one too, gets its shards from there, so no device ever holds more than those and what a pass gathers. Every
+process scores contrasts of its own; weights are gathered layer by layer, and saved checkpoints are ordinary
+safetensors.
 """
 
-from typing import Any
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, TypeVar, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
     get_optimizer_state_dict,
+    set_model_state_dict,
     set_optimizer_state_dict,
 )
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
-from sami.contrasts import ContrastBatch
-from sami.scoring import decoder_layers, logprob_matrix
+from sami.scoring import decoder_layers
 
 _FULL = StateDictOptions(full_state_dict=True, cpu_offload=True)
+_FROM_FIRST = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
+_Result = TypeVar("_Result")
 
 
 class ShardedScorer(nn.Module):
-    """`logprob_matrix` as a module, so that one forward pass gathers what it needs and no more.
+    """A model in shards, and one forward pass for whatever scores with it: the pass gathers what it needs.
 
     Args:
-        model: with fp32 weights, which become shards in place.
+        model: with fp32 weights on the CPU in the first process; in the others its weights and buffers are not
+            looked at and may be on the meta device. It becomes the sharded model in place, in all of them.
         dtype: of forward and backward passes; gradients are reduced in fp32.
+        device: that holds this process's shards.
     """
 
-    def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
+    def __init__(self, model: nn.Module, dtype: torch.dtype, device: torch.device) -> None:
         super().__init__()
         self.module = model
-        policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
+        weights, buffers = _taken_out(model) if distributed.get_rank() == 0 else ({}, {})
+        _hollow_out(model)
+        settings: dict[str, Any] = {
+            "mesh": init_device_mesh(device.type, (distributed.get_world_size(),)),
+            "mp_policy": MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32),
+        }
         for layer in decoder_layers(model):
-            fully_shard(layer, mp_policy=policy)
-        fully_shard(self, mp_policy=policy)
+            fully_shard(layer, **settings)
+        fully_shard(self, **settings)
+        self.to_empty(device=device)
+        for name, buffer in model.named_buffers(remove_duplicate=False):
+            if buffers:
+                buffer.copy_(buffers[name])
+            distributed.broadcast(buffer, src=0)
+        spread_weights(model, weights)
 
-    def forward(self, batch: ContrastBatch, per_token: bool) -> Tensor:
-        return logprob_matrix(self.module, batch, per_token=per_token)
+    def forward(self, work: Callable[[nn.Module], _Result]) -> _Result:
+        return work(self.module)
+
+    def without_gradient(self, work: Callable[[nn.Module], _Result]) -> _Result:
+        """A forward pass that no backward pass follows, after which all weights are shards again."""
+        with torch.no_grad():
+            result: _Result = self(work)
+        cast(FSDPModule, self).reshard()  # embedding and head stay gathered for a backward pass
+        return result
+
+
+def _taken_out(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """A model's weights and its buffers, with those that are never saved, such as rotary frequencies."""
+    return model.state_dict(), {name: b.clone() for name, b in model.named_buffers(remove_duplicate=False)}
+
+
+def _hollow_out(model: nn.Module) -> None:
+    """Leave the weights' shapes only; tied weights stay tied."""
+    empty: dict[int, nn.Parameter] = {}
+    for module in model.modules():
+        for name, weight in module.named_parameters(recurse=False, remove_duplicate=False):
+            if id(weight) not in empty:
+                shape = torch.empty_like(weight, device="meta")
+                empty[id(weight)] = nn.Parameter(shape, requires_grad=weight.requires_grad)
+            module.register_parameter(name, empty[id(weight)])
+
+
+def spread_weights(model: nn.Module, weights: dict[str, Any], *, strict: bool = True) -> None:
+    """Give every process its shards of weights that the first one has. Every process must call it."""
+    set_model_state_dict(model, weights, options=replace(_FROM_FIRST, strict=strict))
 
 
 def whole_weights(model: nn.Module) -> dict[str, Any]:
@@ -64,9 +112,11 @@ def whole_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[
 
 
 def restore_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, states: dict[str, Any]) -> None:
-    """Shard states that every process has read."""
-    if states["state"]:  # plain SGD has none
-        set_optimizer_state_dict(model, optimizer, states, options=StateDictOptions(full_state_dict=True))
+    """Give every process its part of the states that the first one has read. Every process must call it."""
+    filled = [bool(states and states["state"])]
+    distributed.broadcast_object_list(filled, src=0)
+    if filled[0]:  # plain SGD has none
+        set_optimizer_state_dict(model, optimizer, states, options=_FROM_FIRST)
 
 
 def local(weight: Tensor) -> Tensor:

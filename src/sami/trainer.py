@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from peft import PeftModel
+from peft import PeftModel, get_peft_model_state_dict
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Sampler
 from transformers import (
@@ -30,16 +30,26 @@ from transformers import (
 )
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 
-from sami import adapters, attention, divergence, objective, quantization, sharding
+from sami import adapters, attention, checkpoint, divergence, objective, quantization, sharding
 from sami.compilation import compile_layers
-from sami.contrasts import Contrast, ContrastBatch, collate, row_tokens
+from sami.contrasts import Contrast, ContrastBatch, collate, require_scorable, row_tokens
 from sami.errors import InputError
 from sami.gradient_cache import cached_logprob_matrix
-from sami.models import activation_bytes, free_bytes, load_model, load_tokenizer
+from sami.models import activation_bytes, context_length, free_bytes, load_for_shards, load_model, load_tokenizer
 from sami.precision import ComputeCopy, count_step, frozen_copy
 from sami.recipe import Model
 from sami.scoring import PackingCheck, causal_lm, check_packing, logprob_matrix, vocabulary_size
+from sami.training_log import require_weights_of
 from sami.weight_change import WeightChange, require_changed
+
+# Arguments of the parent that would do nothing here or something else than they say, and what to do instead.
+_WITHOUT_EFFECT = {
+    "bf16": "set compute_dtype, which decides the precision of every pass",
+    "fp16": "set compute_dtype, which decides the precision of every pass",
+    "torch_compile": "set compile_layers, which compiles the transformer blocks",
+    "label_smoothing_factor": "the loss compares whole responses and has no labels to smooth; leave it out",
+    "data_seed": "set seed, which decides the order of contrasts",
+}
 
 
 @dataclass
@@ -106,6 +116,15 @@ class SAMIConfig(TrainingArguments):
                 "master_weights is bfloat16, which one process can train that computes in bfloat16 too. Set it to "
                 "float32, or change compute_dtype and the launch."
             )
+        unused = [name for name in _WITHOUT_EFFECT if getattr(self, name)]
+        if unused:
+            raise InputError(f"{unused[0]} has no place in SAMITrainer: {_WITHOUT_EFFECT[unused[0]]}.")
+        if self.mixed_precision not in ("no", "bf16" if self.compute_dtype == "bfloat16" else "no"):
+            raise InputError(
+                f"The launcher asks for mixed precision {self.mixed_precision}, and compute_dtype is "
+                f"{self.compute_dtype}. Launch with --mixed_precision no: compute_dtype decides the precision."
+            )
+        self.mixed_precision = "no"  # passes are in the compute dtype already, and autocast would round again
         if not self.beta >= 0:
             raise InputError(f"beta is {self.beta}, and a weight of a divergence cannot be below 0.")
         if self.n_gpu > 1:
@@ -147,14 +166,24 @@ class SAMITrainer(Trainer):
         if isinstance(model, str):
             source = Model(source=model)
             processing_class = processing_class or load_tokenizer(source)
-            # Frozen weights are loaded in the dtype that they are held in.
-            narrow_base = peft_config is not None and args.world_size == 1 and args.compute_dtype == "bfloat16"
-            narrow = narrow_base or args.master_weights == "bfloat16"
-            model = load_model(source, torch.bfloat16 if narrow else torch.float32)
+            if args.world_size > 1:
+                model = load_for_shards(source, torch.float32, args.process_index)
+            else:
+                # Frozen weights are loaded in the dtype that they are held in.
+                narrow_base = peft_config is not None and args.compute_dtype == "bfloat16"
+                narrow = narrow_base or args.master_weights == "bfloat16"
+                model = load_model(source, torch.bfloat16 if narrow else torch.float32, args.device)
         if processing_class is None:
             raise InputError("A model given as a module needs its tokenizer as processing_class.")
         if len(train_dataset) == 0:
             raise InputError("There are no contrasts to train on.")
+        if len(train_dataset) < args.world_size:
+            raise InputError(
+                f"{args.world_size} processes train and there are {len(train_dataset)} contrasts, so some would have "
+                f"none of their own. Launch fewer processes, or generate more contrasts."
+            )
+        config = causal_lm(model).config
+        require_scorable(train_dataset, context_length(config), config.get_text_config().vocab_size)
         self._compute_dtype = torch.bfloat16 if args.compute_dtype == "bfloat16" else torch.float32
         if quantization.is_quantised(model):
             if peft_config is None and not isinstance(model, PeftModel):
@@ -189,7 +218,9 @@ class SAMITrainer(Trainer):
         self._pad_token_id: int = pad if pad is not None else processing_class.eos_token_id
         self._sums: dict[str, list[float]] = defaultdict(list)
         self.packing: PackingCheck | None = None
-        self.weight_change = WeightChange(model, torch.float32 if self._adapted else self._compute_dtype)
+        self.weight_change = WeightChange(torch.float32 if self._adapted else self._compute_dtype)
+        if args.world_size == 1:
+            self.weight_change.watch(model)
         self._share_prefix = args.share_prefix
         self._contrasts = train_dataset
         self._compute: ComputeCopy | None = None
@@ -233,7 +264,10 @@ class SAMITrainer(Trainer):
         return self.accelerator.unwrap_model(self.model)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        if self._share_prefix and self.packing is None:
+        if self.args.world_size > 1 and self._sharded is None:
+            self._sharded = sharding.ShardedScorer(self.trained_model, self._compute_dtype, self.args.device)
+            self.weight_change.watch(self.trained_model)
+        if self.packing is None:
             self._check_packing()
         result = super().train(*args, **kwargs)
         share = self._over_processes(self.weight_change.share_changed())
@@ -277,7 +311,7 @@ class SAMITrainer(Trainer):
 
         def score(batch: ContrastBatch) -> Tensor:
             if self._sharded is not None:
-                scored: Tensor = self._sharded(batch, self.args.per_token)
+                scored: Tensor = self._sharded(lambda m: logprob_matrix(m, batch, per_token=self.args.per_token))
                 return scored
             if self._reference is not None:
                 return divergence.scored_with_divergence(model, batch, self._reference, per_token=self.args.per_token)
@@ -329,12 +363,13 @@ class SAMITrainer(Trainer):
         return sharding.assembled(self.trained_model, weights) if self.is_world_process_zero() else None
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
-        if self.args.world_size > 1 and self._sharded is None:
-            self._sharded = sharding.ShardedScorer(self.trained_model, self._compute_dtype)
-            self.weight_change.watch(self.trained_model)  # the weights are other tensors now
         optimizer = super().create_optimizer(*args, **kwargs)
         optimizer.register_step_post_hook(count_step)
         return optimizer
+
+    def _move_model_to_device(self, model: nn.Module, device: torch.device) -> None:
+        if self.args.world_size == 1:
+            super()._move_model_to_device(model, device)  # shards are on their device already
 
     def _wrap_model(self, model: nn.Module, training: bool = True, dataloader: Any = None) -> nn.Module:
         return super()._wrap_model(model, training, dataloader) if self._sharded is None else self._sharded
@@ -350,6 +385,17 @@ class SAMITrainer(Trainer):
         if self.args.should_save:
             self._save(output_dir, state_dict=weights)
 
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        folder = Path(resume_from_checkpoint)
+        if self._sharded is not None:
+            weights = checkpoint.trained_weights(self.trained_model, folder) if self.is_world_process_zero() else {}
+            sharding.spread_weights(self.trained_model, weights, strict=False)  # it holds only what is trained
+        elif self._adapted:
+            require_weights_of(folder, get_peft_model_state_dict(self.trained_model))
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        else:
+            self.trained_model.load_state_dict(checkpoint.trained_weights(self.trained_model, folder))
+
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if self._sharded is None:
             super()._save_optimizer_and_scheduler(output_dir)
@@ -360,14 +406,20 @@ class SAMITrainer(Trainer):
             torch.save(states, Path(output_dir) / OPTIMIZER_NAME)
             torch.save(scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
 
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        if self._sharded is None or checkpoint is None:
-            super()._load_optimizer_and_scheduler(checkpoint)
+    def _save_rng_state(self, output_dir: str) -> None:
+        super()._save_rng_state(output_dir)
+        self.accelerator.wait_for_everyone()  # what comes next says that the checkpoint is whole
+
+    def _load_optimizer_and_scheduler(self, folder: str | None) -> None:
+        if self._sharded is None or folder is None:
+            super()._load_optimizer_and_scheduler(folder)
             return
         optimizer, scheduler = self._states()
-        states = torch.load(Path(checkpoint) / OPTIMIZER_NAME, map_location="cpu", weights_only=True)
+        states = {}
+        if self.is_world_process_zero():
+            states = torch.load(Path(folder) / OPTIMIZER_NAME, map_location="cpu", weights_only=True)
         sharding.restore_optimizer(self.trained_model, optimizer.optimizer, states)
-        scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER_NAME, weights_only=True))
+        scheduler.load_state_dict(torch.load(Path(folder) / SCHEDULER_NAME, weights_only=True))
 
     def _states(self) -> tuple[Any, Any]:
         return self.optimizer, self.lr_scheduler
@@ -416,13 +468,22 @@ class SAMITrainer(Trainer):
         }
 
     def _check_packing(self) -> None:
-        """Compare shared rows with single sequences on the longest contrast; where they differ, share nothing.
+        """Compare rows with single sequences on the longest contrast; where shared ones differ, share nothing.
 
         The longest, because a wrong mask or window can leave short responses untouched.
         """
         longest = max(self._contrasts, key=row_tokens)
-        self.packing = check_packing(self.trained_model, longest, self._pad_token_id)
-        if not self.packing.shared:
+
+        def check(model: nn.Module) -> PackingCheck:
+            return check_packing(model, longest, self._pad_token_id, self._share_prefix)
+
+        if self._sharded is None:
+            self.packing = check(self.trained_model)
+        else:  # on shards, in the dtype of compute, and together: with one that refuses, all do
+            found = self._sharded.without_gradient(check)
+            shared = self._over_processes(found.shared) == 1.0
+            self.packing = PackingCheck(shared, self._over_processes(found.difference))
+        if self._share_prefix and not self.packing.shared:
             self._share_prefix = False
             warnings.warn(
                 f"Scores in shared rows differ by {self.packing.difference:.2g} nats from those of single sequences "

@@ -3,7 +3,6 @@
 Training(pipeline).train(1)
 """
 
-import gc
 import shutil
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -48,11 +47,10 @@ class Training:
             contrasts = read_contrasts(contrasts_file)
             self.run.packing(contrasts)  # both are recorded before processes ask for them
             self._caching(iteration, contrasts)
+            models.release_memory()  # what generation held belongs to training now
             if self.run.recipe.launch.total == 1:
                 changed = self.train_model(iteration)
             else:
-                gc.collect()
-                torch.cuda.empty_cache()  # what generation held belongs to the processes now
                 launch.train(self.run.recipe, self.run.directory.folder, iteration)
                 changed = last_line(metrics)["weights_changed"]
             for checkpoint in checkpoints.glob("checkpoint-*"):
@@ -64,7 +62,7 @@ class Training:
                 f"iteration {iteration}: {steps} steps, bound on its training contrasts {last['bound']:.3f} nats "
                 f"at the last one, {changed:.0%} of weights changed after rounding"
             )
-            gc.collect()  # trainer and model refer to each other, and evaluation needs their memory
+            models.release_memory()  # evaluation needs what trainer and model held
             return {"steps": steps, "weights_changed": changed}
 
         self.run.directory.step(f"train-{iteration}", inputs, [self.run.directory.model(iteration)], work)
@@ -102,15 +100,24 @@ class Training:
         adapter = self.run.recipe.adapter
         if adapter is not None and iteration > 0 and not adapter.merge:
             # The same adapter goes on, so its base remains the reference.
-            base = self.run.load(0, quantize=adapter.quantize)
+            base = self.run.load_to_train(0, quantize=adapter.quantize)
             return {"model": adapters.load(base, self.run.directory.model(iteration), trainable=True)}
         quantize = None if adapter is None else adapter.quantize
-        reference = self.run.load(0, quantize=quantize) if self.run.recipe.training.beta and iteration > 0 else None
+        reference = (
+            self.run.load_to_train(0, quantize=quantize) if self.run.recipe.training.beta and iteration > 0 else None
+        )
+        if adapter is None and self.run.recipe.launch.total > 1:
+            source = self.run.weights(iteration).model
+            return {"model": models.load_for_shards(source, torch.float32, launch.this_process())}
         if adapter is None:
             masters = torch.bfloat16 if self.run.recipe.training.master_weights == "bfloat16" else torch.float32
-            return {"model": self.run.load(iteration, masters), "ref_model": reference}
+            return {"model": self.run.load_to_train(iteration, masters), "ref_model": reference}
         config = adapters.lora_config(adapter, self.run.recipe.model)
-        return {"model": self.run.load(iteration, quantize=quantize), "peft_config": config, "ref_model": reference}
+        return {
+            "model": self.run.load_to_train(iteration, quantize=quantize),
+            "peft_config": config,
+            "ref_model": reference,
+        }
 
     def _save(self, model: Any, iteration: int, changed: float) -> float:
         """Save what was trained; returns the share of the saved weights that training changed."""
@@ -120,7 +127,7 @@ class Training:
             return changed
         if adapter is not None:
             if adapter.quantize:
-                model = adapters.moved(model, self.run.load(self._start_of(iteration)))
+                model = adapters.moved(model, self.run.load_to_train(self._start_of(iteration)))
             model, changed = adapters.merge(model)
             require_changed(
                 changed,

@@ -16,16 +16,19 @@ UNCHANGED_BELOW = 1e-3
 
 
 class WeightChange(TrainerCallback):
-    """Watches a random sample of every weight tensor: how far a step moves it, and whether rounding hides that."""
+    """Watches a random sample of every weight tensor: how far a step moves it, and whether rounding hides that.
 
-    def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
+    Args:
+        dtype: that weights are saved in.
+    """
+
+    def __init__(self, dtype: torch.dtype) -> None:
         self.dtype = dtype
         self._before: list[Tensor] = []
         self._relative = 0.0
-        self.watch(model)
 
     def watch(self, model: nn.Module) -> None:
-        """Count change from the weights as they are now."""
+        """Count change from the weights as they are now, in several processes their shards."""
         self._weights = [p for p in model.parameters() if p.requires_grad and local(p).numel()]
         generator = torch.Generator().manual_seed(0)
         self._watched = [

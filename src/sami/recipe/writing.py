@@ -120,7 +120,7 @@ def too_few(count: int) -> str:
 
 
 class WrittenPrinciples(Section):
-    task: str = Field(min_length=1)
+    task: str = Field(min_length=1, max_length=500)
     """What the responses do, such as "summarising Reddit posts"."""
     names: list[str] | None = None
     """Names of the principles, adjectives mostly, at least two, each alone or with its opposite's
