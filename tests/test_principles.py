@@ -16,6 +16,7 @@ from sami.principles import (
     load_principles,
     sample_constitutions,
 )
+from sami.recipe import Sampling
 
 SEEDS = range(200)
 
@@ -123,7 +124,15 @@ def test_sampling_draws_from_its_generator_only():
 )
 def test_sampling_that_is_not_possible_is_refused_before_it_starts(scheme, c, k, message):
     with pytest.raises(InputError, match=message):
-        check_sampling(FOUR, scheme=scheme, constitutions=c, principles_per_constitution=k)
+        sample(0, scheme, c, k)
+
+
+def test_a_recipes_sampling_is_refused_for_too_few_principles():
+    check_sampling(FOUR, Sampling(scheme="independent", constitutions=8))
+    with pytest.raises(InputError, match="'independent' allow 8 distinct"):
+        check_sampling(FOUR, Sampling(scheme="independent", constitutions=9))
+    with pytest.raises(InputError, match="only 4 principles are available"):
+        check_sampling(FOUR, Sampling(principles_per_constitution=5))
 
 
 def test_learned_principles_suffice_so_held_out_ones_are_never_needed(tmp_path):

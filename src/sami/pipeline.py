@@ -274,13 +274,7 @@ class Pipeline:
             self.check_context()
 
     def _check_sampling(self) -> None:
-        sampling = self.recipe.sampling
-        check_sampling(
-            self.learned,
-            scheme=sampling.scheme,
-            constitutions=sampling.constitutions,
-            principles_per_constitution=sampling.principles_per_constitution,
-        )
+        check_sampling(self.learned, self.recipe.sampling)
 
     # What is generated for.
 

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from sami.errors import InputError, one_line
 from sami.evaluation.verifiers import Negate, VerifierSpec
+from sami.recipe import Sampling
 
 BANK = Path(__file__).parent / "recipes" / "principles"
 
@@ -99,12 +100,7 @@ def sample_constitutions(
     Raises:
         InputError: the principles do not allow that many distinct constitutions.
     """
-    check_sampling(
-        principles,
-        scheme=scheme,
-        constitutions=constitutions,
-        principles_per_constitution=principles_per_constitution,
-    )
+    _require_enough(principles, scheme, constitutions, principles_per_constitution)
     k = principles_per_constitution
     chosen = rng.sample(list(principles), k)
     if scheme == "opposite":
@@ -131,11 +127,14 @@ def distinct_constitutions(principles: int, *, scheme: str, principles_per_const
     return {"opposite": 2, "positive_vs_negative": 2**k, "independent": math.comb(principles, k) * 2**k}[scheme]
 
 
-def check_sampling(
-    principles: Sequence[Principle], *, scheme: str, constitutions: int, principles_per_constitution: int
-) -> None:
+def check_sampling(principles: Sequence[Principle], sampling: Sampling) -> None:
+    """Raise InputError where the principles cannot give the distinct constitutions that a recipe asks for."""
+    _require_enough(principles, sampling.scheme, sampling.constitutions, sampling.principles_per_constitution)
+
+
+def _require_enough(principles: Sequence[Principle], scheme: str, c: int, k: int) -> None:
     """Raise InputError where the principles cannot give C distinct constitutions of k principles."""
-    n, k, c = len(principles), principles_per_constitution, constitutions
+    n = len(principles)
     if k > n:
         raise InputError(
             f"principles_per_constitution is {k}, and only {n} principles are available for it. "

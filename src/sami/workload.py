@@ -77,13 +77,7 @@ def workload(recipe: Recipe, *, hub: bool) -> Workload:
         principles = principles_before_writing(recipe)
         queries = _queries(recipe, error)
     learned = [p for p in principles if not p.held_out]
-    sampling = recipe.sampling
-    check_sampling(
-        learned,
-        scheme=sampling.scheme,
-        constitutions=sampling.constitutions,
-        principles_per_constitution=sampling.principles_per_constitution,
-    )
+    check_sampling(learned, recipe.sampling)
     prompts = PromptBuilder(_CharacterCounter(recipe), recipe.prompt, recipe.generation.chain_of_thought)  # type: ignore[arg-type]
     evaluation = evaluation_plan(recipe, principles, queries[: recipe.queries.evaluation])
     training = [
