@@ -146,6 +146,18 @@ def test_data_that_moved_is_no_other_recipe(directory: RunDirectory) -> None:
     assert yaml.safe_load((directory.folder / "recipe.yaml").read_text())["model"]["source"] == "m"
 
 
+def test_contrasts_that_moved_are_no_other_recipe_and_contrasts_that_were_none_are(directory: RunDirectory) -> None:
+    def first(contrasts: str | None) -> Recipe:
+        return recipe(generation={"max_new_tokens": 9, "first_contrasts": contrasts})
+
+    with directory.open(first("/here/first.json"), ""):
+        finish_a_step(directory)
+    with directory.open(first("/elsewhere/first.json"), ""):
+        pass
+    with pytest.raises(InputError, match=r"generation\.first_contrasts.*None now"), directory.open(first(None), ""):
+        pass
+
+
 def test_a_recipe_under_which_nothing_was_finished_is_replaced(directory: RunDirectory) -> None:
     with directory.open(recipe(lr=1e-3), "first"):
         pass

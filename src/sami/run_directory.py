@@ -220,7 +220,9 @@ class RunDirectory:
             InputError: with the difference.
         """
         recorded: dict[str, Any] = yaml.safe_load(self._recipe_file.read_text(encoding="utf-8"))
-        changed = differences(recorded, recipe.model_dump(), ignore=_PLACES | _MACHINES | JUDGING)
+        now = recipe.model_dump()
+        moved = _PLACES & _given(recorded) & _given(now)
+        changed = differences(recorded, now, ignore=moved | _MACHINES | JUDGING)
         if changed:
             raise InputError(
                 f"The folder {self.folder} holds a run of a different recipe:\n{changed}\n"
@@ -243,6 +245,11 @@ def last_model(folder: Path) -> Path:
     if not found:
         raise InputError(f"The folder {folder} holds no iteration-*/model, so it is no run with a trained model.")
     return found[max(found)].resolve()
+
+
+def _given(values: dict[str, Any]) -> set[str]:
+    """Keys of a nested mapping that have a value."""
+    return {key for key, value in flatten(values) if value is not None}
 
 
 def differences(before: dict[str, Any], after: dict[str, Any], ignore: set[str] | frozenset[str] = frozenset()) -> str:
