@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from peft import PeftModel
+from peft import PeftModel, get_peft_model_state_dict
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -41,13 +42,34 @@ def trained_weights(model: nn.Module, folder: Path) -> dict[str, Tensor]:
     return weights
 
 
+def require_adapter(model: PeftModel, folder: Path) -> None:
+    """Refuse to resume one adapter from another one's checkpoint.
+
+    Args:
+        model: of which only names and shapes are looked at, so it may be one process's shards.
+
+    Raises:
+        InputError: the checkpoint lacks weights of the adapter, or holds others or of another shape.
+    """
+    own = get_peft_model_state_dict(model)
+    with safe_open(folder / adapters.WEIGHTS, "pt") as file:
+        saved = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - no mapping
+    for name, shape in saved.items():
+        if name not in own or tuple(own[name].shape) != shape:
+            held = f"has {name} of shape {tuple(own[name].shape)}" if name in own else f"has no {name}"
+            raise InputError(
+                f"The checkpoint {folder} is of another model: it holds {name} of shape {shape}, and the model {held}. "
+                f"Resume from a checkpoint of this training, or start anew in another folder."
+            )
+    if absent := own.keys() - saved.keys():
+        raise _another_models(folder, list(absent))
+
+
 def _of_adapter(model: PeftModel, folder: Path) -> dict[str, Tensor]:
+    require_adapter(model, folder)
     saved, adapter = load_file(folder / adapters.WEIGHTS), model.active_adapter
     trained = [name for name, weight in model.named_parameters() if weight.requires_grad]
-    names = {name: name.replace(f".modules_to_save.{adapter}", "").replace(f".{adapter}", "") for name in trained}
-    if absent := [name for name in names.values() if name not in saved]:
-        raise _another_models(folder, absent)
-    return {name: saved[as_saved] for name, as_saved in names.items()}
+    return {n: saved[n.replace(f".modules_to_save.{adapter}", "").replace(f".{adapter}", "")] for n in trained}
 
 
 def _another_models(folder: Path, names: list[str]) -> InputError:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from peft import PeftModel, get_peft_model_state_dict
+from peft import PeftModel
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Sampler
 from transformers import (
@@ -39,7 +39,6 @@ from sami.models import activation_bytes, context_length, free_bytes, load_for_s
 from sami.precision import ComputeCopy, count_step, frozen_copy
 from sami.recipe import Model
 from sami.scoring import PackingCheck, causal_lm, check_packing, logprob_matrix, vocabulary_size
-from sami.training_log import require_weights_of
 from sami.weight_change import WeightChange, require_changed
 
 # Arguments of the parent that would do nothing here or something else than they say, and what to do instead.
@@ -391,7 +390,7 @@ class SAMITrainer(Trainer):
             weights = checkpoint.trained_weights(self.trained_model, folder) if self.is_world_process_zero() else {}
             sharding.spread_weights(self.trained_model, weights, strict=False)  # it holds only what is trained
         elif self._adapted:
-            require_weights_of(folder, get_peft_model_state_dict(self.trained_model))
+            checkpoint.require_adapter(self.trained_model, folder)
             super()._load_from_checkpoint(resume_from_checkpoint, model)
         else:
             self.trained_model.load_state_dict(checkpoint.trained_weights(self.trained_model, folder))

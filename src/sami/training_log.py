@@ -1,15 +1,12 @@
 """What training leaves on disk while it runs: metrics.jsonl line by line, and checkpoints to resume from."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
-from torch import Tensor
 from transformers import TrainerCallback
 
-from sami.errors import InputError
 from sami.files import append_json_line, replacing
 
 
@@ -38,27 +35,6 @@ def last_checkpoint(folder: Path) -> Path | None:
 
 def step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.split("-")[-1])
-
-
-def require_weights_of(checkpoint: Path, weights: Mapping[str, Tensor]) -> None:
-    """Refuse to resume one model from another one's checkpoint.
-
-    Args:
-        weights: the model's, by the names that a checkpoint has.
-
-    Raises:
-        InputError: the checkpoint holds weights that the model lacks, or of another shape.
-    """
-    for file in sorted([*checkpoint.glob("model*.safetensors"), *checkpoint.glob("adapter_model.safetensors")]):
-        with safe_open(file, "pt") as saved:
-            for name in saved.keys():  # noqa: SIM118 - not a mapping
-                shape = tuple(saved.get_slice(name).get_shape())
-                if name not in weights or tuple(weights[name].shape) != shape:
-                    held = f"has {name} of shape {tuple(weights[name].shape)}" if name in weights else f"has no {name}"
-                    raise InputError(
-                        f"The checkpoint {checkpoint} is of another model: it holds {name} of shape {shape}, and the "
-                        f"model {held}. Resume from a checkpoint of this training, or start anew in another folder."
-                    )
 
 
 def keep_steps(metrics: Path, last: int) -> None:

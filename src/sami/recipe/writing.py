@@ -94,17 +94,17 @@ def checked_names(names: Sequence[str]) -> list[str]:
             its own opposite.
     """
     cleaned = [re.sub(" ?/ ?", "/", " ".join(name.split())) for name in names]
-    for name in (part for both in cleaned for part in parted(both) if part is not None):
+    pairs = [parted(name) for name in cleaned]
+    for name in (part for pair in pairs for part in pair if part is not None):
         if not re.fullmatch(r"[A-Za-z][A-Za-z' -]*", name) or len(name.split()) > 4:
             raise InputError(
                 f"the name {name!r} cannot be asked about; a name is an adjective or up to four words in the letters "
                 f"a to z, such as concise or 'to the point', alone or with its opposite, as in concise/comprehensive"
             )
-    ids = [identifier(parted(name)[0]) for name in cleaned]
-    for name in cleaned:
-        own, opposite = parted(name)
+    for name, (own, opposite) in zip(cleaned, pairs, strict=True):
         if opposite is not None and identifier(own) == identifier(opposite):
             raise InputError(f"the name {name!r} is its own opposite; name another opposite, or leave it to the writer")
+    ids = [identifier(own) for own, _ in pairs]
     if repeated := sorted({one for one in ids if ids.count(one) > 1}):
         raise InputError(f"the name {repeated[0]!r} is given twice; each principle needs a name of its own")
     if len(cleaned) < 2:
