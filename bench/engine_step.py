@@ -4,12 +4,12 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from sami.compilation import compile_layers
 from sami.contrasts import Contrast, ContrastBatch, collate
-from sami.gradient_cache import cached_logprob_matrix
 from sami.objective import sami_loss
-from sami.precision import ComputeCopy
-from sami.scoring import logprob_matrix
+from sami.scoring.gradient_cache import cached_logprob_matrix
+from sami.scoring.logprobs import logprob_matrix
+from sami.training.compilation import compile_layers
+from sami.training.precision import ComputeCopy
 
 
 class EngineStep:

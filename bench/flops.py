@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 
 from sami.contrasts import Contrast
-from sami.scoring import decoder_layers
+from sami.models.structure import decoder_layers
 
 FORMULA = (
     "needed FLOPs = 6 x block parameters x tokens + 12 x layers x heads x head size x pairs "

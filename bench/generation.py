@@ -53,9 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _work(chosen: argparse.Namespace, batch_size: int) -> dict[str, Any]:
     import torch
 
+    from sami.costs.estimate import matrix_rate
     from sami.generation import SamplingSettings
     from sami.generation.transformers_engine import TransformersEngine
-    from sami.plan import matrix_rate
 
     prompts = [ids for contrast in load_contrasts(chosen, 2) for ids in contrast.prompt_ids]
     ours: Any = _NoText() if chosen.tiny else tokenizer(chosen)

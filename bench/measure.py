@@ -101,7 +101,7 @@ def measure(
     """Time a step on each contrast, after others that do not count."""
     import torch
 
-    from sami.plan import matrix_rate
+    from sami.costs.estimate import matrix_rate
 
     for contrast in warm_up:
         step(contrast)
@@ -139,11 +139,11 @@ def load(options: argparse.Namespace, dtype: "torch.dtype") -> "PreTrainedModel"
     import torch
     from transformers.utils.logging import disable_progress_bar
 
-    from sami import attention, models
+    from sami.models import attention, loading
 
     disable_progress_bar()
     if not options.tiny:
-        return models.load_model(_recipe(options).model, dtype)
+        return loading.load_model(_recipe(options).model, dtype)
     from transformers import AutoModelForCausalLM, LlamaConfig
 
     torch.manual_seed(0)
@@ -153,15 +153,15 @@ def load(options: argparse.Namespace, dtype: "torch.dtype") -> "PreTrainedModel"
 
 
 def tokenizer(options: argparse.Namespace) -> "PreTrainedTokenizerBase":
-    from sami import models
+    from sami.models import loading
 
-    return models.load_tokenizer(_recipe(options).model)
+    return loading.load_tokenizer(_recipe(options).model)
 
 
 def load_contrasts(options: argparse.Namespace, constitutions: int) -> "list[Contrast]":
     """The contrasts of one C; for every C they are about the same posts."""
     from bench.data import made_contrasts, tldr_contrasts
-    from sami.models import load_config
+    from sami.models.loading import load_config
     from sami.prompts import PromptBuilder
 
     if options.tiny:

@@ -39,7 +39,7 @@ def _work(chosen: argparse.Namespace) -> dict[str, Any]:
 
     from bench.data import shortened
     from bench.engine_step import EngineStep
-    from sami.plan import matrix_rate
+    from sami.costs.estimate import matrix_rate
 
     contrast = load_contrasts(chosen, chosen.constitutions)[0]
     model = load(chosen, torch.float32)

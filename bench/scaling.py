@@ -105,7 +105,7 @@ def _memory(chosen: argparse.Namespace, c: int, cached: bool) -> dict[str, Any]:
     from bench.data import shortened
     from bench.engine_step import EngineStep
     from bench.flops import needed_tokens
-    from sami.models import activation_bytes, free_bytes
+    from sami.models.devices import activation_bytes, free_bytes
 
     contrast = load_contrasts(chosen, c)[0]
     model = load(chosen, torch.float32)

@@ -1,6 +1,7 @@
 """No test touches a hub or the user's cache; the tiny tokenizer and model folders are built once."""
 
 import os
+import sys
 
 # Read by the libraries at import, so set before any of them is loaded.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -9,7 +10,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models gain nothing from a
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -27,21 +28,21 @@ def sami_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def chat_tokenizer() -> "PreTrainedTokenizerFast":
-    from tiny import tiny_tokenizer
+    from tests.support.tiny import tiny_tokenizer
 
     return tiny_tokenizer(chat=True)
 
 
 @pytest.fixture(scope="session")
 def plain_tokenizer() -> "PreTrainedTokenizerFast":
-    from tiny import tiny_tokenizer
+    from tests.support.tiny import tiny_tokenizer
 
     return tiny_tokenizer(chat=False)
 
 
 @pytest.fixture
 def llama() -> "PreTrainedModel":
-    from tiny import tiny_model
+    from tests.support.tiny import tiny_model
 
     return tiny_model("llama")
 
@@ -49,7 +50,7 @@ def llama() -> "PreTrainedModel":
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, bool], Path]:
     """`model_folder(architecture, chat)`: a saved tiny model, written at first use. Tests read it only."""
-    from tiny import save_tiny
+    from tests.support.tiny import save_tiny
 
     made: dict[tuple[str, bool], Path] = {}
 
@@ -66,7 +67,7 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, boo
 @pytest.fixture(scope="session")
 def report_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run made of files alone, see `report_runs`. Tests add nothing to it but report.html."""
-    from report_runs import make_run
+    from tests.support.report_runs import make_run
 
     return make_run(tmp_path_factory.mktemp("report-runs") / "finished")
 
@@ -76,8 +77,28 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory, model_folder: Callabl
     """The folder of a finished run of two iterations on a tiny model. Tests read it only."""
     from sami.pipeline import run
     from sami.recipe import load_recipe
-    from test_pipeline import write_recipe
+    from tests.support.recipes import write_recipe
 
     folder = tmp_path_factory.mktemp("finished-run")
     run(load_recipe(write_recipe(folder / "recipe", model_folder("llama", True))), folder / "run")
     return folder / "run"
+
+
+@pytest.fixture
+def sami(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, str, str]]:
+    """`sami("run", …)`: exit code, stdout and stderr of the command, in this process."""
+
+    from sami.cli import main
+
+    def call(*arguments: Any) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["sami-in-a-test", *map(str, arguments)])
+        capsys.readouterr()
+        try:
+            main()
+            code = 0
+        except SystemExit as end:
+            code = int(end.code or 0)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call

@@ -15,52 +15,17 @@ import pytest
 import yaml
 from filelock import FileLock
 
-from sami.cli import main
-from test_pipeline import PRINCIPLES, timeless, write_recipe
+from tests.support.command_line import Sami, process, refused
+from tests.support.recipes import PRINCIPLES, timeless, write_recipe
 
 Folder = Callable[[str, bool], Path]
-Sami = Callable[..., tuple[int, str, str]]
 COMMANDS = ("run", "plan", "generate", "train", "evaluate", "judge", "winrate", "probe", "write-principles")
 COMMANDS += ("import-principles", "try", "inspect", "push")
 
 
 @pytest.fixture
-def sami(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Sami:
-    """`sami("run", …)`: exit code, stdout and stderr of the command, in this process."""
-
-    def call(*arguments: Any) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["sami-in-a-test", *map(str, arguments)])
-        capsys.readouterr()
-        try:
-            main()
-            code = 0
-        except SystemExit as end:
-            code = int(end.code or 0)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
-
-
-def process(*arguments: Any, **options: Any) -> subprocess.CompletedProcess[str]:
-    command = [str(Path(sys.executable).with_name("sami")), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=180, check=False, **options)
-
-
-@pytest.fixture
 def recipe(tmp_path: Path, model_folder: Folder) -> Path:
     return write_recipe(tmp_path / "recipe", model_folder("llama", True))
-
-
-def refused(result: tuple[int, str, str], *words: str) -> str:
-    """The message, after checking that there is nothing else."""
-    code, out, err = result
-    assert (code, out) == (2, "")
-    assert "Traceback" not in err
-    assert err.startswith("sami: ") or "\nsami: " in err
-    for word in words:
-        assert word in err, err
-    return err
 
 
 # Help.

@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from sami import contrasts as contrasts_module
-from sami.contrasts import Contrast, collate, filter_contrasts, read_contrasts, row_tokens, write_contrasts
+from sami.contrasts import Contrast, collate, read_contrasts, row_tokens, write_contrasts
 from sami.errors import InputError
+from sami.filters import filter_contrasts
 from sami.recipe import Filters
-from tiny import EOS, PAD, random_contrast
+from tests.support.tiny import EOS, PAD, random_contrast
 
 NONE = {
     "empty": False,

@@ -7,14 +7,7 @@ import torch
 from torch import Tensor
 
 from sami.errors import InputError
-from sami.objective import (
-    column_accuracy,
-    contrast_losses,
-    information_bound,
-    row_accuracy,
-    row_figure,
-    sami_loss,
-)
+from sami.objective import column_accuracy, contrast_losses, information_bound, row_accuracy, row_figure, sami_loss
 
 # Rows are constitutions, columns are responses, entries are probabilities up to a factor.
 TWO = torch.tensor([[[3.0, 1.0], [2.0, 2.0]]]).log()

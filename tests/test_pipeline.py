@@ -10,63 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from safetensors.torch import load_file
 
 from sami.contrasts import read_contrasts
 from sami.errors import InputError
 from sami.recipe import Recipe, load_recipe
-
-PRINCIPLES = [
-    {
-        "id": "brief",
-        "definition": "Answer in a few words.",
-        "antithesis": "Answer at great length.",
-        "verifier": {"check": "word_count", "max": 2},
-    },
-    {
-        "id": "loud",
-        "definition": "Write capital letters.",
-        "antithesis": "Write small letters.",
-        "verifier": {"check": "case", "case": "upper", "min_share": 0.5},
-    },
-    {"id": "kind", "definition": "Be kind to the reader.", "antithesis": "Be stern with the reader."},
-    {
-        "id": "asking",
-        "definition": "End with a question.",
-        "antithesis": "End with a full stop.",
-        "verifier": {"check": "ends_with", "suffix": "question"},
-        "held_out": True,
-    },
-]
-TOPICS = ["bread", "rain", "planets", "trains", "tea", "maps", "bees", "glass", "salt", "wool", "rivers", "clocks"]
-TIMES = {"timings"}
-
-
-def write_recipe(folder: Path, model: Path | str, **changes: Any) -> Path:
-    """A recipe of two short iterations with its queries and principles; `section__key=value` changes it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "queries.jsonl").open("w") as file:
-        file.writelines(json.dumps({"query": f"Why do people like {topic}?"}) + "\n" for topic in TOPICS)
-    (folder / "principles.yaml").write_text(yaml.safe_dump({"principles": PRINCIPLES}, sort_keys=False))
-    filters = ("empty", "identical", "unfinished", "stop_leftovers", "loops", "leaks")
-    recipe: dict[str, Any] = {
-        "model": {"source": str(model), "dtype": "float32"},
-        "queries": {"path": "queries.jsonl", "train": 8, "evaluation": 3},
-        "principles": "principles.yaml",
-        "generation": {"max_new_tokens": 6, "batch_size": 16},
-        "filters": dict.fromkeys(filters, False),
-        "training": {"iterations": 2, "steps": [2, 3], "batch_size": 4, "micro_batch_size": 2, "lr": 3e-3},
-        "evaluation": {"principles_per_query": 4, "health_queries": 2, "bootstrap_samples": 100},
-    }
-    for key, value in changes.items():
-        section, _, name = key.partition("__")
-        recipe.setdefault(section, {})[name] = value
-    (folder / "tiny.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
-    return folder / "tiny.yaml"
-
-
-Folder = Callable[[str, bool], Path]
+from tests.support.recipes import TOPICS, Folder, timeless, write_recipe
 
 
 @pytest.fixture(scope="module")
@@ -81,10 +30,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory, recipe: Recipe) -> tuple[
 
     folder = tmp_path_factory.mktemp("finished") / "run"
     return folder, run(recipe, folder)
-
-
-def timeless(summary: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in summary.items() if key not in TIMES}
 
 
 def times_of(folder: Path) -> dict[str, int]:
@@ -178,7 +123,7 @@ def test_the_saved_model_is_the_policy_in_the_recipes_dtype(finished: tuple[Path
     import torch
     from safetensors.torch import load_file
 
-    from tiny import tiny_model
+    from tests.support.tiny import tiny_model
 
     base = tiny_model("llama").state_dict()
     first, second = (load_file(finished[0] / f"iteration-{n}" / "model" / "model.safetensors") for n in (1, 2))
@@ -253,12 +198,12 @@ def test_generated_ids_are_trained_on_as_they_are(
 def test_a_second_run_does_nothing_and_gives_the_same_summary(
     finished: tuple[Path, dict[str, Any]], recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sami import models
+    from sami.models import loading
     from sami.pipeline import run
 
     folder = shutil.copytree(finished[0], tmp_path / "run")
     before = times_of(folder)
-    monkeypatch.setattr(models, "load_model", lambda *_: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(loading, "load_model", lambda *_: pytest.fail("a model was loaded"))
     assert run(recipe, folder) == finished[1]
     after = times_of(folder)
     changed = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
@@ -408,15 +353,15 @@ def test_responses_of_one_word_do_not_stop_the_run(model_folder: Folder, tmp_pat
 def test_an_iteration_that_is_resumed_keeps_its_decision_on_the_gradient_cache(
     model_folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from sami.loop.train import Training
     from sami.pipeline import Pipeline
-    from sami.training_steps import Training
 
     pipeline = Pipeline(load_recipe(write_recipe(tmp_path, model_folder("llama", True))), tmp_path / "run")
     pipeline.generate(1)
     contrasts = read_contrasts(pipeline.directory.contrasts(1))
-    monkeypatch.setattr("sami.models.free_bytes", lambda: 2_000_000)
+    monkeypatch.setattr("sami.models.devices.free_bytes", lambda: 2_000_000)
     assert Training(pipeline).arguments(1, contrasts).gradient_cache
-    monkeypatch.setattr("sami.models.free_bytes", lambda: 2**40)
+    monkeypatch.setattr("sami.models.devices.free_bytes", lambda: 2**40)
     assert Training(pipeline).arguments(1, contrasts).gradient_cache
     assert not Training(pipeline).arguments(2, contrasts).gradient_cache
 
@@ -430,7 +375,10 @@ def _run_killed(recipe: Recipe, folder: Path, done: Path, only: str) -> None:
     Before an output's rename its temporary file is whole; before the rename of a step's record all the
     outputs of that step are.
     """
-    from sami import contrasts, files, models, pipeline, run_directory, training_log
+    from sami import contrasts, files, pipeline
+    from sami.loop import directory
+    from sami.models import loading
+    from sami.training import metrics_log
 
     def die_once(place: str) -> None:
         if only in place and place not in done.read_text().splitlines():
@@ -438,7 +386,7 @@ def _run_killed(recipe: Recipe, folder: Path, done: Path, only: str) -> None:
                 file.write(place + "\n")
             os.kill(os.getpid(), signal.SIGKILL)
 
-    rename, append = Path.rename, training_log.append_json_line
+    rename, append = Path.rename, metrics_log.append_json_line
 
     def deadly_rename(self: Path, target: Path) -> Path:
         name = str(Path(target).relative_to(folder))
@@ -450,8 +398,8 @@ def _run_killed(recipe: Recipe, folder: Path, done: Path, only: str) -> None:
         die_once(f"line {value['step']} of {path.parent.name}")
 
     Path.rename = deadly_rename  # type: ignore[method-assign, assignment]
-    training_log.append_json_line = deadly_append
-    assert {contrasts.replacing, models.replacing, run_directory.replacing, training_log.replacing} == {files.replacing}
+    metrics_log.append_json_line = deadly_append
+    assert {contrasts.replacing, loading.replacing, directory.replacing, metrics_log.replacing} == {files.replacing}
     pipeline.run(recipe, folder)
 
 
@@ -577,10 +525,10 @@ def test_narrow_masters_are_refused_where_the_processor_computes_in_fp32(
 ) -> None:
     import torch
 
-    from sami import models
+    from sami.models import devices
     from sami.pipeline import Pipeline
 
-    monkeypatch.setattr(models, "resolve_dtype", lambda dtype: torch.float32)
+    monkeypatch.setattr(devices, "resolve_dtype", lambda dtype: torch.float32)
     file = write_recipe(tmp_path, model_folder("llama", True), model__dtype="auto", training__master_weights="bfloat16")
     with pytest.raises(InputError, match=r"master_weights is bfloat16.*means torch.float32 on this machine"):
         Pipeline(load_recipe(file), tmp_path / "run")

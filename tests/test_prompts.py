@@ -5,7 +5,7 @@ import pytest
 from sami.errors import InputError
 from sami.prompts import PLAIN_STOP, PLAIN_SYSTEM, PromptBuilder
 from sami.recipe import Prompt
-from tiny import BOS, EOS, tiny_tokenizer
+from tests.support.tiny import BOS, EOS, tiny_tokenizer
 
 QUERY = "Why is the sky blue?"
 BRIEF = "Be brief."

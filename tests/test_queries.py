@@ -13,8 +13,9 @@ import pytest
 from sami.errors import InputError
 from sami.queries import LoadedQueries, Query, load_queries, normalise, split_queries
 from sami.recipe import PACKAGED_RECIPES, load_recipe
+from tests.support.places import SHARED
 
-HELPFUL = Path(__file__).resolve().parents[2] / "shared/data/hh/helpful_queries.jsonl"
+HELPFUL = SHARED / "data/hh/helpful_queries.jsonl"
 POSTS = HELPFUL.parents[1] / "tldr/posts.jsonl"
 QUERIES = [Query(f"q{number}", f"How do I do {number}?") for number in range(50)]
 

@@ -10,9 +10,9 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from sami.evaluation import verifiers
 from sami.principles import Principle
 from sami.recipe import Recipe, Section
+from sami.text import verifiers
 
 INTRODUCTION = """# Recipe reference
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from sami.principles import Constitution, Principle, load_principles
     from sami.recipe import Recipe, load_recipe
     from sami.scoring import logprob_matrix
-    from sami.trainer import SAMIConfig, SAMITrainer
+    from sami.training import SAMIConfig, SAMITrainer
 
 # Names are looked up on first use, so that importing the package does not import torch.
 _HOMES = {
@@ -26,7 +26,7 @@ _HOMES = {
     "principles": ("Constitution", "Principle", "load_principles"),
     "recipe": ("Recipe", "load_recipe"),
     "scoring": ("logprob_matrix",),
-    "trainer": ("SAMIConfig", "SAMITrainer"),
+    "training": ("SAMIConfig", "SAMITrainer"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -83,11 +83,11 @@ def plan(
     if not hub:
         _without_hub()
     _quiet_libraries()
-    from sami import plan as planning
+    from sami.costs import estimate as planning
 
     with ExitStack() as stack:
         if smoke:
-            from sami.smoke import smoked
+            from sami.commands.smoke import smoked
 
             place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sami-smoke-")))
             resolved = stack.enter_context(smoked(resolved, place))
@@ -118,7 +118,7 @@ def probe(
     resolved = load_recipe(recipe, overrides or [])
     _tune_process()
     _quiet_libraries()
-    from sami import probe as probing
+    from sami.commands import probe as probing
 
     found = probing.probe(resolved, queries)
     if as_json:
@@ -148,7 +148,7 @@ def generate(
         raise InputError("--shard makes a part and --merge puts parts together; give one of them.")
     pipeline, _ = _pipeline(recipe, overrides, output)
     if shard:
-        from sami.shards import Shard
+        from sami.loop.shards import Shard
 
         print(pipeline.generate_shard(iteration, Shard.parse(shard)))
     else:
@@ -207,10 +207,10 @@ def judge(
         if given and "=" not in given[0]:
             raise InputError(f"Give either the recipe {given[0]} or files of responses with --candidate.")
         _quiet_libraries()
-        from sami.evaluation import response_files
+        from sami.evaluation import file_comparison
 
-        files = response_files.Files(candidate, baseline, queries, field, principles, limit)
-        compared = response_files.Comparison(files, load_evaluation([*given, *settings]), output)
+        files = file_comparison.Files(candidate, baseline, queries, field, principles, limit)
+        compared = file_comparison.Comparison(files, load_evaluation([*given, *settings]), output)
         if calibrate:
             _calibrated(compared.calibrate(), as_json)
         else:
@@ -307,12 +307,13 @@ def try_run(
         raise InputError("Say under which constitution to answer: --principle ID, or --constitution 'a sentence'.")
     _tune_process()
     _quiet_libraries()
-    from sami import trial, trial_session
+    from sami.commands import ask as trial
+    from sami.commands import ask_session
 
     asked = trial.Trial(run, iteration, max_new_tokens)
     if query is None:
         _editable_input()
-        trial_session.converse(asked, _console())
+        ask_session.converse(asked, _console())
         return
     if constitution is not None:
         choice = trial.of_text(constitution, opposite or "")
@@ -321,7 +322,7 @@ def try_run(
     if as_json:
         print(json.dumps(asked.ask(query, choice).as_json(), indent=1, ensure_ascii=False))
     else:
-        trial_session.show(asked, query, choice, _console())
+        ask_session.show(asked, query, choice, _console())
 
 
 @app.command(epilog="Example: sami inspect runs/quickstart --contrast 2-00003")
@@ -350,8 +351,9 @@ def inspect(
     resolved = None if of_a_run else load_recipe(source, overrides or [])
     _tune_process()
     _quiet_libraries()
-    from sami import inspection, inspection_view
-    from sami.finished_run import FinishedRun
+    from sami.commands import inspect as inspection
+    from sami.commands import inspect_view
+    from sami.loop.finished_run import FinishedRun
     from sami.pipeline import Pipeline
 
     if resolved is None:
@@ -361,7 +363,7 @@ def inspect(
     if as_json:
         print(json.dumps(seen.as_json(), indent=1, ensure_ascii=False))
     else:
-        _print(inspection_view.view(seen))
+        _print(inspect_view.view(seen))
 
 
 @app.command(epilog="Example: sami push runs/quickstart my-name/everyday-principles --private")
@@ -373,10 +375,10 @@ def push(
 ) -> None:
     """Upload a trained model and its card to the Hugging Face hub."""
     _quiet_libraries()
-    from sami import sharing
-    from sami.finished_run import FinishedRun
+    from sami.commands import push
+    from sami.loop.finished_run import FinishedRun
 
-    print(sharing.push(FinishedRun(run), repository, iteration=iteration, private=private))
+    print(push.push(FinishedRun(run), repository, iteration=iteration, private=private))
 
 
 @app.command("import-principles", epilog="Example: sami import-principles constitutions/opus --output principles.yaml")
@@ -391,9 +393,9 @@ def import_principles(
     output: Annotated[Path, typer.Option(help="The principles file to write; it must not exist.")],
 ) -> None:
     """Write a principles file from constitutions of the reference implementation."""
-    from sami import reference_files
+    from sami import reference_format
 
-    reference_files.write_principles(reference_files.opposed(reference_files.read_constitutions(sources)), output)
+    reference_format.write_principles(reference_format.opposed(reference_format.read_constitutions(sources)), output)
     print(output)
 
 
@@ -430,7 +432,7 @@ def write_principles(
         raise InputError(f"The file {output} exists. Give another one, or remove it.")
     _tune_process()
     _quiet_libraries()
-    from sami import principle_files
+    from sami.principle_writing import files as principle_files
 
     if output is None:
         print(principle_files.written(settings), end="")
@@ -478,8 +480,8 @@ def _smoke_run(recipe: str, overrides: list[str] | None, output: Path | None, as
     _tune_process()
     _without_hub()
     _quiet_libraries()
+    from sami.commands.smoke import smoked
     from sami.pipeline import Pipeline
-    from sami.smoke import smoked
 
     with smoked(resolved, folder / ".smoke") as tiny:
         _finish(Pipeline(tiny, folder).run(), folder, as_json)
@@ -487,15 +489,15 @@ def _smoke_run(recipe: str, overrides: list[str] | None, output: Path | None, as
 
 
 def _show_plan(costs: Any, as_json: bool) -> None:
-    from sami import plan_tables
+    from sami.costs import tables
 
     if as_json:
         print(json.dumps({"recipe": costs.recipe.model_dump(), **costs.as_json()}, indent=1))
         return
     for table in (
-        plan_tables.recipe_table(costs.recipe),
-        plan_tables.cost_table(costs),
-        plan_tables.memory_table(costs),
+        tables.recipe_table(costs.recipe),
+        tables.cost_table(costs),
+        tables.memory_table(costs),
     ):
         _print(table)
     if costs.estimated:
@@ -514,8 +516,8 @@ def _yaml(text: str | None, option: str) -> Any:
 
 
 def _finish(summary: dict[str, Any], folder: Path, as_json: bool) -> None:
+    from sami.loop.summary import sentences, table
     from sami.report import write_report
-    from sami.summary import sentences, table
 
     page = write_report([folder])
     if as_json:
@@ -537,7 +539,7 @@ def _finish(summary: dict[str, Any], folder: Path, as_json: bool) -> None:
 
 def _judged(value: dict[str, Any], folder: Path, as_json: bool) -> None:
     from sami.evaluation import win_rate_table
-    from sami.judged_summary import length_table
+    from sami.loop.judged_summary import length_table
 
     if as_json:
         print(json.dumps(value, indent=1, ensure_ascii=False))

@@ -12,8 +12,7 @@ Shapes: B contrasts, C constitutions, R responses, T response tokens (longest), 
 X scored positions.
 """
 
-from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,11 +21,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sami.errors import InputError, one_line
-from sami.evaluation.leaks import leakage
-from sami.evaluation.text_health import repeated_loop, template_leftover
 from sami.files import replacing
 from sami.generation import FinishReason
-from sami.recipe import Filters
 
 if TYPE_CHECKING:
     import torch
@@ -139,94 +135,6 @@ def require_scorable(contrasts: Iterable[Contrast], context: int | None, vocabul
             )
 
 
-def filter_contrasts(
-    contrasts: Sequence[Contrast],
-    filters: Filters,
-    stop: Sequence[str] = (),
-    unfit: Mapping[str, Collection[str]] | None = None,
-) -> tuple[list[Contrast], dict[str, int]]:
-    """Keep the contrasts that pass every filter, and count the others by the first filter that took them.
-
-    Args:
-        unfit: ids of contrasts that are dropped in any case, by reason.
-
-    Raises:
-        InputError: a smaller share than `filters.min_survivors` is left.
-    """
-    checks: dict[str, Callable[[Contrast], bool]] = {
-        reason: lambda c, ids=ids: c.id in ids  # type: ignore[misc]
-        for reason, ids in (unfit or {}).items()
-    }
-    if any("unsplit" in contrast.finish_reasons for contrast in contrasts):
-        checks["unsplit"] = lambda c: "unsplit" in c.finish_reasons
-    checks |= _checks(filters, stop)
-    kept: list[Contrast] = []
-    dropped: Counter[str] = Counter({name: 0 for name in checks})
-    for contrast in contrasts:
-        reason = next((name for name, takes in checks.items() if takes(contrast)), None)
-        if reason is None:
-            kept.append(contrast)
-        else:
-            dropped[reason] += 1
-    if not kept or len(kept) < filters.min_survivors * len(contrasts):
-        taken = ", ".join(f"{name} {count}" for name, count in dropped.most_common() if count)
-        worst = dropped.most_common(1)[0][0] if taken else ""
-        example = next((c for c in contrasts if worst and checks[worst](c)), None)
-        raise InputError(
-            f"Only {len(kept)} of {len(contrasts)} contrasts passed the filters ({taken or 'none generated'}); "
-            f"filters.min_survivors asks for {filters.min_survivors:.0%}. {_advice(worst)}"
-            + (f" An example of {worst}: {[r[:160] for r in example.responses]}." if example else "")
-        )
-    return kept, dict(dropped)
-
-
-def _advice(worst: str) -> str:
-    """What may let more contrasts pass, by the reason that took most of them."""
-    match worst:
-        case "unsplit":
-            return "Word generation.chain_of_thought.instruction more plainly, or raise generation.max_new_tokens."
-        case "held_out_query" | "without_prefix":
-            return "Give other generation.first_contrasts, or another split of the queries or prompt.response_prefix."
-        case "too_long":
-            return "Lower queries.max_chars or generation.max_new_tokens, or take a model with a longer context."
-        case _:
-            return (
-                "Raise generation.max_new_tokens, choose other principles, or turn off the filter that took most, in a "
-                "new run."
-            )
-
-
-def surviving(contrasts: Sequence[Contrast], filters: Filters, stop: Sequence[str] = ()) -> float:
-    """The share of contrasts that pass every filter, whatever share is asked for."""
-    checks = _checks(filters, stop)
-    checks["unsplit"] = lambda c: "unsplit" in c.finish_reasons
-    return sum(not any(takes(contrast) for takes in checks.values()) for contrast in contrasts) / len(contrasts)
-
-
-def _checks(filters: Filters, stop: Sequence[str]) -> dict[str, Callable[[Contrast], bool]]:
-    """Whether a filter takes a contrast, by the filter's name."""
-    leftovers = [s.strip() if len(s.strip()) > 1 else s for s in stop if s.strip()]
-    unwanted = [term.casefold() for term in filters.unwanted]
-    checks: dict[str, Callable[[Contrast], bool]] = {}
-    if filters.empty:
-        checks["empty"] = lambda c: any(not r.strip() for r in c.responses)
-    if filters.identical:
-        checks["identical"] = lambda c: len({r.strip() for r in c.responses}) < len(c.responses)
-    if filters.unfinished:
-        checks["unfinished"] = lambda c: "length" in c.finish_reasons
-    if filters.stop_leftovers:
-        checks["stop_leftovers"] = lambda c: any(
-            template_leftover(r) is not None or any(s in r for s in leftovers) for r in c.responses
-        )
-    if unwanted:
-        checks["unwanted"] = lambda c: any(term in r.casefold() for r in c.responses for term in unwanted)
-    if filters.loops:
-        checks["loops"] = lambda c: any(repeated_loop(r) is not None for r in c.responses)
-    if filters.leaks:
-        checks["leaks"] = lambda c: any(leakage(r, c.constitutions, c.query) is not None for r in c.responses)
-    return checks
-
-
 @dataclass
 class ContrastBatch:
     """B contrasts as the input of one forward pass.
@@ -237,7 +145,7 @@ class ContrastBatch:
 
     input_ids: "torch.Tensor"  # [N, L]
     position_ids: "torch.Tensor"  # [N, L]
-    attention_mask: "torch.Tensor"  # packed: int32 [1, 1, rows, 1 + R], see `sami.attention`; otherwise [N, L]
+    attention_mask: "torch.Tensor"  # packed: int32 [1, 1, rows, 1 + R], see `sami.models.attention`; otherwise [N, L]
     scored: "torch.Tensor"  # [X]: positions of the flattened input that predict a response token
     predictor: "torch.Tensor"  # [B, C, R, T]: which of the scored positions predicts token t
     response_mask: "torch.Tensor"  # [B, R, T]: True for tokens that count
@@ -317,7 +225,7 @@ def _packed(
     """Where each response token is predicted, [B, C, R, T], and the model's inputs."""
     import torch
 
-    from sami.attention import packed_mask
+    from sami.models.attention import packed_mask
 
     responses = len(contrasts[0].response_ids)
     at_BCRT = torch.zeros(len(contrasts), len(constitutions), responses, longest, dtype=torch.long)

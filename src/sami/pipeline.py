@@ -18,40 +18,32 @@ from typing import Any, Literal
 import torch
 from transformers import PreTrainedModel
 
-from sami import (
-    adapters,
-    first_iteration,
-    judged_summary,
-    launch,
-    model_card,
-    models,
-    principle_files,
-    quantization,
-    summary,
-)
-from sami.answering import as_contrasts, complete
+from sami.console import say
+from sami.contrast_plan import Planned, evaluation_plan, training_plan
 from sami.contrasts import Contrast, row_tokens
+from sami.costs.memory import require_possible
 from sami.errors import InputError
 from sami.evaluation.calibration import Calibration
-from sami.evaluation_steps import Evaluation
 from sami.files import file_hash, write_json
 from sami.generation import Engine
-from sami.generation.making import make_engine
-from sami.generation.vllm_engine import chosen_engine
-from sami.generation_steps import Generation
-from sami.judging_steps import Judging
-from sami.memory import require_possible
+from sami.generation.engines import chosen_engine, make_engine
+from sami.loop import first_iteration, judged_summary, launch, model_card, summary
+from sami.loop.directory import BASE, RunDirectory, policy_name
+from sami.loop.evaluate import Evaluation
+from sami.loop.generate import Generation
+from sami.loop.judge import Judging
+from sami.loop.respond import as_contrasts, complete
+from sami.loop.shards import Shard
+from sami.loop.trackers import RunTrackers
+from sami.loop.train import Training
+from sami.models import adapters, devices, loading, quantization, sources, structure
+from sami.principle_writing import files as principle_files
 from sami.principles import Principle, check_sampling, load_principles
-from sami.progress import say
 from sami.prompts import PromptBuilder
 from sami.queries import LoadedQueries, Splits, hash_queries, load_queries, split_queries
 from sami.recipe import Model, Recipe, WrittenPrinciples
-from sami.run_directory import BASE, RunDirectory, policy_name
-from sami.sampling import Planned, evaluation_plan, training_plan
-from sami.scoring import check_packing, response_logprobs
-from sami.shards import Shard
-from sami.trackers import RunTrackers
-from sami.training_steps import Training
+from sami.scoring.logprobs import response_logprobs
+from sami.scoring.packing_check import check_packing
 
 _OTHER_SHARDS_OPEN = 60.0  # seconds in which as many machines as there are shards may look at the run's recipe
 
@@ -64,7 +56,7 @@ class Pipeline:
     """
 
     def __init__(self, recipe: Recipe, folder: str | Path) -> None:
-        dtype = models.resolve_dtype(recipe.model.dtype)
+        dtype = devices.resolve_dtype(recipe.model.dtype)
         self.recipe = recipe.model_copy(
             update={
                 "model": recipe.model.model_copy(update={"dtype": str(dtype).removeprefix("torch.")}),
@@ -97,7 +89,7 @@ class Pipeline:
 
     @cached_property
     def tokenizer(self) -> Any:
-        return models.load_tokenizer(self.recipe.model)
+        return loading.load_tokenizer(self.recipe.model)
 
     @cached_property
     def prompts(self) -> PromptBuilder:
@@ -301,13 +293,13 @@ class Pipeline:
 
     # What the steps share: whose weights, which engine, and what a step is made from.
 
-    def weights(self, iteration: int, dtype: torch.dtype | None = None) -> models.Weights:
+    def weights(self, iteration: int, dtype: torch.dtype | None = None) -> loading.Weights:
         """Where the weights of an iteration are; iteration 0 is base."""
         folder, dtype = self.directory.model(iteration).resolve(), dtype or self.dtype
         identity = self.policy_inputs(iteration)
         if iteration > 0 and adapters.base_of(folder) is None:
-            return models.Weights(Model(source=str(folder)), dtype, identity)
-        return models.Weights(self.recipe.model, dtype, identity, folder if iteration > 0 else None)
+            return loading.Weights(Model(source=str(folder)), dtype, identity)
+        return loading.Weights(self.recipe.model, dtype, identity, folder if iteration > 0 else None)
 
     def load(
         self, iteration: int, dtype: torch.dtype | None = None, *, quantize: Literal["nf4"] | None = None
@@ -319,11 +311,11 @@ class Pipeline:
         self, iteration: int, dtype: torch.dtype | None = None, *, quantize: Literal["nf4"] | None = None
     ) -> PreTrainedModel:
         """The weights of an iteration on one device."""
-        return self.weights(iteration, dtype).load(models.default_device(), quantize=quantize)
+        return self.weights(iteration, dtype).load(devices.default_device(), quantize=quantize)
 
-    def engine(self, weights: models.Weights, tokenizer: Any) -> Engine:
+    def engine(self, weights: loading.Weights, tokenizer: Any) -> Engine:
         """The recipe's engine on some weights, with all other memory free for it."""
-        models.release_memory()
+        devices.release_memory()
         workplace = self.directory.folder / ".generation"
         return make_engine(self.recipe.generation, weights, tokenizer, workplace, response_logprobs)
 
@@ -402,7 +394,7 @@ class Pipeline:
 
     @cached_property
     def _base_fingerprint(self) -> str:
-        return models.fingerprint(self.recipe.model)
+        return sources.fingerprint(self.recipe.model)
 
     # Said and refused before anything is generated.
 
@@ -425,7 +417,7 @@ class Pipeline:
         """
         if self.recipe.adapter is None:
             return 0
-        return adapters.trained_weights(self.recipe.adapter, self.recipe.model, models.empty_model(self.recipe.model))
+        return adapters.trained_weights(self.recipe.adapter, self.recipe.model, loading.empty_model(self.recipe.model))
 
     def check_context(self) -> None:
         """Refuse a prompt that leaves no room for its response in the model's context."""
@@ -436,7 +428,7 @@ class Pipeline:
             self.check_prompts(writer, first_iteration.prompts_of(writer, self.recipe), self.training_plan(1))
 
     def check_prompts(self, model: Model, prompts: PromptBuilder, plan: Iterable[Planned]) -> None:
-        context = models.context_length(models.load_config(model))
+        context = structure.context_length(loading.load_config(model))
         new = self.recipe.generation.max_new_tokens
         for p in plan:
             for c in p.constitutions:

@@ -13,8 +13,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from sami.errors import InputError, one_line
-from sami.evaluation.verifiers import Negate, VerifierSpec
 from sami.recipe import Sampling
+from sami.text.verifiers import Negate, VerifierSpec
 
 BANK = Path(__file__).parent / "recipes" / "principles"
 

@@ -1,0 +1,1 @@
+"""Evidence: what a policy’s held-out responses show, and what judges say of them."""

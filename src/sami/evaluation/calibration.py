@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from sami.evaluation.ask import ask
 from sami.evaluation.bootstrap import Estimate, mean_by_query
 from sami.evaluation.judges import Judge
-from sami.evaluation.judging import ask
 from sami.evaluation.pairs import Item, Pair, Policy, Response
 from sami.evaluation.verdicts import Verdict
 from sami.principles import Principle

@@ -4,15 +4,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from sami.console import say
 from sami.errors import InputError
+from sami.evaluation.ask import ask, requests_of, spent
 from sami.evaluation.calibration import Calibration, calibrate, known_pairs, measured
 from sami.evaluation.judges import Judge, make_judge
-from sami.evaluation.judging import ask, requests_of, spent
 from sami.evaluation.pairs import Pair, Policy, from_file, pair_up
 from sami.evaluation.verdicts import Verdict, read_verdicts
 from sami.evaluation.win_rate import agreement, win_rates
 from sami.principles import Principle
-from sami.progress import say
 from sami.recipe import EndpointJudge, Evaluation, LocalJudge
 
 

@@ -15,17 +15,12 @@ from transformers import PreTrainedModel
 
 from sami.contrasts import Contrast, collate
 from sami.evaluation.information import ContrastScores
-from sami.evaluation.leaks import leakage
-from sami.evaluation.text_health import (
-    commonest_opening,
-    distinct_n,
-    repeated_loop,
-    template_leftover,
-    word_count,
-)
 from sami.prompts import PromptBuilder
 from sami.recipe import Health as HealthLimits
-from sami.scoring import token_logprobs
+from sami.scoring.logprobs import token_logprobs
+from sami.text.degeneration import repeated_loop, template_leftover
+from sami.text.leaks import leakage
+from sami.text.words import commonest_opening, distinct_n, word_count
 
 # Figures that count responses by what their text shows.
 FLAGS = ("loops", "leakage", "unfinished", "template_leftovers")

@@ -17,8 +17,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from sami import objective
 from sami.contrasts import Contrast, collate, row_tokens
 from sami.evaluation.bootstrap import Estimate, mean_by_query
-from sami.evaluation.leaks import leak_mask, leaked_words
-from sami.scoring import reduce_tokens, token_logprobs
+from sami.scoring.logprobs import reduce_tokens, token_logprobs
+from sami.text.leaks import leak_mask, leaked_words
 
 # A response of which more than this share consists of leaked words says nothing about behaviour.
 MOST_MASKED = 0.5
@@ -60,7 +60,7 @@ def score_contrasts(
     Args:
         held_out: ids of the principles that are not trained on; a contrast with one of them is not learned.
         batch_size: contrasts per forward pass.
-        share_prefix: whether responses share rows; see `sami.scoring.check_packing`.
+        share_prefix: whether responses share rows; see `sami.scoring.packing_check.check_packing`.
         on_contrasts: called with the number of contrasts scored so far.
     """
     scores: dict[str, ContrastScores] = {}

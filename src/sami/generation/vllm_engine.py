@@ -23,24 +23,36 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from sami import child_process, models
+from sami import processes
+from sami.console import say
 from sami.errors import InputError, one_line
 from sami.files import replacing, write_json
 from sami.generation import Completion, OnProgress, SamplingSettings
 from sami.generation.endings import completion, end_tokens
-from sami.progress import say
+from sami.models import loading, sources
 from sami.recipe import VLLM, Generation, Model
 
 PYTHON_VARIABLE = "SAMI_VLLM_PYTHON"
+
+
 TESTED = ("0.32",)  # versions whose first numbers are these
+
 
 # Nats per token. Two engines round differently: in bf16 by 0.03 on average (SmolLM2-135M on a CPU), in fp32 by 1e-5.
 LARGEST_GAP = {torch.bfloat16: 0.1, torch.float32: 0.01}
 
+
 _WORKER = Path(__file__).with_name("vllm_worker.py")
+
+
 _PROBES = 3
+
+
 _PROBED_TOKENS = 32  # of each probe: enough to see another model, few enough to score on a CPU
+
+
 _PAUSE = 0.2  # seconds between looks at what the processes wrote
+
 
 # A model, the (prompt ids, response ids) of some responses and the pad id to the log-probs of the responses' tokens.
 Rescore = Callable[[PreTrainedModel, Sequence[tuple[list[int], list[int]]], int], list[list[float]]]
@@ -57,7 +69,7 @@ class VLLMEngine:
 
     def __init__(
         self,
-        weights: models.Weights,
+        weights: loading.Weights,
         tokenizer: PreTrainedTokenizerBase,
         settings: Generation,
         folder: Path,
@@ -97,7 +109,7 @@ class VLLMEngine:
         probes = [by_length[round(k * (len(prompts) - 1) / (_PROBES - 1))] for k in range(_PROBES)]
         return {
             "engine": {
-                "model": models.resolve_source(model),
+                "model": sources.resolve_source(model),
                 "revision": model.revision,
                 "trust_remote_code": model.trust_remote_code,
                 "dtype": str(self._weights.dtype).removeprefix("torch."),
@@ -160,7 +172,7 @@ class VLLMEngine:
                 time.sleep(_PAUSE)
         finally:
             for replica in replicas:
-                child_process.stop(replica.process)
+                processes.stop(replica.process)
         assert len(written.rows) == len(prompts)
         return written.rows
 
@@ -181,13 +193,13 @@ class VLLMEngine:
             log = folder / f"worker-{number}.log"
             with log.open("ab") as output:
                 process = subprocess.Popen(
-                    [_python(), str(_WORKER), str(folder), f"{number}/{vllm.data_parallel}"],
+                    [interpreter(), str(_WORKER), str(folder), f"{number}/{vllm.data_parallel}"],
                     env=environment,
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=subprocess.STDOUT,
                     start_new_session=True,
-                    preexec_fn=child_process.end_with_parent,
+                    preexec_fn=processes.end_with_parent,
                 )
             replicas.append(_Replica(number, process, log))
         return replicas
@@ -232,33 +244,6 @@ def measure_gap(ours: Sequence[Sequence[float]], theirs: Sequence[Sequence[float
     return Gap(sum(differences) / len(differences), max(differences), len(differences))
 
 
-def chosen_engine(generation: Generation) -> str:
-    """The engine that a recipe means on this machine: transformers or vllm.
-
-    Raises:
-        InputError: vllm was asked for and is absent, or of a version that was not tested.
-    """
-    if generation.engine == "transformers" or (generation.engine == "auto" and not torch.cuda.is_available()):
-        return "transformers"
-    found = installed_version()
-    usable = found is not None and (generation.vllm.any_version or is_tested(found))
-    if generation.engine == "auto":
-        if found is not None and not usable:
-            say(f"generation by transformers: vLLM {found} was not tested with this package, {_tested()} was")
-        return "vllm" if usable else "transformers"
-    if found is None:
-        raise InputError(
-            f"generation.engine is vllm, and {_python()} has no vLLM. Install vllm=={_tested()} into an environment of "
-            f"its own and set {PYTHON_VARIABLE} to its Python, or use generation.engine=transformers."
-        )
-    if not usable:
-        raise InputError(
-            f"generation.engine is vllm, and {_python()} has version {found}, which was not tested with this package. "
-            f"Install vllm=={_tested()}, or set generation.vllm.any_version=true and mind the gap that is reported."
-        )
-    return "vllm"
-
-
 def installed_version() -> str | None:
     """The version of vLLM that generation would use.
 
@@ -266,11 +251,11 @@ def installed_version() -> str | None:
         InputError: SAMI_VLLM_PYTHON names no Python.
     """
     try:
-        done = subprocess.run([_python(), str(_WORKER), "--version"], capture_output=True, text=True, check=True)
+        done = subprocess.run([interpreter(), str(_WORKER), "--version"], capture_output=True, text=True, check=True)
         version: str | None = json.loads(done.stdout)
     except (OSError, ValueError, subprocess.CalledProcessError) as error:
         raise InputError(
-            f"{PYTHON_VARIABLE} is {_python()!r}, which cannot be run as Python: {one_line(error)}. "
+            f"{PYTHON_VARIABLE} is {interpreter()!r}, which cannot be run as Python: {one_line(error)}. "
             f"Set it to the interpreter of an environment that has vLLM."
         ) from None
     return version
@@ -346,18 +331,18 @@ def _devices(vllm: VLLM) -> list[str]:
 def _generation_config(model: Model) -> GenerationConfig:
     """As transformers gives it to a loaded model: the file, or what the model's config says."""
     try:
-        return GenerationConfig.from_pretrained(models.resolve_source(model), revision=model.revision or "main")
+        return GenerationConfig.from_pretrained(sources.resolve_source(model), revision=model.revision or "main")
     except OSError:
-        return GenerationConfig.from_model_config(models.load_config(model))
+        return GenerationConfig.from_model_config(loading.load_config(model))
 
 
 def _rank(adapter: Path) -> int:
     return int(json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))["r"])
 
 
-def _python() -> str:
+def interpreter() -> str:
     return os.path.expanduser(os.environ.get(PYTHON_VARIABLE) or sys.executable)
 
 
-def _tested() -> str:
+def tested_versions() -> str:
     return " or ".join(f"{version}.*" for version in TESTED)

@@ -7,10 +7,10 @@ from typing import Any
 from sami.contrasts import Contrast
 from sami.evaluation import health
 from sami.evaluation.information import ContrastScores, bounds_by_policy, bounds_under_base
-from sami.evaluation.measure import verdicts as verifier_results
-from sami.evaluation.text_health import distinct_n, word_count
+from sami.evaluation.score import verdicts as verifier_results
 from sami.evaluation.verdicts import Verdict
 from sami.report.run_files import RunFiles
+from sami.text.words import distinct_n, word_count
 
 # The health figures that count single answers, in words about one of them.
 FLAGS = {

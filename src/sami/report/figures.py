@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from sami.evaluation.text_health import word_count
 from sami.report.drawing import ACCENT, INK, MUTED, Drawing, drawing, series, whole_numbers
 from sami.report.run_files import RunFiles
-from sami.report.wording import NONE, difference, interval, number, rate
+from sami.text.words import word_count
+from sami.wording import NONE, difference, interval, number, rate
 
 _MOST_ROWS = 60  # of the numbers under a picture
 

@@ -10,11 +10,11 @@ from pydantic import ValidationError
 from sami.evaluation import health as health_checks
 from sami.evaluation.health import Health
 from sami.evaluation.win_rate_table import FEW_QUERIES, warnings
-from sami.judged_summary import called_better
+from sami.loop.judged_summary import called_better
 from sami.recipe import Health as HealthLimits
 from sami.report.answers import examples
 from sami.report.run_files import RunFiles
-from sami.report.wording import NONE, interval, number, rate, reading, signed
+from sami.wording import NONE, interval, number, rate, reading, signed
 
 _LENGTH_DRIFT = 1.25  # times base's length, or base's times a policy's, that is worth a word
 _OPENING_SHARE = 20.0  # percent of answers with the same first words

@@ -10,7 +10,7 @@ from sami.report.drawing import drawing, series, whole_numbers
 from sami.report.figures import Picture
 from sami.report.findings import decisive_cell
 from sami.report.run_files import RunFiles
-from sami.report.wording import interval, number
+from sami.wording import interval, number
 
 Figure = tuple[float | None, float | None, float | None]  # value, low, high
 

@@ -28,7 +28,7 @@ from sami.report import figures, findings, overlays
 from sami.report.answers import answers
 from sami.report.embedding import packed, visible
 from sami.report.run_files import RunFiles, read_run
-from sami.report.wording import NONE, difference, interval, number, rate, seconds
+from sami.wording import NONE, difference, interval, number, rate, seconds
 
 
 def write_report(folders: Sequence[str | Path], output: str | Path | None = None) -> Path:

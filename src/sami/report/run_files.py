@@ -13,14 +13,14 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import ValidationError
 
-from sami import summary as summaries
 from sami.contrasts import Contrast, read_contrasts
 from sami.errors import InputError, one_line
 from sami.evaluation.verdicts import Verdict, read_verdicts
 from sami.evaluation.win_rate import win_rates
+from sami.loop import summary as summaries
+from sami.loop.directory import BASE, RunDirectory, policy_name
 from sami.principles import Principle, load_principles
 from sami.recipe import Recipe
-from sami.run_directory import BASE, RunDirectory, policy_name
 
 T = TypeVar("T")
 

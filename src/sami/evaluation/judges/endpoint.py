@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from sami.chat import UNANSWERED, Chat, Client, StatusError
+from sami.chat_client import UNANSWERED, Chat, Client, StatusError
 from sami.errors import InputError
 from sami.evaluation.judges import NO_ANSWER, Judgement, Question, Record, Usage
 from sami.evaluation.judges.prompt import Label, prompt, read_verdict, template_id

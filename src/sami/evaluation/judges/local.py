@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from sami import models
 from sami.errors import InputError
 from sami.evaluation.judges import Judgement, Question, Record
 from sami.evaluation.judges.prompt import Label, prompt, template_id
+from sami.models import devices, loading, sources, structure
 from sami.recipe import LocalJudge
 
 ANSWER = "Verdict:"
@@ -23,19 +23,19 @@ class Local:
     def __init__(self, settings: LocalJudge) -> None:
         self.name = settings.label
         self._settings = settings
-        self._dtype = models.resolve_dtype(settings.model.dtype)
+        self._dtype = devices.resolve_dtype(settings.model.dtype)
 
     def identity(self) -> dict[str, Any]:
         return self._identity
 
     @cached_property
     def _identity(self) -> dict[str, Any]:
-        model = models.fingerprint(self._settings.model)  # reads all weights
+        model = sources.fingerprint(self._settings.model)  # reads all weights
         return {"kind": "local", "model": model, "dtype": str(self._dtype), "template": template_id()}
 
     @cached_property
     def _tokenizer(self) -> Any:
-        return models.load_tokenizer(self._settings.model)
+        return loading.load_tokenizer(self._settings.model)
 
     def concerns(self, question: Question) -> bool:
         return True
@@ -44,7 +44,7 @@ class Local:
         rows = [(question, *self._ids(question)) for question in among]
         wanted = set(questions)
         self._check_context(rows)
-        model = models.load_model(self._settings.model, self._dtype)
+        model = loading.load_model(self._settings.model, self._dtype)
         rows.sort(key=lambda row: -len(row[1]))  # the longest first: running out of memory shows at once
         for start in range(0, len(rows), self._settings.batch_size):
             chunk = rows[start : start + self._settings.batch_size]
@@ -83,7 +83,7 @@ class Local:
         return text
 
     def _check_context(self, rows: Sequence[tuple[Question, list[int], Any]]) -> None:
-        context = models.context_length(models.load_config(self._settings.model))
+        context = structure.context_length(loading.load_config(self._settings.model))
         question, ids, _ = max(rows, key=lambda row: len(row[1]))
         if context and len(ids) >= context:
             raise InputError(

@@ -1,0 +1,213 @@
+"""Base and a trained model asked the same question, and what tells which constitution an answer fits.
+
+    trial = Trial("runs/quickstart")
+    told = trial.ask("Why is the sky blue?", trial.principles(["pirate"]))
+    print(told.answers[1].text, told.answers[1].fit["base"])
+
+The fit of an answer is its log-probability under the constitution minus that under the opposite, in nats per
+token: above 0 the answer is likelier under the constitution that was asked for.
+"""
+
+import difflib
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sami.contrasts import Contrast, collate
+from sami.errors import InputError
+from sami.generation import Completion, SamplingSettings
+from sami.generation.chain_of_thought import answer_of
+from sami.generation.transformers_engine import TransformersEngine
+from sami.loop.directory import BASE, policy_name
+from sami.loop.finished_run import FinishedRun
+from sami.models import structure
+from sami.principles import Constitution, Principle
+from sami.scoring.logprobs import logprob_matrix
+
+
+@dataclass(frozen=True)
+class Wording:
+    """A constitution as a prompt states it; without text, none."""
+
+    principles: tuple[str, ...]
+    text: str
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The constitution to answer under, and the one that the answers are told from."""
+
+    constitution: Wording
+    opposite: Wording
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One policy's answer, with a chain of thought what follows the reasoning.
+
+    `fit` holds, by the policy that scored it, log-prob under the constitution minus under its opposite, in nats
+    per token.
+    """
+
+    policy: str
+    text: str
+    tokens: int
+    finish_reason: str
+    fit: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Told:
+    """A query and what base and the trained policy answered to it."""
+
+    query: str
+    constitution: str
+    opposite: str
+    answers: tuple[Answer, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+OnText = Callable[[str, str], None]  # policy, its answer so far
+
+
+def of_text(text: str, opposite: str = "") -> Choice:
+    """A constitution in one's own words; without an opposite, answers are told from those to the bare query."""
+    if not text.strip():
+        raise InputError("The constitution is empty. Write a sentence that asks for a behaviour, or name a principle.")
+    return Choice(_worded(text), _worded(opposite))
+
+
+def of_principles(known: Sequence[Principle], definitions: Sequence[str], antitheses: Sequence[str] = ()) -> Choice:
+    """A constitution of principles by id, against the one with each of them turned round.
+
+    Raises:
+        InputError: an id that no principle has, or one that is named twice.
+    """
+    named = [*((name, True) for name in definitions), *((name, False) for name in antitheses)]
+    ids = [name for name, _ in named]
+    if repeated := sorted({name for name in ids if ids.count(name) > 1}):
+        raise InputError(f"The principle {repeated[0]} is named twice. Name each principle once.")
+    chosen = tuple((principle_called(known, name), positive) for name, positive in named)
+    asked, turned = Constitution(chosen), Constitution(tuple((p, not positive) for p, positive in chosen))
+    return Choice(*(Wording(tuple(one.texts), one.text) for one in (asked, turned)))
+
+
+def principle_called(known: Sequence[Principle], name: str) -> Principle:
+    for principle in known:
+        if principle.id == name:
+            return principle
+    ids = [principle.id for principle in known]
+    near = difflib.get_close_matches(name, ids, n=1)
+    hint = f"Did you mean {near[0]!r}?" if near else f"Those of this run: {', '.join(ids)}."
+    raise InputError(f"There is no principle {name!r}. {hint}")
+
+
+class Trial:
+    """Base and one trained policy of a run, loaded to be asked.
+
+    Args:
+        run: a run's folder.
+        iteration: which trained model; by default the last one.
+        max_new_tokens: longest answer; by default as in the run.
+
+    Raises:
+        InputError: no run, no trained model, or weights that cannot be loaded.
+    """
+
+    def __init__(self, run: str | Path, iteration: int | None = None, max_new_tokens: int | None = None) -> None:
+        self.run = FinishedRun(run)
+        chosen = self.run.iteration(iteration)
+        self.policies = {policy_name(number): self.run.load(number) for number in (0, chosen)}
+        self.known = self.run.principles
+        self._new = max_new_tokens or self.run.recipe.generation.max_new_tokens
+
+    @property
+    def policy(self) -> str:
+        """Name of the trained policy."""
+        return next(name for name in self.policies if name != BASE)
+
+    def principles(self, definitions: Sequence[str], antitheses: Sequence[str] = ()) -> Choice:
+        """A constitution of the run's principles; see `of_principles`."""
+        return of_principles(self.known, definitions, antitheses)
+
+    def ask(self, query: str, choice: Choice, on_text: OnText = lambda policy, text: None) -> Told:
+        """Answers of base and of the trained policy, greedy unless the run's recipe samples.
+
+        Args:
+            on_text: called with a policy's name and its answer so far, after each token.
+
+        Raises:
+            InputError: an empty query, or a prompt that leaves no room for an answer.
+        """
+        if not query.strip():
+            raise InputError("The query is empty. Ask something.")
+        prompt = self._room(self._prompt(query, choice.constitution, train=False))
+        completions = {name: self._answer(name, prompt, partial(on_text, name)) for name in self.policies}
+        fits = self._fits(query, choice, list(completions.values()))
+        return Told(
+            query,
+            choice.constitution.text,
+            choice.opposite.text,
+            tuple(
+                Answer(name, one.text, len(one.token_ids), one.finish_reason, {by: fit[at] for by, fit in fits.items()})
+                for at, (name, one) in enumerate(completions.items())
+            ),
+        )
+
+    def _answer(self, policy: str, prompt: list[int], on_text: Callable[[str], None]) -> Completion:
+        generation = self.run.recipe.generation
+        settings = SamplingSettings(
+            max_new_tokens=self._new,
+            temperature=generation.temperature,
+            top_p=generation.top_p,
+            stop=self.run.prompts.stop,
+            seed=generation.seed,
+        )
+        written = TransformersEngine(self.policies[policy], self.run.tokenizer).stream(prompt, settings, on_text)
+        if generation.chain_of_thought is None:
+            return written
+        return answer_of(written, generation.chain_of_thought.marker, self.run.tokenizer)
+
+    @torch.inference_mode()
+    def _fits(self, query: str, choice: Choice, answers: Sequence[Completion]) -> dict[str, list[float]]:
+        """By each policy: log-prob per token of each answer under the constitution minus under the opposite."""
+        wordings = (choice.constitution, choice.opposite)
+        contrast = Contrast(
+            id="asked",
+            query=query,
+            constitutions=[wording.text for wording in wordings],
+            prompt_ids=[self._prompt(query, wording, train=True) for wording in wordings],
+            response_ids=[one.token_ids for one in answers],  # not one for each constitution, but one for each policy
+            responses=[one.text for one in answers],
+            finish_reasons=[one.finish_reason for one in answers],
+            principles=[[], []],
+        )
+        batch = collate([contrast], self.run.tokenizer.pad_token_id, share_prefix=False)
+        fits = {}
+        for name, model in self.policies.items():
+            matrix_CR = logprob_matrix(model, batch.to(model.device))[0]
+            fits[name] = (matrix_CR[0] - matrix_CR[1]).tolist()
+        return fits
+
+    def _prompt(self, query: str, wording: Wording, *, train: bool) -> list[int]:
+        build = self.run.prompts.training_prompt if train else self.run.prompts.generation_prompt
+        return build(query, list(wording.principles), wording.text)
+
+    def _room(self, prompt: list[int]) -> list[int]:
+        context = structure.context_length(self.policies[BASE].config)
+        if context and len(prompt) + self._new > context:
+            raise InputError(
+                f"The prompt has {len(prompt)} tokens and may get {self._new} more, and the model's context is "
+                f"{context}. Ask something shorter, or lower --max-new-tokens."
+            )
+        return prompt
+
+
+def _worded(text: str) -> Wording:
+    return Wording((text.strip(),), text.strip()) if text.strip() else Wording((), "")

@@ -1,0 +1,166 @@
+"""`sami try` in a terminal: answers side by side as they are written, and a prompt that asks for the next one."""
+
+from collections.abc import Callable, Sequence
+
+from rich.console import Console, RenderableType
+from rich.live import Live
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from sami.commands.ask import Choice, Told, Trial, of_principles, of_text
+from sami.console import visible
+from sami.errors import InputError
+from sami.loop.directory import BASE
+from sami.principles import Principle
+
+# The answer in one line; the terminal's own editing keys work in it.
+Ask = Callable[[str], str]
+
+
+def show(trial: Trial, query: str, choice: Choice, console: Console) -> Told:
+    """Ask once: what is asked, both answers as they grow, and what tells whose constitution they fit."""
+    console.print(_asked(query, choice))
+    texts = dict.fromkeys(trial.policies, "")
+    if console.is_terminal:
+        with Live(_side_by_side(texts), console=console, refresh_per_second=12) as live:
+
+            def grow(policy: str, text: str) -> None:
+                texts[policy] = text
+                live.update(_side_by_side(texts))
+
+            told = trial.ask(query, choice, grow)
+            live.update(_side_by_side(_texts(told)), refresh=True)
+    else:
+        told = trial.ask(query, choice)
+        console.print(_side_by_side(_texts(told)))
+    against = "under its opposite" if told.opposite else "to the bare query"
+    console.print(Text(f"Log-prob of an answer under the constitution minus {against}, nats per token:"))
+    console.print(fit_table(told))
+    console.print(Text(fit_sentence(told)))
+    return told
+
+
+def converse(trial: Trial, console: Console, ask: Ask = input) -> None:
+    """Queries and constitutions until the input ends."""
+    console.print(Text(f"{trial.run.directory.folder}: {BASE} and {trial.policy}, {trial.run.recipe.model.source}"))
+    console.print(_principles(trial.known))
+    console.print(
+        Text(
+            "A constitution is principles by number or id (2 pirate), with - before an id for its antithesis "
+            "(-pirate),\nor a sentence of your own. An empty line goes back, Ctrl-D ends.",
+            style="dim",
+        )
+    )
+    while (line := _line(ask, "constitution> ")) is not None:
+        if not line:
+            continue
+        try:
+            choice = read_choice(line, trial.known)
+        except InputError as error:
+            console.print(Text(str(error), style="red"))
+            continue
+        while query := _line(ask, "query> "):
+            try:
+                show(trial, query, choice, console)
+            except InputError as error:
+                console.print(Text(str(error), style="red"))
+            except KeyboardInterrupt:
+                console.print(Text("stopped", style="dim"))
+        if query is None:
+            break
+
+
+def read_choice(line: str, known: Sequence[Principle]) -> Choice:
+    """A constitution as it is typed: numbers and ids of principles, or else a sentence.
+
+    Raises:
+        InputError: a single word that is no principle, or a number beyond the list.
+    """
+    ids = {principle.id for principle in known} | {str(number) for number in range(1, len(known) + 1)}
+    words = line.split()
+    if len(words) > 1 and not all(word.removeprefix("-") in ids for word in words):
+        return of_text(line)
+    names: dict[bool, list[str]] = {True: [], False: []}
+    for word in words:
+        name = word.removeprefix("-")
+        numbered = name.isdecimal() and 1 <= int(name) <= len(known)
+        names[not word.startswith("-")].append(known[int(name) - 1].id if numbered else name)
+    return of_principles(known, names[True], names[False])
+
+
+def fit_table(told: Told) -> Table:
+    """Answer by scorer: log-prob under the constitution minus under its opposite."""
+    shown = Table()
+    scorers = [answer.policy for answer in told.answers]
+    shown.add_column("answer of")
+    for scorer in scorers:
+        shown.add_column(f"scored by {scorer}", justify="right")
+    for answer in told.answers:
+        shown.add_row(answer.policy, *(_signed(answer.fit[scorer]) for scorer in scorers))
+    return shown
+
+
+def fit_sentence(told: Told) -> str:
+    """Whose answer fits the constitution better, by the model that was not trained."""
+    base, trained = told.answers
+    gain = trained.fit[BASE] - base.fit[BASE]
+    if base.text == trained.text:
+        return f"Both answers are the same; base gives it {trained.fit[BASE]:+.3f} nats per token."
+    better = "better" if gain > 0 else "no better"
+    return (
+        f"By the frozen base model {trained.policy}'s answer fits the constitution {better} than base's: "
+        f"{trained.fit[BASE]:+.3f} against {base.fit[BASE]:+.3f} nats per token."
+    )
+
+
+def _texts(told: Told) -> dict[str, str]:
+    return {answer.policy: answer.text for answer in told.answers}
+
+
+def _signed(value: float) -> Text:
+    return Text(f"{value:+.3f}", style="green" if value > 0 else "red")
+
+
+def _asked(query: str, choice: Choice) -> RenderableType:
+    grid = Table.grid(padding=(0, 1))
+    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column()
+    grid.add_row("query", Text(visible(query)))
+    grid.add_row("constitution", Text(visible(choice.constitution.text)))
+    grid.add_row("opposite", Text(visible(choice.opposite.text) or "none: the bare query"))
+    return grid
+
+
+def _side_by_side(texts: dict[str, str]) -> RenderableType:
+    grid = Table.grid(expand=True)
+    for _ in texts:
+        grid.add_column(ratio=1)
+    styles = ["blue", "green"]
+    panels = [
+        Panel(Text(visible(text)), title=name, title_align="left", border_style=style)
+        for (name, text), style in zip(texts.items(), styles, strict=True)
+    ]
+    grid.add_row(*panels)
+    return grid
+
+
+def _principles(known: Sequence[Principle]) -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(justify="right", style="cyan")
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column()
+    table.add_column(style="dim")
+    for number, principle in enumerate(known, start=1):
+        held_out = " (held out)" if principle.held_out else ""
+        cells = (principle.id, f"{principle.definition}{held_out}", f"– {principle.antithesis}")
+        table.add_row(str(number), *(Text(visible(cell)) for cell in cells))
+    return table
+
+
+def _line(ask: Ask, prompt: str) -> str | None:
+    """One line without space around it; None where the input ends."""
+    try:
+        return ask(prompt).strip()
+    except (EOFError, KeyboardInterrupt):
+        return None

@@ -1,0 +1,284 @@
+"""The initial link between each principle and the base model's behaviour, before any training.
+
+    links = probe(load_recipe("quickstart"), queries=24)
+
+The method only amplifies a link that exists. So the base model answers some training queries under each principle
+and under its antithesis, alone, and reads the answers again: does it tell which of the two an answer was written
+under? Shapes: B contrasts, 2 constitutions, 2 responses.
+"""
+
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import torch
+from rich.table import Table
+
+from sami import objective
+from sami.console import bar, say
+from sami.contrast_plan import Planned
+from sami.contrasts import Contrast, row_tokens
+from sami.errors import InputError
+from sami.evaluation.bootstrap import Estimate, mean_by_query
+from sami.evaluation.information import ContrastScores, score_contrasts
+from sami.filters import surviving
+from sami.generation.transformers_engine import TransformersEngine
+from sami.pipeline import Pipeline
+from sami.principle_writing import files as principle_files
+from sami.principles import Constitution, Principle
+from sami.queries import Query
+from sami.recipe import Recipe
+from sami.scoring.packing_check import check_packing
+
+Verdict = Literal["worth training", "weak", "not followed"]
+# Two sentences that ask for the same. Whatever changes a prompt changes its answer a little, and a greedy answer is
+# likelier under its own prompt, so this and not one half is what a principle without any link reaches.
+CONTROL = Principle(id="control.of.the.probe", definition="Answer the question.", antithesis="Reply to the question.")
+RULE = (
+    "worth training: the intervals of column accuracy and of both bounds lie above chance and above the control, and "
+    "the recipe's filters keep enough of the contrasts; weak: only some of that; not followed: neither the interval of "
+    "accuracy nor that of the bound lies above"
+)
+FEW = 12  # queries; resampling fewer gives intervals that are too narrow
+ROUNDING = 1e-6  # a figure that is no further from chance than this is at chance
+# Inverse temperatures that are tried: from no confidence at all to that of a sum over hundreds of tokens.
+_INVERSE_TEMPERATURES = torch.logspace(-2, 3, 501, dtype=torch.float64)
+
+
+@dataclass(frozen=True)
+class Link:
+    """How well the base model's answers under one principle and its antithesis can be told apart by itself."""
+
+    principle: Principle
+    accuracy: Estimate
+    """Column accuracy: the share of answers that are likelier under what they were written under; 0.5 is chance."""
+    bound: Estimate
+    """Column bound in nats, at most log 2, with one temperature for all principles; 0 is chance."""
+    unleaked_bound: Estimate
+    """The same without the words of the two texts, with a temperature of its own."""
+    kept: float
+    """Share of the contrasts that pass the recipe's filters."""
+    enough: bool
+    """Whether that is as much as `filters.min_survivors` asks for."""
+    example: Contrast
+
+    def verdict(self, control: "Link") -> Verdict:
+        """By `RULE`, against the link of two sentences that ask for the same."""
+        followed = [_above(self.accuracy, control.accuracy, 0.5), _above(self.bound, control.bound, 0.0)]
+        if all(followed) and _above(self.unleaked_bound, control.unleaked_bound, 0.0) and self.enough:
+            return "worth training"
+        return "weak" if any(followed) else "not followed"
+
+
+@dataclass(frozen=True)
+class Probe:
+    """The links of a recipe's principles, the strongest first."""
+
+    links: list[Link]
+    control: Link
+    temperature: float
+    unleaked_temperature: float
+    queries: int
+    fitted_on: int
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "queries": self.queries,
+            "temperature_queries": self.fitted_on,
+            "temperature": self.temperature,
+            "unleaked_temperature": self.unleaked_temperature,
+            "rule": RULE,
+            "control": _figures(self.control),
+            "principles": [
+                {
+                    "id": link.principle.id,
+                    "held_out": link.principle.held_out,
+                    "verdict": link.verdict(self.control),
+                    **_figures(link),
+                    "example": {
+                        "query": link.example.query,
+                        "under_definition": link.example.responses[0],
+                        "under_antithesis": link.example.responses[1],
+                    },
+                }
+                for link in self.links
+            ],
+        }
+
+
+def probe(recipe: Recipe, queries: int) -> Probe:
+    """Measure every principle of a recipe on the base model; nothing is trained or written.
+
+    Args:
+        queries: training queries that each principle is measured on; half as many others fit the temperatures.
+
+    Raises:
+        InputError: whatever `sami run` would refuse, too few training queries, or principles yet to be written.
+    """
+    principle_files.require_written(recipe.principles)
+    pipeline = Pipeline(recipe, "unused")
+    measured, fitting = _draw(pipeline, queries)
+    principles = [*pipeline.principles, CONTROL]
+    planned = [_planned(query, principle) for query in [*fitting, *measured] for principle in principles]
+    pipeline.check_prompts(recipe.model, pipeline.prompts, planned)
+    base = pipeline.load(0)
+    say(
+        f"{len(pipeline.principles)} principles and a control, {queries} training queries to measure each, "
+        f"{len(fitting)} others for the temperature: {2 * len(planned)} answers of the base model"
+    )
+    engine = TransformersEngine(base, pipeline.tokenizer, recipe.generation.batch_size)
+    contrasts = pipeline.respond(engine, planned, "answering", shuffle=False)
+    with bar("scoring", len(contrasts), "contrasts") as update:
+        scores = score_contrasts(
+            base,
+            tokenizer=pipeline.tokenizer,
+            contrasts=contrasts,
+            held_out=set(),
+            batch_size=2 * recipe.training.micro_batch_size,
+            share_prefix=_shares_rows(pipeline, contrasts),
+            on_contrasts=update,
+        )
+    return read_links(pipeline, contrasts, scores, fitting)
+
+
+def read_links(
+    pipeline: Pipeline, contrasts: Sequence[Contrast], scores: Sequence[ContrastScores], fitting: Sequence[Query]
+) -> Probe:
+    """Temperatures from the fitting queries' matrices, figures from the others'."""
+    recipe = pipeline.recipe
+    texts = {query.text for query in fitting}
+    own = [s for s in scores if s.query in texts and s.principles != [CONTROL.id]]
+    beta = _inverse_temperature([s.matrix for s in own])
+    unleaked_beta = _inverse_temperature([s.masked for s in own if s.masked is not None])
+
+    def estimate(values: list[float], queries: list[str]) -> Estimate:
+        samples, seed = recipe.evaluation.bootstrap_samples, recipe.evaluation.seed
+        return mean_by_query(values, queries, samples=samples, seed=seed)
+
+    links = []
+    for principle in [*pipeline.principles, CONTROL]:
+        chosen = [(c, s) for c, s in zip(contrasts, scores, strict=True) if s.principles == [principle.id]]
+        chosen = [(c, s) for c, s in chosen if s.query not in texts]
+        plain, unleaked = [s for _, s in chosen], [s for _, s in chosen if s.masked is not None]
+        kept = surviving([c for c, _ in chosen], recipe.filters, pipeline.prompts.stop)
+        links.append(
+            Link(
+                principle=principle,
+                accuracy=estimate(_accuracies([s.matrix for s in plain]), [s.query for s in plain]),
+                bound=estimate(_bounds([s.matrix for s in plain], beta), [s.query for s in plain]),
+                unleaked_bound=estimate(
+                    _bounds([s.masked for s in unleaked], unleaked_beta), [s.query for s in unleaked]
+                ),
+                kept=kept,
+                enough=kept >= recipe.filters.min_survivors,
+                example=chosen[0][0],
+            )
+        )
+    control = links.pop()
+    order: dict[Verdict, int] = {"worth training": 0, "weak": 1, "not followed": 2}
+    links.sort(key=lambda link: (order[link.verdict(control)], -(link.bound.value or 0.0)))
+    return Probe(links, control, 1 / beta, 1 / unleaked_beta, len({s.query for s in scores} - texts), len(texts))
+
+
+def table(found: Probe) -> Table:
+    """The ranking, one principle a row."""
+    shown = Table(
+        title=f"Initial links on the base model, {found.queries} training queries each; 95 % intervals over queries",
+        title_justify="left",
+    )
+    shown.add_column("principle", overflow="fold")
+    for name in ("column accuracy", "bound, nats", "without its words", "kept"):
+        shown.add_column(name, justify="right", no_wrap=True)
+    shown.add_column("verdict", no_wrap=True)
+    for link in [*found.links, found.control]:
+        shown.add_row(
+            "control" if link is found.control else link.principle.id + " (held out)" * link.principle.held_out,
+            _interval(link.accuracy, 2),
+            _interval(link.bound, 3),
+            _interval(link.unleaked_bound, 3),
+            f"{link.kept:.0%}",
+            "–" if link is found.control else link.verdict(found.control),
+        )
+    return shown
+
+
+def sentences(found: Probe) -> list[str]:
+    """What the ranking says, and by which rule."""
+    by_verdict: dict[Verdict, list[str]] = {"worth training": [], "weak": [], "not followed": []}
+    for link in found.links:
+        by_verdict[link.verdict(found.control)].append(link.principle.id)
+    said = [f"{verdict}: {', '.join(names)}" for verdict, names in by_verdict.items() if names]
+    if found.queries < FEW:
+        said.append(f"{found.queries} queries are few: intervals are too narrow, and verdicts may be chance. Take 24.")
+    return [*said, f"Rule. {RULE}. Temperature {found.temperature:.3g}, fitted on {found.fitted_on} other queries."]
+
+
+def _draw(pipeline: Pipeline, queries: int) -> tuple[list[Query], list[Query]]:
+    """Training queries to measure on, and others to fit the temperatures on."""
+    training = [query for half in pipeline.splits.train for query in half]
+    others = math.ceil(queries / 2)
+    if queries + others > len(training):
+        raise InputError(
+            f"Each principle would be measured on {queries} training queries and the temperature fitted on {others} "
+            f"others, and the recipe has {len(training)}. Lower --queries, or raise queries.train."
+        )
+    drawn = random.Random(f"queries of the probe, seed {pipeline.recipe.sampling.seed}").sample(
+        training, queries + others
+    )
+    return drawn[:queries], drawn[queries:]
+
+
+def _planned(query: Query, principle: Principle) -> Planned:
+    pair = [Constitution(((principle, positive),)) for positive in (True, False)]
+    return Planned(f"{query.id}-{principle.id}", query.text, pair)
+
+
+def _shares_rows(pipeline: Pipeline, contrasts: Sequence[Contrast]) -> bool:
+    if not pipeline.recipe.training.share_prefix:
+        return False
+    longest = max(contrasts, key=row_tokens)
+    return check_packing(pipeline.load(0, torch.float32), longest, pipeline.tokenizer.pad_token_id).shared
+
+
+def _inverse_temperature(matrices: Sequence[Any]) -> float:
+    """The inverse temperature with the highest mean column bound, which is concave in it: the best of a grid."""
+    if not matrices:
+        return 1.0
+    logprobs_B22 = torch.tensor(matrices, dtype=torch.float64)
+    means = torch.stack([objective.information_bound(beta * logprobs_B22).mean() for beta in _INVERSE_TEMPERATURES])
+    return float(_INVERSE_TEMPERATURES[means.argmax()])
+
+
+def _bounds(matrices: Sequence[Any], beta: float) -> list[float]:
+    if not matrices:
+        return []
+    bounds: list[float] = objective.information_bound(beta * torch.tensor(matrices, dtype=torch.float64)).tolist()
+    return bounds
+
+
+def _accuracies(matrices: Sequence[Any]) -> list[float]:
+    accuracies: list[float] = objective.column_accuracy(torch.tensor(matrices, dtype=torch.float64)).tolist()
+    return accuracies
+
+
+def _figures(link: Link) -> dict[str, Any]:
+    return {
+        "column_accuracy": asdict(link.accuracy),
+        "bound": asdict(link.bound),
+        "unleaked_bound": asdict(link.unleaked_bound),
+        "kept": link.kept,
+    }
+
+
+def _above(estimate: Estimate, control: Estimate, chance: float) -> bool:
+    """Whether an interval lies above chance and above what the control reached."""
+    floor = chance if control.value is None else max(chance, control.value)
+    return estimate.low is not None and estimate.low > floor + ROUNDING
+
+
+def _interval(estimate: Estimate, digits: int) -> str:
+    if estimate.value is None or estimate.low is None or estimate.high is None:
+        return "–"
+    return f"{estimate.value:.{digits}f} [{estimate.low:.{digits}f}, {estimate.high:.{digits}f}]"

@@ -1,0 +1,208 @@
+"""Asking a judge: each verdict is appended and synced as it arrives, and only what is missing is asked.
+
+A folder holds `verdicts.jsonl`, at most one line for each (judge, candidate, baseline, item, order), and
+`requests.jsonl`, one line for each answer of a server: its version, tokens and cost.
+"""
+
+import hashlib
+import json
+import random
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from sami.console import bar
+from sami.errors import InputError
+from sami.evaluation.judges import NO_ANSWER, Judge, Judgement, Question
+from sami.evaluation.pairs import Pair
+from sami.evaluation.verdicts import Verdict, append_verdict, read_verdicts, repair_verdicts
+from sami.files import append_json_line, replacing
+
+Slot = tuple[str, str, str, str, str | None, str]
+
+
+def questions_of(pairs: Iterable[Pair], *, order: str, seed: int) -> list[Question]:
+    """Each pair in both orders, or in one that depends on the pair and the seed alone."""
+    questions = []
+    for pair in pairs:
+        both = [Question(pair, "candidate_first"), Question(pair, "baseline_first")]
+        item = pair.item
+        drawn = random.Random(f"{seed} {pair.candidate} {pair.baseline} {item.query_id} {item.constitution_id}")
+        questions += both if order == "both" else [drawn.choice(both)]
+    return questions
+
+
+def ask(
+    judge: Judge,
+    pairs: Sequence[Pair],
+    file: Path,
+    *,
+    order: str = "both",
+    seed: int = 0,
+    unscored_limit: float = 5.0,
+    label: str = "judging",
+) -> list[Verdict]:
+    """A judge's verdicts on pairs, those of `file` and new ones, in the order of the pairs.
+
+    Args:
+        file: verdicts.jsonl, made if it is missing. Lines that stand for other texts, or for another version of
+            the judge, move to `superseded.jsonl` beside it; questions that nobody answered are asked again.
+        unscored_limit: in percent of the verdicts.
+
+    Raises:
+        InputError: the judge cannot go on, or too many verdicts are unscored. What was recorded is kept.
+    """
+    identity = json.dumps(judge.identity(), sort_keys=True)
+    questions = [q for q in questions_of(pairs, order=order, seed=seed) if judge.concerns(q)]
+    wanted = {_slot(judge.name, q): (q, _key(identity, q)) for q in questions}
+    have, pool = _recorded(file, {slot: key for slot, (_, key) in wanted.items()})
+
+    def record(slots: Iterable[Slot], judgement: Judgement) -> None:
+        for number, slot in enumerate(slots):
+            question, key = wanted[slot]
+            usage = judgement.usage
+            if usage and number == 0:
+                append_json_line(file.with_name("requests.jsonl"), {"judge": judge.name, "key": key, **asdict(usage)})
+            verdict = _verdict(judge.name, question, key, judgement)
+            verdict = verdict if number == 0 else replace(verdict, cost=0.0)
+            append_verdict(file, verdict)
+            have[slot] = verdict
+            update(len(have))
+
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with bar(f"{judge.name}: {label}", len(wanted), "verdicts") as update:
+        once: dict[str, Question] = {}  # by key: policies that gave the same texts share a question
+        waiting: dict[str, list[Slot]] = defaultdict(list)
+        for slot, (question, key) in wanted.items():
+            identical = question.responses[0] == question.responses[1]
+            if not identical:
+                once.setdefault(key, question)
+            if slot in have:
+                continue
+            if (same := pool.get(key)) is not None:
+                record([slot], Judgement(same.score, same.raw, same.reason))
+            elif identical:
+                record([slot], Judgement(0.5, "identical responses"))
+            else:
+                waiting[key].append(slot)
+        if waiting:
+            keys = {question: key for key, question in once.items()}
+            judge.judge(
+                [once[key] for key in waiting],
+                lambda question, judgement: record(waiting[keys[question]], judgement),
+                list(once.values()),
+            )
+    verdicts = [have[slot] for slot in wanted]
+    _check_unscored(judge.name, verdicts, unscored_limit, file)
+    return verdicts
+
+
+def spent(file: Path, judge: str) -> float:
+    """What a judge's answered requests cost so far, from the requests beside a file of verdicts."""
+    return sum(line["cost"] or 0.0 for line in requests_of(file, judge))
+
+
+def requests_of(file: Path, judge: str) -> list[dict[str, Any]]:
+    """Versions, tokens and costs of a judge's answered requests; a line that a kill cut off is left out."""
+    log = file.with_name("requests.jsonl")
+    lines = log.read_text(encoding="utf-8").splitlines() if log.is_file() else []
+    found = []
+    for line in lines:
+        try:
+            value = json.loads(line)
+        except ValueError:
+            continue
+        if value["judge"] == judge:
+            found.append(value)
+    return found
+
+
+def _recorded(file: Path, keys: dict[Slot, str]) -> tuple[dict[Slot, Verdict], dict[str, Verdict]]:
+    """Valid verdicts of the wanted slots, and all scored ones by key; what is no longer valid leaves the file."""
+    if not file.exists():
+        return {}, {}
+    repair_verdicts(file)
+    _repair_requests(file.with_name("requests.jsonl"))
+    kept: list[Verdict] = []
+    gone: list[Verdict] = []
+    for verdict in read_verdicts(file):
+        slot = _slot_of(verdict)
+        unanswered = verdict.score is None and (verdict.reason or "").startswith(NO_ANSWER)
+        stale = slot in keys and (verdict.key != keys[slot] or unanswered)
+        (gone if stale else kept).append(verdict)
+    if gone:
+        for verdict in gone:
+            append_verdict(file.with_name("superseded.jsonl"), verdict)
+        with replacing(file) as temporary:
+            lines = (json.dumps(v.as_json(), ensure_ascii=False) + "\n" for v in kept)
+            temporary.write_text("".join(lines), encoding="utf-8")
+    have = {slot: v for v in kept if (slot := _slot_of(v)) in keys}
+    return have, {v.key: v for v in kept if v.key is not None and v.score is not None}
+
+
+def _repair_requests(file: Path) -> None:
+    """End the log in a whole line, so that the next one does not continue one that a kill cut off."""
+    if file.is_file() and not file.read_bytes().endswith(b"\n") and file.stat().st_size:
+        with file.open("ab") as log:
+            log.write(b"\n")
+
+
+def _slot(judge: str, question: Question) -> Slot:
+    pair = question.pair
+    return judge, pair.candidate, pair.baseline, pair.item.query_id, pair.item.constitution_id, question.order
+
+
+def _slot_of(verdict: Verdict) -> Slot:
+    v = verdict
+    return v.judge, v.candidate, v.baseline, v.query_id, v.constitution_id, v.order
+
+
+def _key(identity: str, question: Question) -> str:
+    """Hash of all that a verdict depends on: the judge with its version, sampling and template, and the question."""
+    pair = question.pair
+    parts = [
+        identity,
+        question.order,
+        pair.item.constitution,
+        pair.item.query,
+        pair.candidate_response.text,
+        pair.baseline_response.text,
+    ]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def _verdict(judge: str, question: Question, key: str, judgement: Judgement) -> Verdict:
+    pair, item = question.pair, question.pair.item
+    return Verdict(
+        query_id=item.query_id,
+        candidate=pair.candidate,
+        baseline=pair.baseline,
+        judge=judge,
+        order=question.order,
+        score=judgement.score,
+        candidate_chars=len(pair.candidate_response.text),
+        baseline_chars=len(pair.baseline_response.text),
+        candidate_tokens=pair.candidate_response.tokens,
+        baseline_tokens=pair.baseline_response.tokens,
+        raw=judgement.raw,
+        cost=judgement.usage.cost if judgement.usage else 0.0,
+        constitution_id=item.constitution_id,
+        principles=item.principles,
+        learned=item.learned,
+        key=key,
+        reason=judgement.reason,
+    )
+
+
+def _check_unscored(judge: str, verdicts: Sequence[Verdict], limit: float, file: Path) -> None:
+    unscored = [v for v in verdicts if v.score is None]
+    share = 100 * len(unscored) / max(1, len(verdicts))
+    if unscored and (share > limit or len(unscored) == len(verdicts)):
+        reason, count = Counter(v.reason for v in unscored).most_common(1)[0]
+        raise InputError(
+            f"The judge {judge} left {len(unscored)} of {len(verdicts)} verdicts unscored ({share:.1f} %, and "
+            f"evaluation.unscored_limit is {limit:g} %); most often ({count}): {reason}. The verdicts are kept in "
+            f"{file}; questions without any answer are asked again by the next call."
+        )

@@ -1,0 +1,109 @@
+"""Contrasts from what a model, or the writer of a file, answered to the planned ones.
+
+completions = complete(engine, planned, prompts, recipe.generation, "base: answering")
+contrasts = as_contrasts(planned, completions, prompts)
+"""
+
+import random
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from sami.console import bar
+from sami.contrast_plan import Planned
+from sami.contrasts import Contrast
+from sami.generation import Completion, Engine, SamplingSettings
+from sami.generation.chain_of_thought import answer_of
+from sami.prompts import PromptBuilder
+from sami.recipe import Generation
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def complete(
+    engine: Engine, planned: Sequence[Planned], prompts: PromptBuilder, generation: Generation, label: str
+) -> list[list[Completion]]:
+    """A response to each constitution of each planned contrast.
+
+    With a chain of thought the responses are the answers alone. One that cannot be split is kept whole, so that
+    an evaluation has something to look at, and its finish reason is "unsplit".
+
+    Args:
+        prompts: of the engine's model.
+    """
+    flat = [prompts.generation_prompt(p.query, c.texts, c.text) for p in planned for c in p.constitutions]
+    settings = SamplingSettings(
+        max_new_tokens=generation.max_new_tokens,
+        temperature=generation.temperature,
+        top_p=generation.top_p,
+        stop=prompts.stop,
+        seed=generation.seed,
+    )
+    with bar(label, 1.0, "tokens") as update:
+        written: Iterator[Completion] = iter(engine.generate(flat, settings, update))
+    if generation.chain_of_thought is not None:
+        marker = generation.chain_of_thought.marker
+        written = (answer_of(completion, marker, prompts.tokenizer) for completion in written)
+    return [[next(written) for _ in p.constitutions] for p in planned]
+
+
+def as_contrasts(
+    planned: Sequence[Planned],
+    completions: Sequence[Sequence[Completion]],
+    prompts: PromptBuilder,
+    *,
+    shuffle_seed: int | None = None,
+    retokenise: bool = False,
+    part: slice = slice(0, None),
+) -> list[Contrast]:
+    """The contrasts that a model scores or trains on.
+
+    Args:
+        completions: a row for each planned contrast of the part, with one for each of its constitutions.
+        prompts: of the model that scores or trains.
+        shuffle_seed: the principles' order is shuffled in the training prompt; None keeps it.
+        retokenise: the ids of the completions are another tokenizer's, so their texts are tokenised again.
+        part: only these of the planned contrasts, as they are among all.
+    """
+    rng = random.Random(f"order of principles, seed {shuffle_seed}")
+    orders = [[c if shuffle_seed is None else c.shuffled(rng) for c in p.constitutions] for p in planned]
+    made = []
+    for p, own, listed in zip(planned[part], completions, orders[part], strict=True):
+        prompt_ids = [prompts.training_prompt(p.query, c.texts, c.text) for c in listed]
+        if retokenise:
+            own = [retokenised(c, ids, prompts.tokenizer) for c, ids in zip(own, prompt_ids, strict=True)]
+        made.append(
+            Contrast(
+                id=p.id,
+                query=p.query,
+                constitutions=[c.text for c in p.constitutions],
+                prompt_ids=prompt_ids,
+                response_ids=[c.token_ids for c in own],
+                responses=[c.text for c in own],
+                finish_reasons=[c.finish_reason for c in own],
+                principles=[[(q.id, positive) for q, positive in c.principles] for c in p.constitutions],
+            )
+        )
+    return made
+
+
+def retokenised(completion: Completion, prompt_ids: list[int], tokenizer: "PreTrainedTokenizerBase") -> Completion:
+    """The text of a completion as this tokenizer's ids after a prompt: set off by a space where the prompt ends in
+    a word, and with the tokenizer's EOS where the completion finished.
+
+    These ids were not generated: another split of the same text may be the one that a model would have sampled.
+    """
+
+    def text(ids: list[int]) -> str:
+        return str(tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+    body, before = completion.text.strip(), text(prompt_ids)
+    after_marker = not tokenizer.decode(prompt_ids[-1:], skip_special_tokens=True)
+    gap = "" if after_marker or before[-1:].isspace() else " "
+    # Tokenizers that open every text with a space of their own must not be given a second one.
+    spellings = [list(tokenizer(start + body, add_special_tokens=False)["input_ids"]) for start in ("", gap)]
+    ids = next((ids for ids in spellings if text([*prompt_ids, *ids]) == before + gap + body), spellings[-1])
+    if completion.finish_reason == "stop" or not ids:  # an empty response is kept for the filters to count
+        ids.append(tokenizer.eos_token_id)
+    decoded = str(tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+    return Completion(ids, decoded, completion.finish_reason)

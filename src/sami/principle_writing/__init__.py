@@ -1,0 +1,1 @@
+"""Principles written by a language model."""

@@ -1,0 +1,126 @@
+"""Models that answer a principle writer's questions: in this process, or at a server."""
+
+import asyncio
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+from sami.console import say
+from sami.errors import InputError
+from sami.principle_writing.questions import Ask, Question, scripted
+from sami.recipe import EndpointWriter, LocalWriter, Prompt, ScriptedWriter
+
+MOST_NEW_TOKENS = 64
+
+
+def make_ask(settings: LocalWriter | EndpointWriter | ScriptedWriter) -> Ask:
+    """The writer that a section describes; a local model is loaded at the first question."""
+    match settings:
+        case LocalWriter():
+            return Local(settings)
+        case EndpointWriter():
+            return Served(settings)
+        case ScriptedWriter():
+            return scripted
+
+
+class Local:
+    """A causal language model that is made to start each answer with its opening.
+
+    Through its chat template where it has one; a line or a sentence ends the answer.
+    """
+
+    def __init__(self, settings: LocalWriter) -> None:
+        self._settings = settings
+
+    @cached_property
+    def _engine(self) -> Any:
+        from sami.generation.transformers_engine import TransformersEngine
+        from sami.models import devices, loading
+
+        say(f"loading the writer {self._settings.label}")
+        model = loading.load_model(self._settings.model, devices.resolve_dtype(self._settings.model.dtype))
+        return TransformersEngine(model, self._tokenizer, self._settings.batch_size)
+
+    @cached_property
+    def _tokenizer(self) -> Any:
+        from sami.models import loading
+
+        return loading.load_tokenizer(self._settings.model)
+
+    def __call__(self, questions: Sequence[Question]) -> list[str]:
+        from sami.generation import SamplingSettings
+
+        settings = SamplingSettings(
+            max_new_tokens=MOST_NEW_TOKENS,
+            temperature=self._settings.temperature,
+            top_p=0.9,
+            stop=["\n", ". "],
+            seed=questions[0].seed,
+        )
+        completions = self._engine.generate([self._ids(question) for question in questions], settings)
+        return [
+            question.opening + completion.text + self._full_stop(completion.text, completion.finish_reason)
+            for question, completion in zip(questions, completions, strict=True)
+        ]
+
+    def _ids(self, question: Question) -> list[int]:
+        from sami.prompts import PromptBuilder
+
+        # A base model has no turns, so the question is text that the answer follows.
+        after = question.opening if getattr(self._tokenizer, "chat_template", None) else f"\n\n{question.opening}"
+        prompt = Prompt(generation_template="{{ query }}", response_prefix=after)
+        return PromptBuilder(self._tokenizer, prompt).generation_prompt(question.prompt, [], "")
+
+    @staticmethod
+    def _full_stop(text: str, finish_reason: str) -> str:
+        """The stop that ended the generation is not part of its text."""
+        return "." if finish_reason == "stop" and text[-1:] not in tuple(".!?") else ""
+
+
+class Served:
+    """A server that speaks the OpenAI chat protocol; it is told how to start its answers."""
+
+    def __init__(self, settings: EndpointWriter) -> None:
+        from sami.chat_client import Chat
+
+        self._settings = settings
+        self._chat = Chat(settings, f"the writer {settings.model}")
+
+    def __call__(self, questions: Sequence[Question]) -> list[str]:
+        try:
+            return asyncio.run(self._ask_all(questions))
+        except ExceptionGroup as group:
+            raise group.exceptions[0] from None
+
+    async def _ask_all(self, questions: Sequence[Question]) -> list[str]:
+        client = self._chat.client()
+        free = asyncio.Semaphore(self._settings.concurrency)
+
+        async def answer(question: Question) -> str:
+            async with free:
+                return await self._ask(client, question)
+
+        async with client:
+            await self._chat.check_server(client)
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(answer(question)) for question in questions]
+        return [task.result() for task in tasks]
+
+    async def _ask(self, client: Any, question: Question) -> str:
+        from sami.chat_client import UNANSWERED, StatusError
+
+        text = f'{question.prompt}\n\nAnswer with one line that starts with "{question.opening}", and nothing else.'
+        s = self._settings
+        try:
+            completion = await self._chat.complete(
+                client, text, temperature=s.temperature, seed=question.seed, max_tokens=s.max_tokens
+            )
+        except UNANSWERED as error:
+            end = self._chat.end(error) if isinstance(error, StatusError) else None
+            words = "it took too long" if isinstance(error, TimeoutError) else self._chat.clean(error)
+            raise end or InputError(
+                f"The writer {s.model} at {s.url} did not answer: {words}. Run the same command again, or change the "
+                f"writer's settings."
+            ) from None
+        return self._chat.clean(getattr(completion.choices[0].message, "content", None) or "", whole=True)

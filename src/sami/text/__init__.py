@@ -1,0 +1,1 @@
+"""Text alone: words, degeneration, leaks of a constitution, and deterministic checks."""

@@ -1,0 +1,161 @@
+"""What the text of a response alone tells about a model's health: loops, template leftovers, sameness.
+
+A model that is trained too long on its own responses ends in code words ("Expert:Expert:Expert:…"), in
+pieces of its prompt ("Question:… Answer:…") or opens every answer alike, while its own information bound
+rises. These checks read text only: no model, no tokenizer.
+"""
+
+import operator
+import re
+from collections import Counter
+from collections.abc import Hashable, Iterator, Sequence
+
+from sami.text.words import word_spans
+
+_LONGEST_PHRASE = 50  # words
+_LONGEST_PASSAGE = 20  # sentences
+_LONGEST_GLUED = 24  # characters
+_LINE = 100  # characters: no ruled line or written-out number of a sound text is longer
+_RULE = frozenset("-=_*~.#+|:·•—–─━═…0123456789")
+
+
+def repeated_loop(
+    text: str,
+    *,
+    phrase_times: int = 4,
+    interjection_times: int = 8,
+    sentence_times: int = 3,
+    run_times: int = 20,
+) -> str | None:
+    """The first unit that the text repeats in a loop, as it is written there; None for a sound text.
+
+    Kinds of loop, in the order in which they are looked for:
+
+    1. a word or a phrase of up to 50 words, `phrase_times` in a row, whatever punctuation stands between.
+       Units of at most three letters ("ha", "no") need `interjection_times`, numbers `run_times`;
+    2. a sentence or line of at least four words, or a passage of up to 20 sentences, `sentence_times` in a
+       row, a shorter one as often as a phrase; item numbers and bullets are not regarded;
+    3. sentences of at least four words that occur `sentence_times` or more, anywhere, and together hold over
+       half of the words. Refrains stay below: a villanelle, the densest form in common use, repeats 8 lines
+       of 19;
+    4. characters: units without blanks of at least four letters `phrase_times` in a row, others (a letter,
+       an emoji, an exclamation mark) `run_times`. Rules, blanks and digits need over 100 characters as well.
+
+    Repetition is exact up to case, width and punctuation; time grows linearly with the text.
+
+    Raises:
+        ValueError: a number of repeats below 2.
+    """
+    if min(phrase_times, interjection_times, sentence_times, run_times) < 2:
+        raise ValueError("A unit that stands once is not repeated: every number of times must be 2 or more.")
+
+    def phrase_loops(words: Sequence[str], times: int) -> bool:
+        letters = sum(character.isalpha() for word in words for character in word)
+        return times >= (phrase_times if letters > 3 else interjection_times if letters else run_times)
+
+    def sentence_loops(sentences: Sequence[tuple[str, ...]], times: int) -> bool:
+        words = [word for sentence in sentences for word in sentence]
+        return (len(words) >= 4 and times >= sentence_times) or phrase_loops(words, times)
+
+    spans = list(word_spans(text))
+    words = [word for _, _, word in spans]
+    for start, period, times in _periodic(words, _LONGEST_PHRASE, phrase_times):
+        if phrase_loops(words[start : start + period], times):
+            return text[spans[start][0] : spans[start + period - 1][1]]
+    written, sentences = _sentences(text)
+    for start, period, times in _periodic(sentences, _LONGEST_PASSAGE, min(sentence_times, phrase_times)):
+        if sentence_loops(sentences[start : start + period], times):
+            return " ".join(written[start : start + period])
+    counts = Counter(sentences)
+    often = {one for one, count in counts.items() if count >= sentence_times and len(one) >= 4}
+    if 2 * sum(len(one) * counts[one] for one in often) > len(words):
+        return next(line for line, one in zip(written, sentences, strict=True) if one in often)
+    return _repeated_characters(text, phrase_times, run_times)
+
+
+def _periodic(sequence: Sequence[Hashable], longest: int, times: int) -> Iterator[tuple[int, int, int]]:
+    """(start, period, times) of each stretch that repeats a unit; shorter periods first.
+
+    Equality with the item one period back is computed by `map` in C, and runs are searched in the bytes.
+    """
+    for period in range(1, min(longest, len(sequence) // times) + 1):
+        same = bytes(map(operator.eq, sequence[period:], sequence))
+        for run in re.finditer(rb"\x01{%d,}" % (period * (times - 1)), same):
+            unit = sequence[run.start() : run.start() + period]
+            if not _is_power(unit):
+                yield run.start(), period, (run.end() - run.start()) // period + 1
+
+
+def _is_power(unit: Sequence[Hashable]) -> bool:
+    """Whether the unit is itself a shorter unit repeated: such stretches count with the shorter one."""
+    size = len(unit)
+    return any(size % part == 0 and unit[part:] == unit[:-part] for part in range(1, size // 2 + 1))
+
+
+_SENTENCE_END = re.compile(r"\n+|(?<=[.!?…])[\"'”’)*]*\s+|(?<=[。！？])")
+_ITEM = re.compile(r"\A\W*\d{1,3}[.):\]]\s")
+
+
+def _sentences(text: str) -> tuple[list[str], list[tuple[str, ...]]]:
+    """Sentences and lines as written, without item numbers, and the words of each."""
+    written: list[str] = []
+    sentences: list[tuple[str, ...]] = []
+    for piece in _SENTENCE_END.split(text):
+        sentence = _ITEM.sub("", piece).strip()
+        words = tuple(word for _, _, word in word_spans(sentence))
+        if any(not word.isdigit() for word in words):  # "1." is an item's number, not a sentence
+            written.append(sentence)
+            sentences.append(words)
+    return written, sentences
+
+
+def _repeated_characters(text: str, glued_times: int, run_times: int) -> str | None:
+    for start, period, times in _periodic(text, _LONGEST_GLUED, min(glued_times, run_times)):
+        unit = text[start : start + period]
+        if all(character in _RULE or character.isspace() for character in unit):
+            loops = times >= run_times and times * period > _LINE
+        elif sum(character.isalpha() for character in unit) >= 4 and unit.split() == [unit]:
+            loops = times >= glued_times
+        else:
+            loops = times >= run_times
+        if loops:
+            return unit
+    return None
+
+
+# Labels that prompts use and answers do not: "Instructions:" (recipes), "Output:" (code) and "Q:" (jokes) are
+# left out on purpose.
+_LABEL = (
+    r"(?:Question|Answer|Human|Assistant|User|System|Constitution|Response|Query|Instruction|Prompt)"
+    r"(?:[ ]\d{1,3})?"  # a bracketed blank: the pattern below is verbose
+)
+_LEFTOVER = re.compile(
+    rf"""
+      ^[ \t>*_-]*(?:
+          (?P<label>{_LABEL}[*_]{{0,2}}[ \t]?[:：])          # Human:   **Question:**   Answer 2:
+        | (?P<rule>\#{{3,}}[ \t]*(?:(?:{_LABEL}|Input)[ \t]*(?:[:：]|$)|$))
+      )
+    | (?P<token>
+          <\|(?:[^|\n]{{0,40}}\|>)?                          # <|im_end|>, or a piece of one
+        | \[/?INST\] | <</?SYS>> | </s> | <(?:start|end)_of_turn>
+        | \[(?:[Ii]nsert|INSERT)\b[^]\n]{{0,40}}\]?
+        | \{{[ ]?(?:query|question|constitution|principles?|response|answer)[ ]?\}}
+      )
+    """,
+    re.MULTILINE | re.VERBOSE,
+)
+
+
+def template_leftover(text: str) -> str | None:
+    """The first leftover of a prompt template in the text, quoted; None when there is none.
+
+    At the start of a line (after bullets, emphasis or quotation marks too): a label such as "Question:",
+    "Answer 2:", "Human:" or "Constitution:" in exactly this case, and "###" that stands alone or before such
+    a label. Anywhere: the text of special tokens ("<|…|>", "[INST]", "</s>") and places never filled in
+    ("[insert …]", "{query}"). A markdown heading ("### Ingredients"), a label inside a line and other
+    brackets ("[25 F]") are ordinary text.
+    """
+    match = _LEFTOVER.search(text)
+    if match is None:
+        return None
+    return str(match["label"] or match["rule"] or match["token"]).strip()

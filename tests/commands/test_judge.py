@@ -1,0 +1,193 @@
+"""`sami judge` on files of responses and on runs: what it prints, and bad input."""
+
+import json
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from sami.evaluation.verdicts import read_verdicts
+from tests.support.command_line import Sami, refused
+from tests.support.faulty_server import KEY, Request, serving
+from tests.support.places import SHARED
+from tests.support.recipes import write_recipe
+
+Folder = Callable[[str, bool], Path]
+TLDR = SHARED / "data/tldr"
+PRINCIPLE = {
+    "id": "brief",
+    "definition": "Be brief.",
+    "antithesis": "Be long.",
+    "verifier": {"check": "word_count", "max": 3},
+}
+
+
+def jsonl(file: Path, rows: list[dict[str, Any]]) -> Path:
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[str]:
+    """Arguments that compare two candidates with a baseline on 12 queries."""
+    jsonl(tmp_path / "queries.jsonl", [{"id": f"q{n}", "post": f"What is {n}?"} for n in range(12)])
+    for name, text in (("new", "It is {}."), ("newer", "{}!"), ("old", "It is {}, as we will see in a moment.")):
+        rows = [{"id": f"q{n}", "constitution": "Be brief.", "response": text.format(n)} for n in range(12)]
+        jsonl(tmp_path / f"{name}.jsonl", rows)
+    (tmp_path / "principles.yaml").write_text(yaml.safe_dump([PRINCIPLE]))
+    return [
+        *("--candidate", str(tmp_path / "new.jsonl"), "--candidate", str(tmp_path / "newer.jsonl")),
+        *("--baseline", str(tmp_path / "old.jsonl"), "--queries", str(tmp_path / "queries.jsonl"), "--field", "post"),
+        *("--output", str(tmp_path / "out")),
+    ]
+
+
+def endpoint(url: str, **more: Any) -> str:
+    judge = {"kind": "endpoint", "url": url, "model": "m", "name": "good", "key_variable": "JUDGE_KEY"}
+    return json.dumps({**judge, **more})
+
+
+def know(request: Request) -> None:
+    """Finds the response that names the query's number, as calibration asks; else takes the first."""
+    lines = request.prompt.splitlines()
+    number = next(line for line in lines if line.startswith("Q| ")).removeprefix("Q| What is ").rstrip("?")
+    right = [mark for mark in "AB" if any(line.startswith(f"{mark}| It is {number},") for line in lines)]
+    request.say(f"Verdict: {right[0] if right else 'A'}")
+
+
+def test_verifiers_compare_files_of_responses(sami: Sami, files: list[str], tmp_path: Path) -> None:
+    arguments = ["judge", *files, "--principles", tmp_path / "principles.yaml", "--judge", "verifier"]
+    code, out, _ = sami(*arguments, "--json")
+    assert code == 0
+    value = json.loads(out)
+    assert [(c["candidate"], c["baseline"], c["raw"]["rate"]) for c in value["win_rates"] if c["scope"] == "all"] == [
+        ("new", "old", 100.0),
+        ("newer", "old", 100.0),
+    ]
+    assert [(row["policy"], row["responses"], row["words"]) for row in value["lengths"]] == [
+        ("old", 12, 10.0),
+        ("new", 12, 3.0),
+        ("newer", 12, 1.0),
+    ]
+    assert len(read_verdicts(tmp_path / "out" / "verdicts.jsonl")) == 48
+    code, out, err = sami(*arguments)
+    assert code == 0
+    for words in ("new vs old", "Length of responses", "10.0", "0.30", "All verdicts:"):
+        assert words in out
+    assert "fewer than 50 queries" in err
+
+
+def test_a_server_judges_files_after_its_calibration(
+    sami: Sami, files: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("JUDGE_KEY", KEY)
+    with serving(know) as server:
+        judge = ("--judge", endpoint(server.url))
+        code, out, _ = sami("judge", *files, *judge, "--calibrate")
+        assert code == 0
+        assert "The judge good is right in 100.0 % [100.0, 100.0] of 24 verdicts" in out
+        assert not (tmp_path / "out" / "verdicts.jsonl").exists()
+        assert len(server.requests) == 24
+        code, out, err = sami("judge", *files, *judge, "evaluation.order=random", "--limit", "5")
+        assert code == 0, err
+        assert len(server.requests) == 34  # what calibration asked is not asked again
+        code, out, _ = sami("winrate", tmp_path / "out" / "verdicts.jsonl", "--json")
+    [first, _] = json.loads(out)
+    assert first["judge_accuracy"]["accuracy"] == 100.0
+    assert KEY not in out + err
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda a: a[:-2], ["--output"]),
+        (lambda a: a[4:], ["--candidate"]),
+        (lambda a: ["quickstart", *a], ["quickstart"]),
+        (lambda a: [*a, "training.lr=1"], ["training.lr", "no effect"]),
+        (lambda a: [*a, "evaluation.ordre=both"], ["evaluation.ordre", "'order'"]),
+        (lambda a: [*a, "evaluation.order=sideways"], ["evaluation.order", "'sideways'"]),
+        (lambda a: [*a, "--judge", "oracle"], ["oracle", "verifier, local, endpoint, human"]),
+        (lambda a: [*a, "--judge", "{kind: human, path: nowhere.jsonl}"], ["nowhere.jsonl"]),
+        (lambda a: [*a, "--judge", "{kind: local, model: /nowhere/model}"], ["/nowhere/model"]),
+        (lambda a: [*a, "--judge", "{kind: endpoint, model: m, url: 'http://u:p@h'}"], ["key_variable"]),
+        (lambda a: [*a, "--judge", "{kind: endpoint, model: m, budget: 1}"], ["budget has no effect"]),
+        (lambda a: [*a, "--judge", "verifier", "--judge", "verifier"], ["two judges", "'verifier'"]),
+        (lambda a: [*a, "--judge", "verifier"], ["--principles"]),
+        (lambda a: [x.replace("queries.jsonl", "nowhere.jsonl") for x in a], ["nowhere.jsonl"]),
+        (lambda a: [x.replace("new.jsonl", "nowhere.jsonl") for x in a], ["nowhere.jsonl"]),
+    ],
+)
+def test_bad_input_is_refused(
+    sami: Sami, files: list[str], change: Callable[[list[str]], list[str]], words: list[str]
+) -> None:
+    refused(sami("judge", *change(files)), *words)
+
+
+def test_without_files_a_recipe_is_needed_and_file_options_mean_nothing(sami: Sami) -> None:
+    refused(sami("judge"), "recipe")
+    refused(sami("judge", "quickstart", "--limit", "3"), "--limit has no effect on a run")
+
+
+def test_policies_with_different_queries_are_refused(sami: Sami, files: list[str], tmp_path: Path) -> None:
+    old = tmp_path / "old.jsonl"
+    old.write_text("\n".join(old.read_text().splitlines()[:-1]))
+    refused(sami("judge", *files), "new and old cannot be compared", "'q11'")
+
+
+def test_a_run_that_is_not_evaluated_is_refused(sami: Sami, tmp_path: Path, model_folder: Folder) -> None:
+    recipe = write_recipe(tmp_path / "recipe", model_folder("llama", True))
+    refused(sami("judge", recipe, "--output", tmp_path / "run"), "score-base", "sami evaluate")
+
+
+def test_no_server_and_an_exhausted_budget_keep_what_there_is(
+    sami: Sami, files: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("JUDGE_KEY", KEY)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        gone = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
+    refused(sami("judge", *files, "--judge", endpoint(gone)), f"No server answers at {gone}")
+    with serving(know) as server:
+        # 100 prompt tokens at 100 a million are 0.01; a question may cost up to 0.04.
+        prices = {"prompt_price": 100.0, "max_tokens": 4}
+        poor = endpoint(server.url, **prices, budget=0.5)
+        refused(sami("judge", *files, "--judge", poor), "budget of 0.5", "run the same command again")
+        kept = len(read_verdicts(tmp_path / "out" / "verdicts.jsonl"))
+        assert 0 < kept < 48
+        code, _, err = sami("judge", *files, "--judge", endpoint(server.url, **prices, budget=5.0))
+        assert code == 0, err
+        assert len(server.requests) == 24 + 48  # calibration and verdicts, each once
+    assert len(read_verdicts(tmp_path / "out" / "verdicts.jsonl")) == 48
+    assert not any(KEY in path.read_text() for path in (tmp_path / "out").rglob("*.json*"))
+
+
+@pytest.mark.skipif(not TLDR.is_dir(), reason=f"the published TL;DR responses are not in {TLDR}")
+def test_published_responses_drift_in_length(sami: Sami, tmp_path: Path) -> None:
+    def responses(name: str) -> Path:
+        return TLDR / "responses" / f"mistral-7b-{name}.jsonl"
+
+    rows = [json.loads(line) for line in responses("base").read_text().splitlines()]
+    brief, thorough = sorted({line[3:] for row in rows for line in row["constitution"].split("\n")})
+    principles = [
+        {"id": "brief", "definition": brief, "antithesis": "x", "verifier": {"check": "word_count", "max": 60}},
+        {"id": "thorough", "definition": thorough, "antithesis": "y", "verifier": {"check": "word_count", "min": 20}},
+    ]
+    (tmp_path / "principles.yaml").write_text(yaml.safe_dump(principles))
+    code, out, err = sami(
+        "judge",
+        *(a for n in (1, 2, 3) for a in ("--candidate", responses(f"sami-{n}"))),
+        *("--baseline", responses("base"), "--baseline", responses("instruct")),
+        *("--queries", TLDR / "posts.jsonl", "--field", "post", "--principles", tmp_path / "principles.yaml"),
+        *("--output", tmp_path / "out", "--json"),
+    )
+    assert code == 0, err
+    value = json.loads(out)
+    words = {row["policy"].removeprefix("mistral-7b-"): round(row["words"], 1) for row in value["lengths"]}
+    assert words == {"base": 99.4, "instruct": 94.0, "sami-1": 94.2, "sami-2": 59.6, "sami-3": 48.5}
+    cells = [c for c in value["win_rates"] if c["scope"] == "all"]
+    assert [(c["candidate"][-6:], c["baseline"][11:], c["queries"]) for c in cells] == [
+        (f"sami-{n}", baseline, 150) for n in (1, 2, 3) for baseline in ("base", "instruct")
+    ]

@@ -1,0 +1,316 @@
+"""What a run folder refuses, what it does again and what it never does again."""
+
+import json
+import multiprocessing
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from filelock import FileLock
+
+from sami.errors import InputError
+from sami.loop.directory import RunDirectory
+from sami.recipe import Recipe
+
+
+def recipe(lr: float = 1e-3, **sections: Any) -> Recipe:
+    values: dict[str, Any] = {
+        "model": "m",
+        "queries": {"path": "q.jsonl"},
+        "principles": "p.yaml",
+        "training": {"lr": lr},
+    }
+    values["generation"] = {"max_new_tokens": 9}
+    return Recipe.model_validate({**values, **sections})
+
+
+def finish_a_step(directory: RunDirectory, name: str = "first") -> None:
+    directory.step(name, {}, [], lambda: {})
+
+
+class Work:
+    """Writes a file and counts how often it did."""
+
+    def __init__(self, output: Path) -> None:
+        self.output, self.calls = output, 0
+
+    def __call__(self) -> dict[str, Any]:
+        self.calls += 1
+        self.output.write_text("whole")
+        return {"calls": self.calls}
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> RunDirectory:
+    return RunDirectory(tmp_path / "run")
+
+
+# Opening.
+
+
+def test_opening_writes_the_resolved_recipe_and_the_principles(directory: RunDirectory) -> None:
+    with directory.open(recipe(), "- principles\n"):
+        pass
+    written = yaml.safe_load((directory.folder / "recipe.yaml").read_text())
+    assert Recipe.model_validate(written) == recipe()
+    assert written["training"]["weight_decay"] == 0.0  # defaults too
+    assert (directory.folder / "principles.yaml").read_text() == "- principles\n"
+
+
+def _try_to_open(folder: Path, results: Any) -> None:
+    try:
+        with RunDirectory(folder).open(recipe(), ""):
+            results.put("opened")
+    except InputError as error:
+        results.put(str(error))
+
+
+def test_a_second_process_is_refused_while_the_first_one_writes(directory: RunDirectory) -> None:
+    context = multiprocessing.get_context("fork")
+    results = context.Queue()
+
+    def elsewhere() -> str:
+        process = context.Process(target=_try_to_open, args=(directory.folder, results))
+        process.start()
+        answer: str = results.get(timeout=30)
+        process.join()
+        return answer
+
+    with directory.open(recipe(), ""):
+        assert "Another process is writing" in elsewhere()
+        assert str(directory.folder) in elsewhere()
+    assert elsewhere() == "opened"
+
+
+def test_the_lock_is_released_when_the_work_fails(directory: RunDirectory) -> None:
+    with pytest.raises(ZeroDivisionError), directory.open(recipe(), ""):
+        raise ZeroDivisionError
+    with directory.open(recipe(), ""):
+        pass
+
+
+def test_a_refused_process_leaves_the_recipe_of_the_first_one(directory: RunDirectory) -> None:
+    with directory.open(recipe(lr=1e-3), "first"):
+        with pytest.raises(InputError, match="Another process"), directory.open(recipe(lr=2e-3), "second"):
+            pass
+        assert (directory.folder / "principles.yaml").read_text() == "first"
+        assert yaml.safe_load((directory.folder / "recipe.yaml").read_text())["training"]["lr"] == [1e-3]
+
+
+def test_a_different_recipe_is_refused_with_every_difference(directory: RunDirectory) -> None:
+    with directory.open(recipe(), ""):
+        finish_a_step(directory)
+    changed = recipe(lr=2e-3, generation={"max_new_tokens": 7})
+    with pytest.raises(InputError) as caught, directory.open(changed, ""):
+        pass
+    message = str(caught.value)
+    assert "training.lr: [0.001] there, [0.002] now" in message
+    assert "generation.max_new_tokens: 9 there, 7 now" in message
+    assert message.count("\n- ") == 2  # and no others
+    assert "--output" in message
+
+
+def test_a_key_that_is_younger_than_a_run_had_its_default(directory: RunDirectory) -> None:
+    with directory.open(recipe(), ""):
+        directory.step("s", {"generation": {"max_new_tokens": 9}}, [], dict)
+    file = directory.folder / "recipe.yaml"
+    older = yaml.safe_load(file.read_text())
+    del older["generation"]["surplus"], older["queries"]["max_chars"]
+    file.write_text(yaml.safe_dump(older))
+    with directory.open(recipe(), ""):
+        now = {"generation": {"max_new_tokens": 9, "surplus": recipe().generation.surplus}}
+        assert directory.step("s", now, [], lambda: pytest.fail("the step was done again")) == {}
+        with pytest.raises(InputError, match=r"generation\.surplus"):
+            directory.step("s", {"generation": {"max_new_tokens": 9, "surplus": 3.0}}, [], dict)
+    with (
+        pytest.raises(InputError, match=r"generation\.surplus: \S+ there, 3\.0 now"),
+        directory.open(recipe(generation={"max_new_tokens": 9, "surplus": 3.0}), ""),
+    ):
+        pass
+
+
+def test_the_same_recipe_opens_again(directory: RunDirectory) -> None:
+    for _ in range(2):
+        with directory.open(recipe(lr=5e-7), ""):  # a number that YAML writes as 5.0e-07
+            finish_a_step(directory)
+
+
+def test_data_that_moved_is_no_other_recipe(directory: RunDirectory) -> None:
+    with directory.open(recipe(), ""):
+        finish_a_step(directory)
+    moved = recipe(model="/elsewhere/m", queries={"path": "/elsewhere/q.jsonl"}, principles="/elsewhere/p.yaml")
+    with directory.open(moved, ""):
+        pass
+    assert yaml.safe_load((directory.folder / "recipe.yaml").read_text())["model"]["source"] == "m"
+
+
+def test_contrasts_that_moved_are_no_other_recipe_and_contrasts_that_were_none_are(directory: RunDirectory) -> None:
+    def first(contrasts: str | None) -> Recipe:
+        return recipe(generation={"max_new_tokens": 9, "first_contrasts": contrasts})
+
+    with directory.open(first("/here/first.json"), ""):
+        finish_a_step(directory)
+    with directory.open(first("/elsewhere/first.json"), ""):
+        pass
+    with pytest.raises(InputError, match=r"generation\.first_contrasts.*None now"), directory.open(first(None), ""):
+        pass
+
+
+def test_a_recipe_under_which_nothing_was_finished_is_replaced(directory: RunDirectory) -> None:
+    with directory.open(recipe(lr=1e-3), "first"):
+        pass
+    with directory.open(recipe(lr=2e-3), "second"):
+        pass
+    assert yaml.safe_load((directory.folder / "recipe.yaml").read_text())["training"]["lr"] == [2e-3]
+    assert (directory.folder / "principles.yaml").read_text() == "second"
+
+
+def test_a_folder_with_other_files_is_refused_and_left_alone(directory: RunDirectory) -> None:
+    directory.folder.mkdir()
+    (directory.folder / "thesis.tex").write_text("years of work")
+    with pytest.raises(InputError, match=r"thesis\.tex.*--output"), directory.open(recipe(), ""):
+        pass
+    assert [p.name for p in directory.folder.iterdir()] == ["thesis.tex"]
+
+
+def test_an_output_that_is_a_file_is_refused(directory: RunDirectory) -> None:
+    directory.folder.write_text("not a folder")
+    with pytest.raises(InputError, match="is a file"), directory.open(recipe(), ""):
+        pass
+    assert directory.folder.read_text() == "not a folder"
+
+
+def test_an_empty_folder_is_taken(directory: RunDirectory) -> None:
+    directory.folder.mkdir()
+    with directory.open(recipe(), ""):
+        pass
+    assert (directory.folder / "recipe.yaml").is_file()
+
+
+@pytest.mark.parametrize("left", [[], [".recipe.yaml.tmp"], ["recipe.yaml"], ["recipe.yaml", ".principles.yaml.tmp"]])
+def test_a_start_that_was_killed_does_not_make_the_folder_foreign(directory: RunDirectory, left: list[str]) -> None:
+    directory.folder.mkdir()
+    (directory.folder / ".steps").mkdir()
+    for name in [".lock", *left]:
+        (directory.folder / name).write_text("")
+    with directory.open(recipe(), "whole"):
+        pass
+    assert (directory.folder / "principles.yaml").read_text() == "whole"
+
+
+def test_a_users_own_recipe_is_not_taken_for_a_runs(directory: RunDirectory) -> None:
+    directory.folder.mkdir()
+    (directory.folder / "recipe.yaml").write_text("mine")
+    with pytest.raises(InputError, match=r"recipe\.yaml"), directory.open(recipe(), ""):
+        pass
+    assert (directory.folder / "recipe.yaml").read_text() == "mine"
+
+
+# Steps.
+
+
+def test_a_finished_step_is_never_done_again(directory: RunDirectory, tmp_path: Path) -> None:
+    work = Work(tmp_path / "output")
+    first = directory.step("s", {"a": 1}, [work.output], work)
+    record = (directory.folder / ".steps" / "s.json").stat().st_mtime_ns
+    again = directory.step("s", {"a": 1}, [work.output], work)
+    assert first == again == {"calls": 1}
+    assert work.calls == 1
+    assert (directory.folder / ".steps" / "s.json").stat().st_mtime_ns == record
+
+
+def test_a_step_is_done_again_when_an_output_is_missing(directory: RunDirectory, tmp_path: Path) -> None:
+    work = Work(tmp_path / "output")
+    directory.step("s", {}, [work.output], work)
+    work.output.unlink()
+    assert directory.step("s", {}, [work.output], work) == {"calls": 2}
+    assert work.output.read_text() == "whole"
+
+
+def test_a_step_that_failed_has_no_record_and_is_done_again(directory: RunDirectory, tmp_path: Path) -> None:
+    def fails() -> dict[str, Any]:
+        raise RuntimeError("half way")
+
+    with pytest.raises(RuntimeError):
+        directory.step("s", {}, [], fails)
+    assert directory.record("s") is None
+    work = Work(tmp_path / "output")
+    directory.step("s", {}, [work.output], work)
+    assert work.calls == 1
+
+
+@pytest.mark.parametrize(
+    ("now", "difference"),
+    [
+        ({"a": {"b": 2}, "c": "x"}, "a.b: 1 there, 2 now"),
+        ({"a": {"b": 1}, "c": "y"}, "c: 'x' there, 'y' now"),
+        ({"a": {"b": 1}, "c": "x", "d": 0}, "d: None there, 0 now"),
+        ({"a": {"b": 1}}, "c: 'x' there, None now"),
+    ],
+)
+def test_changed_inputs_are_refused_with_the_difference(
+    directory: RunDirectory, tmp_path: Path, now: dict[str, Any], difference: str
+) -> None:
+    work = Work(tmp_path / "output")
+    directory.step("s", {"a": {"b": 1}, "c": "x"}, [work.output], work)
+    with pytest.raises(InputError) as caught:
+        directory.step("s", now, [work.output], work)
+    assert difference in str(caught.value)
+    assert "step s" in str(caught.value)
+    assert work.calls == 1
+
+
+def test_a_record_holds_inputs_result_and_seconds(directory: RunDirectory) -> None:
+    directory.step("s", {"a": 1}, [], lambda: {"kept": 3})
+    record = directory.record("s")
+    assert record is not None
+    assert (record["inputs"], record["result"]) == ({"a": 1}, {"kept": 3})
+    assert 0 <= record["seconds"] < 5
+
+
+def test_a_record_that_was_being_written_does_not_count(directory: RunDirectory, tmp_path: Path) -> None:
+    steps = directory.folder / ".steps"
+    steps.mkdir(parents=True)
+    (steps / ".s.json.tmp").write_text('{"inputs": {}, "res')
+    assert directory.record("s") is None
+    directory.step("s", {}, [], lambda: {})
+    assert [p.name for p in steps.iterdir()] == ["s.json"]
+
+
+def test_a_step_that_another_needs_is_named_with_its_command(directory: RunDirectory) -> None:
+    with pytest.raises(InputError, match=r"generate-1.*`sami generate`"):
+        directory.require("generate-1", "sami generate")
+    finish_a_step(directory, "generate-1")
+    assert directory.require("generate-1", "sami generate")["result"] == {}
+
+
+def test_paths_are_those_of_the_documentation(directory: RunDirectory) -> None:
+    def inside(path: Path) -> str:
+        return path.relative_to(directory.folder).as_posix()
+
+    of_iteration: list[Callable[[int], Path]] = [directory.contrasts, directory.model, directory.metrics]
+    assert [inside(f(2)) for f in of_iteration] == [
+        "iteration-2/contrasts.parquet",
+        "iteration-2/model",
+        "iteration-2/metrics.jsonl",
+    ]
+    assert inside(directory.responses("base")) == "evaluation/responses/base.parquet"
+    assert inside(directory.summary) == "summary.json"
+
+
+def test_the_lock_is_a_file_that_other_programs_can_hold(directory: RunDirectory) -> None:
+    directory.folder.mkdir()
+    with (
+        FileLock(directory.folder / ".lock"),
+        pytest.raises(InputError, match="Another process"),
+        directory.open(recipe(), ""),
+    ):
+        pass
+    assert not (directory.folder / "recipe.yaml").exists()
+
+
+def test_records_are_json(directory: RunDirectory) -> None:
+    finish_a_step(directory, "one")
+    assert set(json.loads((directory.folder / ".steps" / "one.json").read_text())) == {"inputs", "seconds", "result"}

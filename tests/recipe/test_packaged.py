@@ -1,0 +1,162 @@
+"""The recipes of the paper's experiments: its hyper-parameters, its prompts, and what they share."""
+
+from typing import Any
+
+import pytest
+
+from sami.commands.smoke import _tokenizer
+from sami.errors import InputError
+from sami.models.known import family_of
+from sami.principles import load_principles
+from sami.prompts import PromptBuilder
+from sami.recipe import PACKAGED_RECIPES, EndpointJudge, Recipe, WrittenPrinciples, load_recipe
+
+MISTRAL, MIXTRAL = "mistralai/Mistral-7B-v0.1", "mistralai/Mixtral-8x7B-v0.1"
+LLAMA = "meta-llama/Meta-Llama-3-70B"
+# model, steps of the iterations, optimiser, its decay, new tokens, scheme, principles to learn and held out
+PAPER: dict[str, tuple[Any, ...]] = {
+    "hh-mistral-7b": (MISTRAL, [2, 4, 6], "adamw", 0.01, 350, "positive_vs_negative", 2, 0),
+    "tldr-mistral-7b": (MISTRAL, [2, 4, 6], "adamw", 0.01, 350, "positive_vs_negative", 2, 0),
+    "tldr-mixtral-8x7b-weak-writer": (MIXTRAL, [2, 4, 6], "rmsprop", 0.0, 350, "positive_vs_negative", 2, 0),
+    "diverse-llama3-70b": (LLAMA, [4, 8, 12], "rmsprop", 0.0, 350, "opposite", 15, 5),
+    "diverse-llama3-70b-cot": (LLAMA, [4, 8, 12], "rmsprop", 0.0, 500, "opposite", 15, 5),
+}
+RATES = {"mistral-7b": 5e-7, "mixtral-8x7b": 5e-7, "llama3-70b": 1e-6}
+# What the paper or its code has, and what a recipe's comment says where the recipe has something else.
+DEPARTURES: dict[str, tuple[Any, str]] = {
+    "training.warmup_steps": (1, "the paper's warm-up of one step made the first update void"),
+    "training.train_eos": (False, "the paper's code masked it"),
+    "training.master_weights": ("bfloat16", "masters are fp32|fp32 masters|what training changed must survive"),
+    "generation.surplus": (None, "the paper answers every query|answers that cannot be split"),
+    "filters.unfinished": (False, "where the paper asks the positive one for a full stop"),
+    "filters.min_survivors": (0.0, "where the paper trains on what there is"),
+    "filters.unwanted": (["[insert", "[]", "]", "Response"], 'the paper\'s terms without "]" and "response"'),
+    "evaluation.order": ("random", "in both orders here|both constitutions and in both orders|, and in both orders"),
+}
+
+
+def recipe_of(name: str) -> Recipe:
+    return load_recipe(f"paper/{name}")
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_hyper_parameters_are_the_papers(name: str) -> None:
+    recipe = recipe_of(name)
+    model, steps, optimizer, decay, new_tokens, scheme, learned, held_out = PAPER[name]
+    training, sampling = recipe.training, recipe.sampling
+    assert recipe.model.source == model
+    assert (training.iterations, training.restart_from, training.steps) == (3, "base", steps)
+    assert (training.batch_size, training.optimizer, training.contrast, training.beta) == (128, optimizer, "both", 0)
+    assert training.per_token
+    assert (training.weight_decay, training.max_grad_norm) == (decay, 1.0)
+    assert (sampling.constitutions, sampling.principles_per_constitution, sampling.scheme) == (2, 2, scheme)
+    assert (recipe.generation.max_new_tokens, recipe.generation.temperature) == (new_tokens, 0)
+    if isinstance(recipe.principles, WrittenPrinciples):
+        assert recipe.principles.names == ["concise", "comprehensive"]
+        assert recipe.principles.writer.label == "mistralai/Mistral-7B-Instruct-v0.1"
+    else:
+        principles = load_principles(recipe.principles)
+        assert sum(not p.held_out for p in principles) == learned
+        assert sum(p.held_out for p in principles) == held_out
+
+
+def comments_of(name: str) -> str:
+    """The comments of a recipe's file as one text, in small letters."""
+    lines = (PACKAGED_RECIPES / "paper" / f"{name}.yaml").read_text().splitlines()
+    return " ".join(line.partition("#")[2].strip() for line in lines if "#" in line).lower()
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_the_rate_is_the_papers_or_its_comment_says_how_far_from_it(name: str) -> None:
+    (rate,) = recipe_of(name).training.lr
+    (paper,) = (rate for model, rate in RATES.items() if model in name)
+    said = {10: "ten times the paper's 5e-7 here", 2: "twice the paper's 5e-7 here", 1: "the paper's rate."}
+    assert said[round(rate / paper)] in comments_of(name)
+
+
+@pytest.mark.parametrize("key", DEPARTURES)
+@pytest.mark.parametrize("name", PAPER)
+def test_a_comment_stands_where_a_recipe_departs_from_the_paper(name: str, key: str) -> None:
+    section, field = key.split(".")
+    value = getattr(getattr(recipe_of(name), section), field)
+    paper, words = DEPARTURES[key]
+    assert value == paper or any(word in comments_of(name) for word in words.split("|"))
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_evaluation_is_the_papers(name: str) -> None:
+    evaluation = recipe_of(name).evaluation
+    (judge,) = evaluation.judges
+    assert isinstance(judge, EndpointJudge)
+    assert (judge.model, judge.temperature) == ("gpt-4-0613", 0)
+    assert recipe_of(name).queries.evaluation >= 250
+    (instruct,) = evaluation.baselines
+    assert instruct.model is not None
+    assert "Instruct" in instruct.model.source
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_an_iteration_never_repeats_a_query(name: str) -> None:
+    recipe = recipe_of(name)
+    contrasts = max(recipe.training.steps) * recipe.training.batch_size * (1 + recipe.generation.surplus)
+    assert recipe.queries.train / 2 >= contrasts
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_the_training_prompt_is_the_end_of_the_generation_prompt_without_example(name: str) -> None:
+    recipe = recipe_of(name)
+    tokenizer = _tokenizer(family_of(recipe.model), ["The post is about bread."] * 4)
+    prompts = PromptBuilder(tokenizer, recipe.prompt, recipe.generation.chain_of_thought)
+    asked = ("I have bread.", ["Be brief.", "Be kind."], "1. Be brief.\n2. Be kind.")
+    training = tokenizer.decode(prompts.training_prompt(*asked), skip_special_tokens=True)
+    generation = tokenizer.decode(prompts.generation_prompt(*asked), skip_special_tokens=True)
+    heading = "\n\nConstitution of the "
+    assert generation.partition(heading)[1:] == training.partition(heading)[1:]
+    assert "###" in generation  # the example ends before the constitution
+    assert "###" not in training
+    assert "Thank you" not in training
+    # What comes after an answer in the example is where a response is cut.
+    answer = generation.partition("###")[0].rpartition("\n\n")[0].rpartition("\n")[2]
+    assert answer.split(":")[0] in ("Human", "Post")
+    assert f"\n{answer.split(':')[0]}:" in prompts.stop
+    seeded = "" if recipe.generation.chain_of_thought or name.startswith("hh") else " The post"
+    assert training.endswith(":" + seeded)
+
+
+def test_reasoning_is_asked_for_and_shown_in_generation_alone() -> None:
+    recipe = recipe_of("diverse-llama3-70b-cot")
+    tokenizer = _tokenizer(family_of(recipe.model), ["The post is about bread."] * 4)
+    prompts = PromptBuilder(tokenizer, recipe.prompt, recipe.generation.chain_of_thought)
+    asked = ("I have bread.", ["Be brief."], "Be brief.")
+    generation = tokenizer.decode(prompts.generation_prompt(*asked), skip_special_tokens=True)
+    assert generation.count("Final summary:") == 2  # asked for, and in the example
+    assert "Final summary:" not in tokenizer.decode(prompts.training_prompt(*asked), skip_special_tokens=True)
+
+
+def test_chain_of_thought_differs_from_the_plain_experiment_in_nothing_else() -> None:
+    plain, thinking = recipe_of("diverse-llama3-70b"), recipe_of("diverse-llama3-70b-cot")
+    for section in ("model", "queries", "principles", "sampling", "filters", "training", "evaluation", "launch"):
+        assert getattr(plain, section) == getattr(thinking, section)
+    assert plain.prompt.training_template == thinking.prompt.training_template
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_instruct_models_are_asked_through_their_chat_template(name: str) -> None:
+    recipe = recipe_of(name)
+    (instruct,) = recipe.evaluation.baselines
+    assert instruct.model is not None
+    assert instruct.prompt is not None
+    tokenizer = _tokenizer(family_of(instruct.model), ["The post is about bread."] * 4)
+    prompts = PromptBuilder(tokenizer, instruct.prompt, recipe.generation.chain_of_thought)
+    asked = ("I have bread.", ["Be brief.", "Be kind."], "1. Be brief.\n2. Be kind.")
+    text = tokenizer.decode(prompts.generation_prompt(*asked), skip_special_tokens=True)
+    assert text.startswith("[user]")
+    assert text.endswith("[assistant]")
+    assert "Thank you" not in text
+    assert "1. Be brief.\n2. Be kind." in text
+    assert prompts.stop == []
+
+
+def test_a_prompt_has_no_effect_on_a_baseline_that_is_not_prompted() -> None:
+    with pytest.raises(InputError, match="prompt has an effect on a baseline with model or run only"):
+        load_recipe("quickstart", ["evaluation.baselines=[{name: sft, train: sft, prompt: {style: chat}}]"])

@@ -1,0 +1,294 @@
+"""The divergence from a reference equals one written out over full logits, and holding a policy near it works."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from sami import objective
+from sami.contrasts import Contrast, collate
+from sami.errors import InputError
+from sami.models import adapters, structure
+from sami.scoring import logprobs
+from sami.scoring.divergence import Reference, adapter_off, frozen, scored_with_divergence
+from sami.scoring.gradient_cache import cached_logprob_matrix
+from sami.training.config import SAMIConfig
+from sami.training.trainer import SAMITrainer
+from tests.support.tiny import PAD, VOCABULARY, random_contrast, tiny_model
+
+CONTRASTS = [random_contrast(seed, 3) for seed in range(3)]
+BETA = 0.7
+
+
+def logits_by_hand(model: nn.Module, prompt: list[int], response: list[int]) -> Tensor:
+    sequence = torch.tensor([prompt + response])
+    return model(input_ids=sequence, use_cache=False).logits[0, len(prompt) - 1 : -1].float()
+
+
+def divergence_by_hand(model: nn.Module, base: nn.Module, contrasts: Sequence[Contrast]) -> Tensor:
+    """[B, C] from full logits of each response under its own constitution."""
+    rows = []
+    for contrast in contrasts:
+        row = []
+        for prompt, response in zip(contrast.prompt_ids, contrast.response_ids, strict=True):
+            p = logits_by_hand(model, prompt, response).log_softmax(-1)
+            with torch.no_grad():
+                q = logits_by_hand(base, prompt, response).log_softmax(-1)
+            row.append(torch.nn.functional.kl_div(q, p, reduction="none", log_target=True).sum(-1).mean())
+        rows.append(torch.stack(row))
+    return torch.stack(rows)
+
+
+def adapted(architecture: str = "llama", spread: float = 0.3) -> Any:
+    """A tiny model with an adapter that moves it; its weights are drawn, not trained."""
+    torch.manual_seed(1)
+    model = adapters.attach(tiny_model(architecture), LoraConfig(r=4, target_modules="all-linear")).eval()
+    for name, weight in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=spread)
+    return model
+
+
+def gradients(model: nn.Module) -> dict[str, Tensor]:
+    found = {name: w.grad.clone() for name, w in model.named_parameters() if w.grad is not None}
+    model.zero_grad()
+    return found
+
+
+def loss_of(scored_BCR: Tensor) -> Tensor:
+    return objective.sami_loss(scored_BCR[..., :-1]) + BETA * scored_BCR[..., -1].mean()
+
+
+Pair = tuple[nn.Module, nn.Module, Reference]
+
+
+@pytest.fixture(params=["llama", "gemma2", "adapter"])
+def pair(request: pytest.FixtureRequest) -> Pair:
+    """A policy, a model of its reference's weights, and the reference."""
+    if request.param == "adapter":
+        policy = adapted()
+        return policy, tiny_model("llama"), adapter_off(policy)
+    base = tiny_model(request.param, seed=1)
+    return tiny_model(request.param), base, frozen(base)
+
+
+@pytest.mark.parametrize("cached", [False, True])
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("most_logits", [None, 1, 7 * 2 * VOCABULARY])
+def test_divergence_and_gradient_are_those_written_out_over_full_logits(
+    pair: Pair, cached: bool, shared: bool, most_logits: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy, base, reference = pair
+    expected_BC = divergence_by_hand(policy, base, CONTRASTS)
+    matrix_BCR = logprobs.logprob_matrix(policy, collate(CONTRASTS, PAD, share_prefix=False))
+    (objective.sami_loss(matrix_BCR) + BETA * expected_BC.mean()).backward()
+    expected = gradients(policy)
+
+    if most_logits is not None:
+        monkeypatch.setattr(logprobs, "MOST_LOGITS", most_logits)
+    rows = [[c] for c in range(3)] if cached else [None]
+    batches = [collate(CONTRASTS, PAD, shared, constitutions=row) for row in rows]
+    score = lambda batch: scored_with_divergence(policy, batch, reference)  # noqa: E731
+    scored_BCR = cached_logprob_matrix(score, batches) if cached else score(batches[0])
+    assert scored_BCR.shape == (3, 3, 4)
+    assert torch.equal(scored_BCR[..., :3], torch.cat([logprobs.logprob_matrix(policy, b) for b in batches], 1))
+    assert (scored_BCR[..., 3] - expected_BC).abs().max() < 2e-5
+    assert expected_BC.min() > 0.05
+    loss_of(scored_BCR).backward()
+    found = gradients(policy)
+    assert found.keys() == expected.keys()
+    for name in expected:
+        assert (found[name] - expected[name]).abs().max() < 2e-5, name
+
+
+def test_the_divergence_alone_has_the_right_gradient() -> None:
+    policy, base = tiny_model(), tiny_model(seed=1)
+    weight_BC = torch.randn(3, 3, generator=torch.Generator().manual_seed(0))
+    (divergence_by_hand(policy, base, CONTRASTS) * weight_BC).sum().backward()
+    expected = gradients(policy)
+    scored_BCR = scored_with_divergence(policy, collate(CONTRASTS, PAD), frozen(base))
+    (scored_BCR[..., -1] * weight_BC).sum().backward()
+    for name, found in gradients(policy).items():
+        assert (found - expected[name]).abs().max() < 2e-5, name
+        assert found.abs().max() > 1e-3
+
+
+def test_bf16_differs_by_rounding_alone() -> None:
+    policy, base = tiny_model(), tiny_model(seed=1)
+    expected_BC = divergence_by_hand(policy, base, CONTRASTS)
+    narrow = [m.to(torch.bfloat16) for m in (policy, base)]  # type: ignore[arg-type]
+    scored_BCR = scored_with_divergence(narrow[0], collate(CONTRASTS, PAD), frozen(narrow[1]))
+    assert scored_BCR.dtype == torch.float32
+    assert ((scored_BCR[..., -1] - expected_BC) / expected_BC).abs().max() < 0.1
+
+
+def test_tokens_that_are_not_trained_do_not_count() -> None:
+    policy, base = tiny_model(), tiny_model(seed=1)
+    [contrast] = [c for c in CONTRASTS if len(c.response_ids[0]) > 2 and c.finish_reasons[0] == "stop"][:1]
+    batch = collate([contrast], PAD, train_eos=False)
+    p, q = (
+        logits_by_hand(m, contrast.prompt_ids[0], contrast.response_ids[0])[:-1].log_softmax(-1) for m in (policy, base)
+    )
+    found = scored_with_divergence(policy, batch, frozen(base))[0, 0, -1]
+    expected = (p.exp() * (p - q)).sum(-1).mean()
+    assert found.item() == pytest.approx(expected.item(), abs=1e-5)
+
+
+def test_logits_of_all_tokens_never_exist_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    head = structure.head_logits
+
+    def watched(model: nn.Module, hidden: Tensor) -> Tensor:
+        seen.append(len(hidden))
+        return head(model, hidden)
+
+    monkeypatch.setattr(structure, "head_logits", watched)
+    monkeypatch.setattr(logprobs, "MOST_LOGITS", 4 * VOCABULARY)
+    policy = adapted()
+    scored_with_divergence(policy, collate(CONTRASTS, PAD), adapter_off(policy))[..., -1].sum().backward()
+    assert max(seen) <= 4
+    assert sum(len(r) for c in CONTRASTS for r in c.response_ids) > 40
+
+
+def test_the_adapter_is_on_again_after_the_reference_was_asked() -> None:
+    policy = adapted().train()
+    trained = {name for name, w in policy.named_parameters() if w.requires_grad}
+    before = logprobs.logprob_matrix(policy, collate(CONTRASTS, PAD))
+    with adapter_off(policy)() as base, torch.no_grad():
+        assert not base.training
+        off = logprobs.logprob_matrix(base, collate(CONTRASTS, PAD))
+    assert torch.equal(off, logprobs.logprob_matrix(tiny_model(), collate(CONTRASTS, PAD)))
+    assert policy.training
+    assert torch.equal(before, logprobs.logprob_matrix(policy, collate(CONTRASTS, PAD)))
+    assert trained == {name for name, w in policy.named_parameters() if w.requires_grad}
+
+
+# In training.
+
+Make = Callable[..., SAMITrainer]
+
+
+@pytest.fixture
+def make(tmp_path: Path, plain_tokenizer: PreTrainedTokenizerFast) -> Make:
+    def trainer(
+        steps: int = 3, *, model: PreTrainedModel | None = None, lora: dict[str, Any] | None = None, **arguments: Any
+    ) -> SAMITrainer:
+        ref_model = arguments.pop("ref_model", None)
+        settings = {
+            "output_dir": str(tmp_path / "trainer"),
+            "max_steps": steps,
+            "learning_rate": 5e-3,
+            "per_device_train_batch_size": 4,
+            "compute_dtype": "float32",
+            "use_cpu": True,
+            "report_to": "none",
+            "disable_tqdm": True,
+        }
+        return SAMITrainer(
+            model=model or tiny_model("llama"),
+            args=SAMIConfig(**{**settings, **arguments}),
+            train_dataset=[random_contrast(seed) for seed in range(4)],
+            processing_class=plain_tokenizer,
+            peft_config=None if lora is None else LoraConfig(r=4, target_modules="all-linear", **lora),
+            ref_model=ref_model,
+        )
+
+    return trainer
+
+
+def trained(trainer: SAMITrainer) -> dict[str, Tensor]:
+    trainer.train()
+    return {name: weight.detach().clone() for name, weight in trainer.trained_model.named_parameters()}
+
+
+def largest_difference(first: dict[str, Tensor], second: dict[str, Tensor]) -> float:
+    return max(float((first[name] - second[name]).abs().max()) for name in first)
+
+
+def logged(trainer: SAMITrainer, figure: str) -> list[float]:
+    return [entry[figure] for entry in trainer.state.log_history if figure in entry]
+
+
+@pytest.mark.parametrize("lora", [None, {}])
+def test_a_large_beta_keeps_the_policy_nearer_to_base(make: Make, lora: dict[str, Any] | None) -> None:
+    contrasts = [random_contrast(seed) for seed in range(4)]
+    distances, bounds = [], []
+    for beta in (0.0, 1.0, 30.0):
+        trainer = make(12, lora=lora, beta=beta)
+        trainer.train()
+        policy = trainer.trained_model.eval()
+        distances.append(divergence_by_hand(policy, tiny_model("llama"), contrasts).mean().item())
+        bounds.append(logged(trainer, "bound")[-1])
+    assert distances[0] > 2 * distances[1] > 4 * distances[2] > 0
+    assert bounds[0] > bounds[2]
+
+
+@pytest.mark.parametrize("lora", [None, {}])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_every_step_logs_its_divergence_and_the_loss_contains_it(
+    make: Make, lora: dict[str, Any] | None, dtype: str
+) -> None:
+    trainer = make(beta=0.5, lora=lora, compute_dtype=dtype, contrast="columns")
+    trainer.train()
+    kl, loss, bound = (logged(trainer, name) for name in ("kl", "loss", "bound"))
+    assert len(kl) == 3
+    assert kl[0] == pytest.approx(0.0, abs=1e-7)  # the policy still is the reference
+    assert kl[1] > 1e-3
+    for n in range(3):
+        assert loss[n] == pytest.approx(0.6931472 - bound[n] + 0.5 * kl[n], abs=1e-4)
+
+
+def test_beta_0_makes_no_reference_and_is_bit_for_bit_the_loss_without(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sami.training.trainer.frozen_copy", lambda *_: pytest.fail("a reference was made"))
+    monkeypatch.setattr(
+        "sami.scoring.divergence.scored_with_divergence", lambda *_: pytest.fail("a divergence was computed")
+    )
+    trainer = make(beta=0.0)
+    trainer.train()
+    assert logged(trainer, "kl") == []
+
+
+@pytest.mark.parametrize("lora", [None, {}, {"lora_dropout": 0.3}])
+def test_the_gradient_cache_changes_nothing(make: Make, lora: dict[str, Any] | None) -> None:
+    shared = {"lora": lora, "beta": 0.5, "optim": "sgd", "learning_rate": 0.1}
+    dropout = bool(lora)  # falls on other units when rows are scored alone, so only its being alike is tested
+    cached = trained(make(gradient_cache=True, **shared))
+    other = trained(make(gradient_cache=dropout, **shared))
+    assert largest_difference(cached, other) < 1e-6
+    assert largest_difference(cached, trained(make(gradient_cache=True, **{**shared, "beta": 0.0}))) > 1e-5
+
+
+def test_accumulation_gives_the_weights_of_one_big_batch(make: Make) -> None:
+    shared = {"beta": 0.5, "optim": "sgd", "learning_rate": 0.1}
+    big = trained(make(**shared))
+    small = trained(make(per_device_train_batch_size=1, gradient_accumulation_steps=4, **shared))
+    assert largest_difference(big, small) < 1e-6
+
+
+def test_a_reference_model_is_what_the_policy_is_held_near(make: Make) -> None:
+    trainer = make(beta=0.5, ref_model=tiny_model(seed=3))
+    expected = divergence_by_hand(tiny_model(), tiny_model(seed=3), [random_contrast(seed) for seed in range(4)])
+    trainer.train()
+    assert logged(trainer, "kl")[0] == pytest.approx(expected.mean().item(), abs=1e-5)
+
+
+def test_a_reference_that_cannot_work_is_refused(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match="no effect while beta is 0"):
+        make(ref_model=tiny_model())
+    with pytest.raises(InputError, match=r"vocabulary of 400.*320"):
+        make(beta=0.1, ref_model=tiny_model(vocab_size=400))
+    model = tiny_model()
+    with pytest.raises(InputError, match="a second time"):
+        make(beta=0.1, model=model, ref_model=model)
+    with pytest.raises(InputError, match="cannot be below 0"):
+        make(beta=-0.1)
+    monkeypatch.setattr(SAMIConfig, "world_size", property(lambda _: 2))
+    with pytest.raises(InputError, match=r"one process only.*beta to 0"):
+        make(beta=0.1)

@@ -1,0 +1,215 @@
+"""Facts about loops, template leftovers and sameness."""
+
+import math
+import time
+
+import pytest
+
+from sami.text.degeneration import repeated_loop, template_leftover
+from sami.text.words import commonest_opening, distinct_n, opening, word_count, word_spans
+
+PIRATE = (
+    "Arrr, me name be Captain Blackwood, and I sail the seven seas!\n"
+    "Yo ho ho, and a bottle of rum!\n"
+    "The wind she howls, the waves they roll, the gold be in the hold,\n"
+    "Yo ho ho, and a bottle of rum!\n"
+    "We drink to Jack, we drink to Jill, we drink till we grow old,\n"
+    "Yo ho ho, and a bottle of rum!\n"
+    "Ha ha ha ha! Arrrrrrrrrr, no, no, no, matey!!!"
+)
+
+VILLANELLE = "\n".join(
+    {"A": "The tide returns to take the sand away.", "B": "I kept a shell to hear the water say."}.get(
+        line, f"Here stands the verse that has its number {line}."
+    )
+    for line in "A 1 B / 2 3 A / 4 5 B / 6 7 A / 8 9 B / 10 11 A B".replace("/ ", "").split()
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "unit"),
+    [
+        ("Expert:Expert:Expert:Expert:Expert:", "Expert"),
+        ("Sure. Expert: expert; EXPERT. Expert, yes", "Expert"),
+        ("It is good for you and good for you and good for you and good for you and", "good for you and"),
+        ("ha " * 8, "ha"),
+        ("naïve nai\u0308ve NAÏVE naïve", "naïve"),
+        ("I do not know why. I do not know why. I do not know why.", "I do not know why."),
+        (
+            "1. Eat more fresh fruit.\n2. Eat more fresh fruit.\n3. Eat more fresh fruit.",
+            "Eat more fresh fruit.",
+        ),
+        ("1. Eat fruit. 2. Eat fruit. 3. Eat fruit. 4. Eat fruit.", "Eat fruit."),
+        ("Is it so? It is so. Is it so? It is so. Is it so? It is so.", "Is it so? It is so."),
+        ("We eat fruit daily.\nOne.\nWe eat fruit daily.\nTwo.\nWe eat fruit daily.", "We eat fruit daily."),
+        ("ExpertExpertExpertExpert", "Expert"),
+        ("我是一个专家。我是一个专家。我是一个专家。我是一个专家。", "我是一个专家"),
+        ("A" + "h" * 20, "h"),
+        ("🏴‍☠️" * 20, "🏴‍☠️"),
+        ("!" * 20, "!"),
+        ("-" * 101, "-"),
+    ],
+)
+def test_a_loop_is_found_and_quoted(text: str, unit: str) -> None:
+    assert repeated_loop(text) == unit
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        " \n ",
+        "Hello.",
+        PIRATE,
+        VILLANELLE,
+        "Row, row, row your boat, gently down the stream.\nMerrily, merrily, merrily, life is but a dream.",
+        "1. Eat fruit.\n2. Eat fruit.\n3. Eat fruit.",
+        "1. Yes\n2. Yes\n3. Yes\n4. Yes\n5. No",
+        "1. Wash the rice.\n2. Boil the rice.\n3. Salt the rice.\n4. Serve the rice.\n5. Eat the rice.",
+        "1.\n2.\n3.\n4.\n5.",
+        "Yes! Yes! Yes!",
+        "Aye aye, captain! Aye aye, captain! Aye aye, captain!",
+        "| name | score | place |\n|------|------|------|------|------|\n| Ann | 0 | 0 | 0 | 0 | 0 |",
+        "=" * 80 + "\nA title\n" + "=" * 80,
+        "1/7 = 0.142857142857142857142857142857 and a googol is 1" + "0" * 100,
+        "Contest, test, test, test, and hahahahahahahahaha!",
+        "Hahahahahahaha! Woooooooow!!! 🎉🎉🎉🎉🎉",
+    ],
+)
+def test_sound_text_is_not_a_loop(text: str) -> None:
+    assert repeated_loop(text) is None
+
+
+def test_thresholds_are_the_least_number_of_repeats() -> None:
+    assert repeated_loop("expert " * 3) is None
+    assert repeated_loop("expert " * 4) == "expert"
+    assert repeated_loop("ho " * 7) is None
+    assert repeated_loop("ho " * 8) == "ho"
+    assert repeated_loop("expert " * 3, phrase_times=3) == "expert"
+    with pytest.raises(ValueError, match="2 or more"):
+        repeated_loop("expert", phrase_times=1)
+
+
+def test_a_villanelle_is_the_densest_refrain_and_one_more_copy_makes_a_loop() -> None:
+    assert VILLANELLE.count("The tide") == VILLANELLE.count("I kept") == 4
+    assert repeated_loop(VILLANELLE) is None
+    assert repeated_loop("\n".join([VILLANELLE, "Here it ends.", VILLANELLE, "And once more.", VILLANELLE]))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a" * 100_000,
+        "ab" * 50_000,
+        "a " * 50_000,
+        ". " * 50_000,
+        "." * 100_000,
+        '."' * 50_000,
+        "<|" * 50_000,
+        "#" * 100_000,
+        "> " * 50_000,
+        "[insert " * 12_500,
+        "{" * 100_000,
+        "no no no no yes " * 6_250,
+        "".join(chr(0x4E00 + i % 20_000) for i in range(100_000)),
+        " ".join(str(i) for i in range(17_000)),
+        " ".join(f"{i} a b a b a b a" for i in range(5_000)),
+    ],
+    ids=lambda text: repr(text[:10]),
+)
+def test_a_line_of_100_kb_takes_under_half_a_second(text: str) -> None:
+    for check in (repeated_loop, template_leftover):
+        start = time.process_time()
+        check(text)
+        assert time.process_time() - start < 0.5
+
+
+@pytest.mark.parametrize(
+    ("text", "leftover"),
+    [
+        ("Question: What is a sail?\nAnswer: A cloth.", "Question:"),
+        ("It floats.\n\nHuman: thanks", "Human:"),
+        ("It floats.\n**Answer 2:** no", "Answer 2:"),
+        ("> Assistant: hi", "Assistant:"),
+        ("It floats.\n  User: hi", "User:"),
+        ("Constitution:\n1. Be brief.", "Constitution:"),
+        ("System: hi", "System:"),
+        ("Response: hi", "Response:"),
+        ("It floats.\n###\nNext", "###"),
+        ("It floats.\n### Instruction:\nNext", "### Instruction:"),
+        ("It floats.<|im_end|>", "<|im_end|>"),
+        ("It floats. <|", "<|"),
+        ("[INST] Why? [/INST]", "[INST]"),
+        ("Dear [insert name], hello", "[insert name]"),
+        ("Dear [Insert", "[Insert"),
+        ("Follow {constitution}", "{constitution}"),
+        ("It floats.</s> Human: x", "</s>"),
+        ("It floats.\r\nHuman: x", "Human:"),
+    ],
+)
+def test_a_leftover_is_found_and_quoted(text: str, leftover: str) -> None:
+    assert template_leftover(text) == leftover
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        PIRATE,
+        "My girlfriend [25 F] and I [27 M] argued.",
+        "question: is this prose? answer: it is.",
+        "The question is hard. One Question: why?",
+        "### Ingredients\n- flour\n### User experience\nGood.",
+        "Human nature is kind.\nUser experience matters.\nSystems: many.",
+        "Use a list: [] or x[0], or a set {1, 2}, if a < b | c.",
+        "Answers: three.",
+    ],
+)
+def test_ordinary_text_has_no_leftover(text: str) -> None:
+    assert template_leftover(text) is None
+
+
+def test_the_first_leftover_is_the_one_that_stands_first() -> None:
+    assert template_leftover("Well <|end|>\nQuestion: x") == "<|end|>"
+    assert template_leftover("Well\nQuestion: x <|end|>") == "Question:"
+
+
+def test_distinct_2_of_hand_counted_texts() -> None:
+    assert distinct_n(["a b c d"]) == 1.0
+    assert distinct_n(["a b a b a"]) == 0.5  # ab ba ab ba
+    assert distinct_n(["a b c d", "a b a b a"]) == 0.75
+    assert distinct_n(["The THE the, the"], n=1) == 0.25
+
+
+def test_distinct_n_does_not_see_past_the_first_50_words() -> None:
+    fifty = " ".join(f"w{i}" for i in range(50))
+    assert distinct_n([fifty + " loop" * 500]) == 1.0
+    assert distinct_n([fifty.replace("w49", "w0 w1") + " x"]) == 1.0
+    assert distinct_n([fifty.replace("w48 w49", "w0 w1")]) == 48 / 49
+
+
+def test_distinct_n_leaves_out_responses_without_an_n_gram() -> None:
+    assert distinct_n(["", "one", "a b"]) == 1.0
+    assert math.isnan(distinct_n(["", "one"]))
+    assert math.isnan(distinct_n([]))
+    with pytest.raises(ValueError, match="not 0"):
+        distinct_n(["a b"], n=0)
+
+
+def test_openings_are_compared_without_case_and_punctuation() -> None:
+    assert opening("**Thank you**, for asking!") == "thank you for"
+    assert opening("Aye!") == "aye"
+    assert opening("") == ""
+    assert commonest_opening(["Thank you for it", "THANK you, for that", "Aye", ""]) == ("thank you for", 0.5)
+    assert commonest_opening(["", "…"]) == ("", 0.0)
+    assert commonest_opening([]) == ("", 0.0)
+    with pytest.raises(ValueError, match="at least one word"):
+        opening("Aye", words=0)
+
+
+def test_words_are_counted_as_a_reader_would() -> None:
+    assert word_count("Don't cut the child-friendly answer — it’s 3.") == 8
+    assert word_count("nai\u0308ve हिन्दी भाषा") == 3
+    assert word_count("__bold__ *words* 🏴‍☠️ !") == 2
+    assert word_count("") == 0
+    assert list(word_spans("Ｐirate’s ﬁne")) == [(0, 8, "pirate's"), (9, 12, "fine")]
