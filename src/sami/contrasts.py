@@ -99,7 +99,7 @@ def read_contrasts(path: Path) -> list[Contrast]:
         raise InputError(f"The contrasts in {path} cannot be read: {one_line(error)}.") from None
     missing = [f.name for f in fields(Contrast) if f.name not in table.column_names]
     if missing:
-        raise InputError(f"The file {path} lacks the columns {', '.join(missing)} of a contrasts file.")
+        raise InputError(f"{path} is not a contrasts file: the columns {', '.join(missing)} are missing.")
     try:
         rows = table.select(SCHEMA.names).cast(SCHEMA).to_pylist()
         return [
@@ -114,7 +114,7 @@ def require_scorable(contrasts: Iterable[Contrast], context: int | None, vocabul
     """Refuse contrasts that a model cannot read.
 
     Args:
-        context: most tokens of a prompt with one response; None where there is no limit.
+        context: most tokens that a prompt with one response may have; None for no limit.
         vocabulary: size of the model's.
 
     Raises:
@@ -126,14 +126,14 @@ def require_scorable(contrasts: Iterable[Contrast], context: int | None, vocabul
         if context and longest + len(contrast.response_ids[r]) > context:
             raise InputError(
                 f"Response {r} of contrast {contrast.id} has {len(contrast.response_ids[r])} tokens and its longest "
-                f"prompt {longest}, and the model's context is {context}. Leave the contrast out, or generate shorter "
+                f"prompt {longest}, but the model's context is {context}. Leave the contrast out, or generate shorter "
                 f"responses."
             )
         largest = max(map(max, (*contrast.prompt_ids, *contrast.response_ids)))
         if largest >= vocabulary:
             raise InputError(
-                f"Contrast {contrast.id} holds the token id {largest}, and the model has {vocabulary} tokens. The "
-                f"contrasts were made with another tokenizer: generate them with this model's."
+                f"Contrast {contrast.id} holds the token id {largest}, but the model's vocabulary has {vocabulary} "
+                f"tokens. The contrasts were made with another tokenizer: generate them with this model's."
             )
 
 
