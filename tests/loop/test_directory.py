@@ -345,8 +345,3 @@ def test_records_are_json(directory: RunDirectory) -> None:
     finish_a_step(directory, "one")
     record = json.loads((directory.folder / ".steps" / "one.json").read_text())
     assert set(record) == {"inputs", "seconds", "result", "outputs"}
-        "inputs",
-        "seconds",
-        "result",
-        "outputs",
-    }
