@@ -223,22 +223,34 @@ def content_stem(word: str, language: str = ENGLISH) -> str | None:
         language: that of the text, which decides about words in Latin letters.
     """
     script = script_of(word[0])
-    if script != "Latin":
-        language = _SCRIPTS.get(script, "und")
-    elif language == "en" and (word.endswith("n't") or word.partition("'")[0] in FUNCTION_WORDS["en"]):
+    language = language if script == "Latin" else _SCRIPTS.get(script, "und")
+    if language == "en" and (word.endswith("n't") or word.partition("'")[0] in FUNCTION_WORDS["en"]):
         return None
     elif language in ("fr", "it"):
         word = word.rpartition("'")[2]  # "l'ami"
     elif language == "tr":
         word = word.partition("'")[0]  # "İstanbul'da"
-    japanese_too = FUNCTION_WORDS["ja"] if language == "zh" else frozenset[str]()
-    if word in FUNCTION_WORDS.get(language, ()) or word in japanese_too:
+    elif language in ("zh", "th"):
+        word = _without_glued_function_words(word, FUNCTION_WORDS[language])
+    if not word or word in FUNCTION_WORDS.get(language, ()) or (language == "zh" and word in FUNCTION_WORDS["ja"]):
         return None
     if len(word) < 2 and script not in ("Han", "Hangul"):
         return None
     if language == "ko":
         return _KOREAN_PARTICLE.sub("", word)
     return _stemmer(language).stemWord(word) if language in _STEMMERS else word
+
+
+def _without_glued_function_words(word: str, function_words: frozenset[str]) -> str:
+    """A word without function words that a dictionary left on it ("请用", "ของโจร"); "" if it is made of them.
+
+    At least two characters of any other word remain.
+    """
+    for size in range(len(word) - 1, 0, -1):
+        for glued, rest in ((word[:size], word[size:]), (word[-size:], word[:-size])):
+            if glued in function_words and (len(rest) > 1 or rest in function_words):
+                return "" if rest in function_words else _without_glued_function_words(rest, function_words)
+    return word
 
 
 class _Stemmer(Protocol):

@@ -114,12 +114,15 @@ def _blocks(text: str) -> list[str]:
     return [" ".join(lines) for lines in blocks]
 
 
-_ABBREVIATED = regex.compile(r"(?:\b\p{L}|\b\p{Nd}{1,2})\.\s*\Z")  # "z. B.", "am 3. Mai"
+# An initial, an ordinal or a title before a capital: "z. B.", "am 3. Mai", "Dr. Müller".
+_ABBREVIATED = regex.compile(
+    r"(?:\b\p{L}|\b\p{Nd}{1,2}|\b(?:dr|prof|hr|fr|sr|sra|mme|nr|bzw|vgl|ca|ing|св|гр|ул))\.\s*\Z", regex.IGNORECASE
+)
 
 
 def _sentences_by_icu(block: str, language: str) -> int:
     count, goes_on = 0, False
-    for sentence in SentenceBreaker(block, f"{language}-u-ss-standard"):  # with ICU's abbreviations of the language
+    for sentence in SentenceBreaker(block, language):
         count += not goes_on and HAS_WORD.search(sentence) is not None
         goes_on = _ABBREVIATED.search(sentence) is not None
     return count
