@@ -3,7 +3,9 @@
 from typing import NamedTuple
 
 import pytest
+from pydantic import ValidationError
 
+from sami.principles import Principle
 from sami.text.degeneration import repeated_loop
 from sami.text.languages import content_stem, language_of
 from sami.text.leaks import leak_mask, leakage, leaked_words
@@ -269,3 +271,10 @@ def test_checks_that_know_english_only_pass_no_other_language(language: str) -> 
         assert check.english_checks()
     assert Negate(spec=rhyme).passes("The cat sat on the mat.")
     assert Negate(spec=Lines(min_lines=2)).english_checks() == set()
+
+
+def test_a_principle_in_another_language_cannot_have_a_check_that_knows_english_only() -> None:
+    texts = {"id": "child", "definition": "请像对孩子一样解释。", "antithesis": "请像对专家一样解释。"}
+    with pytest.raises(ValidationError, match="reading_grade knows English only"):
+        Principle.model_validate({**texts, "verifier": {"check": "reading_grade", "max": 7}})
+    Principle.model_validate({**texts, "verifier": {"check": "word_count", "max": 7}})
