@@ -10,9 +10,9 @@ from pathlib import Path
 from sami.contrasts import Contrast
 from sami.errors import InputError, one_line
 from sami.principles import Principle
+from sami.text.words import token_count, word_count
 
 _NUMBERED = re.compile(r"\d+\.\s*")
-_TOKEN = re.compile(r"\w+|[^\w\s]")
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,8 @@ class Policy:
 
     @property
     def words(self) -> float:
-        """Mean length in words, those between spaces."""
-        return sum(len(r.text.split()) for r in self.responses.values()) / len(self.responses)
+        """Mean length in words."""
+        return sum(word_count(r.text) for r in self.responses.values()) / len(self.responses)
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ def from_file(path: Path, queries: Mapping[str, str] | None, principles: Sequenc
         )
         if item in responses:
             raise InputError(f"{place} answers {record['id']!r} under the same constitution a second time.")
-        responses[item] = Response(record["response"], len(_TOKEN.findall(record["response"])))
+        responses[item] = Response(record["response"], token_count(record["response"]))
     if not responses:
         raise InputError(f"{path} holds no responses. Each line needs id, constitution and response.")
     return Policy(path.stem, responses)
