@@ -283,13 +283,13 @@ def inspect(
     environment.start()
     from sami.commands import inspect as command
     from sami.commands import inspect_view
-    from sami.loop.finished_run import FinishedRun
-    from sami.pipeline import Pipeline
+    from sami.loop.context import Run
+    from sami.prepared import prepare
 
     if resolved is None:
-        seen = command.of_run(FinishedRun(source), contrast, iteration=iteration, scores=scores)
+        seen = command.of_run(Run.open(source), contrast, iteration=iteration, scores=scores)
     else:
-        seen = command.of_recipe(Pipeline(resolved, "runs"), contrast, scores=bool(scores))
+        seen = command.of_recipe(prepare(resolved), contrast, scores=bool(scores))
     if as_json:
         show_json(seen.as_json())
     else:
@@ -306,9 +306,9 @@ def push(
     """Upload a trained model and its card to the Hugging Face hub."""
     environment.start(tuned=False)
     from sami.commands import push as command
-    from sami.loop.finished_run import FinishedRun
+    from sami.loop.context import Run
 
-    print(command.push(FinishedRun(run), repository, iteration=iteration, private=private))
+    print(command.push(Run.open(run), repository, iteration=iteration, private=private))
 
 
 # Principles.

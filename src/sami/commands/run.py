@@ -16,7 +16,7 @@ def run(recipe: Recipe, folder: Path, *, as_json: bool = False) -> None:
     """Run a recipe, or continue its run; on a machine of a higher rank, train along with machine 0."""
     pipeline = Pipeline(recipe, folder)
     if recipe.launch.rank > 0:
-        pipeline.assist(range(1, pipeline.iterations + 1))
+        pipeline.assist(pipeline.context.prepared.iterations)
         return
     finish(pipeline.run(), folder, as_json=as_json)
 
