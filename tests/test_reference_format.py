@@ -194,7 +194,7 @@ def test_the_command_writes_a_principles_file_and_overwrites_none(save, tmp_path
     code, _, err = run(capsys, "import-principles", absent, "--output", inside, monkeypatch=monkeypatch)
     assert (code, f"There is no file or folder {absent}" in err) == (2, True)
     code, _, err = run(capsys, "import-principles", str(source), "--output", inside, monkeypatch=monkeypatch)
-    assert (code, f"{target} is no folder" in err) == (2, True)
+    assert (code, f"{target} is not a folder" in err) == (2, True)
     assert not (tmp_path / "p.yaml").exists()
 
 

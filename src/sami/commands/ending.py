@@ -22,9 +22,11 @@ def explained() -> Iterator[None]:
             yield
     except InputError as error:
         _refuse(str(error))
+    except KeyboardInterrupt:
+        _stopped(INTERRUPTED)
     except SystemExit as end:
         if end.code in (INTERRUPTED, TERMINATED):
-            console.print("sami: Stopped. Finished steps are kept: run the same command again to continue.")
+            _stopped(end.code)
         raise
     except Exception as error:
         if reason := _reason(error):
@@ -62,6 +64,11 @@ def _reason(error: Exception) -> str | None:
     if number in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR):
         return f"A file cannot be used: {error}. Choose a folder you may write to with --output."
     return None
+
+
+def _stopped(code: int) -> NoReturn:
+    console.print("sami: Stopped. Finished steps are kept: run the same command again to continue.")
+    raise SystemExit(code)
 
 
 def _refuse(message: str) -> NoReturn:
