@@ -105,7 +105,7 @@ def test_a_missing_recipe_is_refused_with_those_there_are(sami: Sami) -> None:
 @pytest.mark.parametrize("key", ["", "queries.path=", "principles=", "model.source="])
 def test_a_name_that_no_file_can_have_is_refused(sami: Sami, recipe: Path, key: str) -> None:
     name = key + "a" * 300
-    refused(sami("plan", recipe, name) if key else sami("plan", name), "name is too long", "shorter path")
+    refused(sami("plan", recipe, name) if key else sami("plan", name), "name too long", "Correct it.")
 
 
 def test_a_recipe_that_is_not_yaml_is_refused(sami: Sami, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import yaml
 from pydantic import BaseModel, Tag, ValidationError
 
 from sami.console import visible
-from sami.errors import InputError, one_line, quoted
+from sami.errors import InputError, one_line, quoted, reason
 from sami.files import parse_yaml, read_yaml
 from sami.recipe.judging import Evaluation
 from sami.recipe.recipe import Recipe
@@ -102,11 +102,14 @@ def packaged_recipes() -> list[Path]:
 
 
 def _find(path: Path) -> Path:
-    if path.is_file():
-        return path
     packaged = PACKAGED_RECIPES / f"{path}.yaml"
-    if path.suffix == "" and packaged.is_file():
-        return packaged
+    try:
+        if path.is_file():
+            return path
+        if path.suffix == "" and packaged.is_file():
+            return packaged
+    except OSError as error:  # a name that no file can have
+        raise InputError(f"The recipe {quoted(str(path))} cannot be read: {reason(error)}. Correct it.") from None
     names = sorted(str(p.relative_to(PACKAGED_RECIPES).with_suffix("")) for p in packaged_recipes())
     raise InputError(
         f"There is no recipe {path!s:.200}. Give the path of a YAML file, or one of the recipes that come with "
@@ -216,9 +219,12 @@ def _with_absolute_paths(recipe: Recipe, folder: Path) -> Recipe:
     """Paths are relative to the recipe's folder or, where nothing exists there, to the working directory."""
 
     def absolute(value: str, otherwise: str | None = None) -> str:
-        for place in (folder / value, Path(value).expanduser()):
-            if place.exists():
-                return str(place.resolve())
+        try:
+            for place in (folder / value, Path(value).expanduser()):
+                if place.exists():
+                    return str(place.resolve())
+        except (OSError, RuntimeError) as error:  # a name that no file can have, or no such user
+            raise InputError(f"The path {quoted(value)} cannot be used: {reason(error)}. Correct it.") from None
         return otherwise or value
 
     return recipe.model_copy(
