@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from sami.recipe.endpoint import Endpoint
-from sami.recipe.sections import Model, Prompt, Section, as_model
+from sami.recipe.sections import MOST_SEED, Model, Prompt, Section, as_model
 
 
 class VerifierJudge(Section):
@@ -26,7 +26,7 @@ class LocalJudge(Section):
     """Which model: a source, or a section as in the recipe's `model`."""
     name: str | None = None
     """As the judge is called in verdicts; null: the model's name."""
-    batch_size: int = Field(default=8, ge=1)
+    batch_size: int = Field(default=8, ge=1, le=100_000)
     """Questions in one forward pass."""
 
     @property
@@ -39,19 +39,19 @@ class EndpointJudge(Endpoint):
     """A server that speaks the OpenAI chat protocol."""
     name: str | None = None
     """As the judge is called in verdicts; null: the model's name."""
-    temperature: float = Field(default=0.0, ge=0.0)
+    temperature: float = Field(default=0.0, ge=0.0, le=100.0)
     """0 asks for the likeliest answer."""
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, le=MOST_SEED)
     """Seed that the server is asked to sample with."""
-    max_tokens: int = Field(default=512, ge=1)
+    max_tokens: int = Field(default=512, ge=1, le=1_000_000)
     """Longest answer of the judge."""
     log_probs: bool = True
     """Ask for token log-probs, and take the verdict from them where the server gives them."""
-    prompt_price: float = Field(default=0.0, ge=0.0)
+    prompt_price: float = Field(default=0.0, ge=0.0, le=1e9)
     """Price of a million prompt tokens, in any currency."""
-    completion_price: float = Field(default=0.0, ge=0.0)
+    completion_price: float = Field(default=0.0, ge=0.0, le=1e9)
     """Price of a million answer tokens."""
-    budget: float | None = Field(default=None, gt=0.0)
+    budget: float | None = Field(default=None, gt=0.0, le=1e12)
     """Most that this judge may cost in this run, in the currency of the prices."""
 
     @model_validator(mode="after")
@@ -129,17 +129,17 @@ class Evaluation(Section):
     """Length slope of the length-controlled win rate: one for each policy, or one for all that a judge compared."""
     unscored_limit: float = Field(default=5.0, ge=0.0, le=100.0)
     """The command fails if a judge leaves more than this share of verdicts unscored, in percent."""
-    calibration_pairs: int = Field(default=60, ge=10)
+    calibration_pairs: int = Field(default=60, ge=10, le=100_000)
     """Pairs with a known answer on which a judge is measured before it is asked."""
     force: bool = False
     """Use judges that calibration does not find above chance; their win rates say so."""
-    principles_per_query: int = Field(default=3, ge=1)
+    principles_per_query: int = Field(default=3, ge=1, le=1000)
     """Contrasts per held-out query, at most one for each principle, which take turns, held-out ones included."""
-    bootstrap_samples: int = Field(default=2000, ge=100)
+    bootstrap_samples: int = Field(default=2000, ge=100, le=100_000)
     """Resamples of the queries behind every 95 % interval."""
-    health_queries: int = Field(default=40, ge=2)
+    health_queries: int = Field(default=40, ge=2, le=100_000)
     """Queries behind relevance and forgetting, which cost forward passes of their own."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, le=MOST_SEED)
     """Seed of evaluation contrasts, of the order of responses and of the bootstrap."""
 
     def with_paths(self, absolute: Callable[[str], str]) -> "Evaluation":
