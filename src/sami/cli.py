@@ -14,7 +14,8 @@ from urllib.parse import urlsplit
 
 import typer
 
-from sami.errors import InputError, one_line
+from sami.errors import InputError
+from sami.files import parse_yaml
 from sami.recipe import Recipe, load_evaluation, load_recipe, load_writing
 
 # Allocator and thread settings that only count at process start: keeping freed memory, and waiting threads asleep
@@ -507,12 +508,7 @@ def _show_plan(costs: Any, as_json: bool) -> None:
 
 
 def _yaml(text: str | None, option: str) -> Any:
-    import yaml
-
-    try:
-        return None if text is None else yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise InputError(f"The value of {option} is not YAML: {one_line(error)}.") from None
+    return None if text is None else parse_yaml(text, f"The value of {option}")
 
 
 def _finish(summary: dict[str, Any], folder: Path, as_json: bool) -> None:

@@ -1,9 +1,10 @@
-"""Progress on stderr: bars with rate and estimate in a terminal, one line a step elsewhere."""
+"""Progress on stderr (bars in a terminal, one line a step elsewhere), and text that is safe for a terminal."""
 
 import time
 import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
@@ -12,7 +13,14 @@ console = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def say(text: str) -> None:
-    console.print(text, markup=False)
+    """Print a line on stderr as it is: no markup, and no control characters from data."""
+    console.print(visible(text), markup=False)
+
+
+@cache
+def say_once(text: str) -> None:
+    """The same, unless this process already said it."""
+    say(text)
 
 
 @contextmanager

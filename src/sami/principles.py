@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from sami.errors import InputError, one_line
+from sami.console import say_once
+from sami.errors import InputError, quoted
+from sami.files import cut_values, parse_yaml, read_text
 from sami.recipe import Sampling
 from sami.text.verifiers import Negate, VerifierSpec
 
@@ -162,10 +163,10 @@ def load_principles(path: str | Path) -> list[Principle]:
             f"The principles file {file} does not exist. Give a path relative to the recipe, or one of the names that "
             f"come with sami: {names}."
         )
-    try:
-        raw: Any = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"The principles file {file} is not YAML: {one_line(error)}.") from None
+    place = f"The principles file {file}"
+    text = read_text(file, place)
+    raw: Any = parse_yaml(text, place)
+    _warn_of_cut_sentences(text, file)
     entries = raw.get("principles") if isinstance(raw, dict) else raw
     if not isinstance(entries, list) or not entries:
         raise InputError(
@@ -178,6 +179,16 @@ def load_principles(path: str | Path) -> list[Principle]:
     if all(p.held_out for p in principles):
         raise InputError(f"Every principle in {file} is held out, which leaves none to train on.")
     return principles
+
+
+def _warn_of_cut_sentences(text: str, file: Path) -> None:
+    for cut in cut_values(text):
+        if cut.key in ("definition", "antithesis"):
+            say_once(
+                f"warning: line {cut.line} of {file}: YAML reads {quoted(cut.comment)} as a comment, so the {cut.key} "
+                f"ends with {quoted(cut.value[-40:])}. If the comment belongs to the sentence, put the whole sentence "
+                f"in quotation marks."
+            )
 
 
 def _read(entry: Any, number: int, file: Path) -> Principle:

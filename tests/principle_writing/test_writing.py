@@ -81,7 +81,9 @@ def test_a_place_where_nothing_can_be_written_is_refused_before_the_writer_is_as
     (tmp_path / "file").write_text("mine")
     for place in (tmp_path / "file" / "p.yaml", tmp_path / "file" / "new" / "p.yaml"):
         refused(
-            sami("write-principles", *TASK, *NAMES, "--output", place), str(place), f"{tmp_path / 'file'} is no fol"
+            sami("write-principles", *TASK, *NAMES, "--output", place),
+            str(place),
+            f"{tmp_path / 'file'} is not a folder",
         )
     assert (tmp_path / "file").read_text() == "mine"
 

@@ -8,7 +8,8 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, Tag, ValidationError
 
-from sami.errors import InputError, one_line
+from sami.errors import InputError, quoted
+from sami.files import parse_yaml, read_yaml
 from sami.recipe.judging import Evaluation
 from sami.recipe.recipe import Recipe
 from sami.recipe.sections import Section
@@ -31,10 +32,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
             impossible. All problems are listed at once.
     """
     file = _find(Path(path))
-    try:
-        raw = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        raise InputError(f"The recipe {file} cannot be read as YAML: {one_line(error)}.") from None
+    raw = read_yaml(file, f"The recipe {file}")
     if not isinstance(raw, dict):
         raise InputError(f"The recipe {file} holds no sections. A recipe needs model, queries and principles.")
     for override in overrides:
@@ -122,10 +120,7 @@ def _apply(raw: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise InputError(f"The override {override!r} is not of the form section.key=value.")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise InputError(f"The value of the override {override!r} is not YAML: {one_line(error)}.") from None
+    value = parse_yaml(text, f"The value of the override {quoted(override)}")
     *parents, last = key.split(".")
     section = raw
     for name in parents:
