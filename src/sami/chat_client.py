@@ -20,7 +20,6 @@ from sami.errors import InputError, one_line
 from sami.recipe import Endpoint
 
 try:
-    import httpx
     import openai
 except ImportError as error:
     raise InputError("Asking a server needs the packages of the extra `judge`: pip install 'sami[judge]'.") from error
@@ -130,7 +129,7 @@ class Chat:
         text = self.clean(_text(choice.message.content), whole=True)
         refusal = getattr(choice.message, "refusal", None)
         if refusal and not text:
-            return str(self.clean(refusal, whole=True)), f"the model refused to answer: {self.clean(refusal)}"
+            return str(self.clean(refusal, whole=True)), f"the model refused to answer: {self.clean(refusal).rstrip('.')}"
         if choice.finish_reason == "content_filter":
             return text, "the server's content filter stopped the answer"
         return text, None
@@ -185,7 +184,7 @@ class Chat:
         except (openai.OpenAIError, ValueError):
             return
 
-    async def _stay(self, response: httpx.Response) -> None:
+    async def _stay(self, response: Any) -> None:
         """Refuse a redirect to another host, which would get the prompts and perhaps the key."""
         if response.has_redirect_location:
             there = response.request.url.join(response.headers["location"])
@@ -241,7 +240,7 @@ def _ours(error: BaseException) -> InputError | None:
     return error.__cause__ if isinstance(error.__cause__, InputError) else None
 
 
-def _same_server(here: httpx.URL, there: httpx.URL) -> bool:
+def _same_server(here: Any, there: Any) -> bool:
     upgraded = (here.scheme, there.scheme, here.port, there.port) == ("http", "https", None, None)
     return here.host == there.host and ((here.scheme, here.port) == (there.scheme, there.port) or upgraded)
 
@@ -260,7 +259,7 @@ def _reason(error: openai.APIStatusError) -> str:
         body = error.response.json()
     except ValueError:
         body = error.response.text
-    return _words(body) or error.response.reason_phrase or "no reason given"
+    return _words(body).rstrip(". ") or error.response.reason_phrase or "no reason given"
 
 
 def _words(body: Any) -> str:
@@ -284,7 +283,7 @@ def _refused(error: openai.APIStatusError, sent: Mapping[str, Any]) -> list[str]
     words = _reason(error)
     if any(phrase in words.lower() for phrase in CONTEXT_WORDS):
         return []
-    if error.param in sent:
+    if error.param is not None and error.param in sent:
         return [error.param]
     named = [name for name in sent if re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", words)]
     return named if _REFUSAL.search(words) else []

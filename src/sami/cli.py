@@ -188,7 +188,7 @@ def judge(
     candidate: Annotated[list[Path] | None, typer.Option(help="Responses of a candidate (JSONL).")] = None,
     baseline: Annotated[list[Path] | None, typer.Option(help="Responses it is compared with (JSONL).")] = None,
     queries: Annotated[Path | None, typer.Option(help="The queries that the responses answer.")] = None,
-    field: Annotated[str, typer.Option(help="The field of the queries' text.")] = "query",
+    field: Annotated[str | None, typer.Option(help="The field of the queries' text; by default query.")] = None,
     principles: Annotated[Path | None, typer.Option(help="Principles that the constitutions are made of.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Judge the first so many queries of the files.")] = None,
     judges: Annotated[
@@ -210,14 +210,14 @@ def judge(
         _quiet_libraries()
         from sami.evaluation import file_comparison
 
-        files = file_comparison.Files(candidate, baseline, queries, field, principles, limit)
+        files = file_comparison.Files(candidate, baseline, queries, field or "query", principles, limit)
         compared = file_comparison.Comparison(files, load_evaluation([*given, *settings]), output)
         if calibrate:
             _calibrated(compared.calibrate(), as_json)
         else:
             _judged(compared.judge(), output, as_json)
         return
-    idle = {"--queries": queries, "--principles": principles, "--limit": limit}
+    idle = {"--queries": queries, "--field": field, "--principles": principles, "--limit": limit}
     if named := [name for name, value in idle.items() if value is not None]:
         raise InputError(f"{', '.join(named)} has no effect on a run; it goes with --candidate and --baseline.")
     if not given or "=" in given[0]:
@@ -534,9 +534,10 @@ def _finish(summary: dict[str, Any], folder: Path, as_json: bool) -> None:
 
 
 def _judged(value: dict[str, Any], folder: Path, as_json: bool) -> None:
-    from sami.evaluation import win_rate_table
+    from sami.evaluation import comparison, win_rate_table
     from sami.loop.judged_summary import length_table
 
+    comparison.require_win_rates(value)
     if as_json:
         print(json.dumps(value, indent=1, ensure_ascii=False))
         return

@@ -9,10 +9,10 @@ from collections.abc import Callable
 from dataclasses import MISSING, asdict, dataclass, fields
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
-from sami.errors import InputError
-from sami.evaluation.json_lines import half_surrogate, parse_object, read_objects
+from sami.errors import InputError, quoted
+from sami.evaluation.json_lines import parse_object, read_objects
 from sami.files import append_json_line
 
 Order = Literal["candidate_first", "baseline_first"]
@@ -56,10 +56,10 @@ class Verdict:
     def __post_init__(self) -> None:
         for name, (holds, expected) in _CHECKS.items():
             if not holds(value := getattr(self, name)):
-                raise InputError(f"the field {name!r} is {value!r:.80}, but must be {expected}.")
+                raise InputError(f"the field {name!r} is {quoted(value)}, but must be {expected}.")
         if self.candidate == self.baseline:
             raise InputError(
-                f"candidate and baseline are both {self.candidate!r:.80}. A policy cannot be compared with itself: "
+                f"candidate and baseline are both {quoted(self.candidate)}. A policy cannot be compared with itself: "
                 f"correct one of the names."
             )
 
@@ -94,7 +94,7 @@ def read_verdicts(path: Path | str) -> list[Verdict]:
 
 def append_verdict(path: Path, verdict: Verdict) -> None:
     """Add one line and sync it to disk. A half-written last line must have been repaired before."""
-    # A judge's answer may contain half a surrogate pair, which a UTF-8 file cannot: a "?" is better than a lost verdict.
+    # A judge's answer may contain half a surrogate pair, which a file cannot: a "?" is better than a lost verdict.
     record = {k: v.encode(errors="replace").decode() if isinstance(v, str) else v for k, v in verdict.as_json().items()}
     append_json_line(path, record)
 
@@ -120,14 +120,16 @@ def repair_verdicts(path: Path) -> int:
             if not last:
                 return 0
             try:
-                _verdict(parse_object(last))
+                _verdict(parse_object(last, "The last line"))
             except InputError:
                 file.truncate(start)
                 return len(last)
             file.write(b"\n")
             return 0
     except OSError as error:
-        raise InputError(f"The verdicts {path} cannot be repaired: {error.strerror}. Make the file writable.") from error
+        raise InputError(
+            f"The verdicts {path} cannot be repaired: {error.strerror}. Make the file writable."
+        ) from error
 
 
 def _judged(verdict: Verdict) -> tuple[Any, ...]:
@@ -137,11 +139,11 @@ def _judged(verdict: Verdict) -> tuple[Any, ...]:
 
 
 def _repeated(lines: str, one: Verdict, other: Verdict) -> str:
-    about = f"{one.candidate} vs {one.baseline} on the query {one.query_id!r:.80} by {one.judge}, {one.order}"
     how = "repeat one judgement" if one.score == other.score else "contradict each other"
+    pair = f"{quoted(one.candidate)} and {quoted(one.baseline)} on the query {quoted(one.query_id)}"
     return (
-        f"{lines} {how}: both are about {about}. Keep one of them, or give them different constitution_ids if they are "
-        f"about different constitutions."
+        f"{lines} {how}: both compare {pair} by {quoted(one.judge)}, {one.order}. Keep one of them, or give them "
+        f"different constitution_ids if they are about different constitutions."
     )
 
 
@@ -149,7 +151,7 @@ def _verdict(record: dict[str, Any]) -> Verdict:
     if unknown := [name for name in record if name not in _KNOWN]:
         near = get_close_matches(unknown[0], _KNOWN, n=1)
         raise InputError(
-            f"unknown field {unknown[0]!r:.80}. "
+            f"unknown field {quoted(unknown[0])}. "
             + (f"Did you mean {near[0]!r}?" if near else f"The fields are {', '.join(_KNOWN)}.")
         )
     if missing := [name for name in _REQUIRED if name not in record]:
@@ -160,11 +162,11 @@ def _verdict(record: dict[str, Any]) -> Verdict:
             (entry, True) if isinstance(entry, str) else tuple(entry) if isinstance(entry, list) else entry
             for entry in principles
         )
-    return Verdict(**cast(dict[str, Any], record))
+    return Verdict(**record)
 
 
 def _is_name(value: object) -> bool:
-    return isinstance(value, str) and bool(value.strip()) and not half_surrogate(value)
+    return isinstance(value, str) and bool(value.strip())
 
 
 def _is_number(value: object) -> bool:
@@ -186,7 +188,7 @@ def _or_null(holds: Callable[[Any], bool]) -> Callable[[Any], bool]:
     return lambda value: value is None or holds(value)
 
 
-_NAME = (_is_name, "a string of valid characters that is not empty")
+_NAME = (_is_name, "a string that is not empty")
 _COUNT = (_is_count, "a whole number of at least 0")
 _TEXT = (_or_null(lambda value: isinstance(value, str)), "a string or null")
 # For each field, whether a value is valid, and what is valid in words.

@@ -25,7 +25,9 @@ class Endpoint(Section):
     @classmethod
     def _names_a_variable(cls, value: str) -> str:
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value):  # the value is not repeated: it may be the key
-            raise ValueError("key_variable must be the name of an environment variable that holds the key, not the key itself")
+            raise ValueError(
+                "key_variable must be the name of an environment variable that holds the key, not the key itself"
+            )
         return value
 
     @field_validator("url")
@@ -34,5 +36,9 @@ class Endpoint(Section):
         if not value.startswith(("http://", "https://")):
             raise ValueError("url must start with http:// or https://")
         if "@" in value or "?" in value:
-            raise ValueError("url contains credentials or a query string, which would be stored; put the key into the environment variable that key_variable names")
+            raise ValueError(
+                "url contains credentials or a query string, which would be stored; put the key into the environment "
+                "variable that key_variable names"
+                "variable that key_variable names"
+            )
         return value

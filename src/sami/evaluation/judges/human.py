@@ -15,7 +15,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
 
-from sami.errors import InputError
+from sami.errors import InputError, quoted
 from sami.evaluation.json_lines import read_objects
 from sami.evaluation.judges import NOTHING_MORE, Given, Judge, Judgement, Question, Record
 from sami.evaluation.pairs import Pair
@@ -52,7 +52,7 @@ class _Line(BaseModel):
     @model_validator(mode="after")
     def _two_policies(self) -> Self:
         if self.candidate == self.baseline:
-            raise ValueError(f"candidate and baseline are both {self.candidate!r:.80}")
+            raise ValueError(f"candidate and baseline are both {quoted(self.candidate)}")
         return self
 
     @property
@@ -103,12 +103,12 @@ class Human(Judge):
         ]
         if strays:
             number, line = min(strays, key=lambda stray: stray[0])
-            constitution = f" under {line.constitution_id!r}" if line.constitution_id is not None else ""
+            constitution = f" under {quoted(line.constitution_id)}" if line.constitution_id is not None else ""
             count = sum(map(len, self._lines.values()))
             raise InputError(
                 f"{len(strays)} of the {count} verdicts in {self._file} match none of the pairs that are compared. The "
-                f"first one is line {number}: {line.candidate!r} against {line.baseline!r} on the query "
-                f"{line.query_id!r}{constitution}. Correct the names and ids, or remove the lines."
+                f"first one is line {number}: {quoted(line.candidate)} against {quoted(line.baseline)} on the query "
+                f"{quoted(line.query_id)}{constitution}. Correct the names and ids, or remove the lines."
             )
 
     def concerns(self, question: Question) -> bool:
