@@ -211,9 +211,9 @@ def _check_unscored(judge: str, verdicts: Sequence[Verdict], limit: float, file:
     share = 100 * len(unscored) / max(1, len(verdicts))
     if unscored and (share > limit or len(unscored) == len(verdicts)):
         reason, count = Counter(v.reason for v in unscored).most_common(1)[0]
-        assert reason is not None, "a verdict without a score has a reason"
         raise InputError(
             f"The judge {judge} left {len(unscored)} of {len(verdicts)} verdicts unscored ({share:.1f} %; "
-            f"evaluation.unscored_limit is {limit:g} %). The most frequent reason ({count}) is: {reason.rstrip('.')}. The verdicts "
-            f"are kept in {file}; the next call asks the unanswered questions again."
+            f"evaluation.unscored_limit is {limit:g} %). The most frequent reason ({count}) is: "
+            f"{(reason or 'none given').rstrip('.')}. The verdicts are kept in {file}; the next call asks the "
+            f"unanswered questions again."
         )
