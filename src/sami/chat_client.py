@@ -129,7 +129,9 @@ class Chat:
         text = self.clean(_text(choice.message.content), whole=True)
         refusal = getattr(choice.message, "refusal", None)
         if refusal and not text:
-            return str(self.clean(refusal, whole=True)), f"the model refused to answer: {self.clean(refusal).rstrip('.')}"
+            return str(
+                self.clean(refusal, whole=True)
+            ), f"the model refused to answer: {self.clean(refusal).rstrip('.')}"
         if choice.finish_reason == "content_filter":
             return text, "the server's content filter stopped the answer"
         return text, None

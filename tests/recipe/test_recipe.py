@@ -140,7 +140,7 @@ def test_an_override_whose_value_is_not_yaml_is_refused(file):
 
 
 def test_an_override_inside_a_plain_value_is_refused(file):
-    assert "inside principles, which is a plain value" in refusal(file, "principles.path=x")
+    assert "inside 'principles', which is a plain value" in refusal(file, "principles.path=x")
 
 
 # --- unknown keys ---
@@ -354,9 +354,9 @@ def test_a_missing_recipe_lists_the_packaged_ones(packaged):
     [
         ("training: [1", "is not valid YAML"),
         (b"\xff\xfe\x00", "is not valid UTF-8"),
-        ("", "holds no sections"),
-        ("- model", "holds no sections"),
-        ("just text", "holds no sections"),
+        ("", "has no sections"),
+        ("- model", "has no sections"),
+        ("just text", "has no sections"),
         ("!!python/object/apply:os.system ['true']", "is not valid YAML"),
     ],
 )

@@ -14,11 +14,11 @@ class Endpoint(Section):
     """Base URL of the server."""
     key_variable: str = "OPENAI_API_KEY"
     """Environment variable that holds the API key; the key itself is never stored."""
-    concurrency: int = Field(default=8, ge=1)
+    concurrency: int = Field(default=8, ge=1, le=10_000)
     """Maximum number of requests in flight."""
-    retries: int = Field(default=6, ge=0)
+    retries: int = Field(default=6, ge=0, le=1000)
     """Retries of a question after a temporary failure."""
-    timeout: float = Field(default=60.0, gt=0.0)
+    timeout: float = Field(default=60.0, gt=0.0, le=86_400.0)
     """Time limit of one attempt in seconds."""
 
     @field_validator("key_variable")

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from sami.recipe.endpoint import Endpoint
-from sami.recipe.sections import Model, Prompt, Section, as_model
+from sami.recipe.sections import MOST_SEED, Model, Prompt, Section, as_model
 
 
 class JudgeSection(Section):
@@ -42,7 +42,7 @@ class LocalJudge(JudgeSection):
     """The model: a source, or a section like the recipe's `model`."""
     name: str | None = None
     """The judge's name in verdicts; null takes the model's name."""
-    batch_size: int = Field(default=8, ge=1)
+    batch_size: int = Field(default=8, ge=1, le=100_000)
     """Questions per forward pass."""
 
     @property
@@ -59,19 +59,19 @@ class EndpointJudge(Endpoint, JudgeSection):
     """A server that speaks the OpenAI chat protocol."""
     name: str | None = None
     """The judge's name in verdicts; null takes the model's name."""
-    temperature: float = Field(default=0.0, ge=0.0)
+    temperature: float = Field(default=0.0, ge=0.0, le=100.0)
     """Sampling temperature; 0 asks for the likeliest answer."""
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, le=MOST_SEED)
     """Sampling seed that is sent to the server."""
-    max_tokens: int = Field(default=512, ge=1)
+    max_tokens: int = Field(default=512, ge=1, le=1_000_000)
     """Maximum number of tokens in an answer."""
     log_probs: bool = True
     """Request token log-probs, and read the verdict from them where the server returns them."""
-    prompt_price: float = Field(default=0.0, ge=0.0)
+    prompt_price: float = Field(default=0.0, ge=0.0, le=1e9)
     """Price of a million prompt tokens, in any currency."""
-    completion_price: float = Field(default=0.0, ge=0.0)
+    completion_price: float = Field(default=0.0, ge=0.0, le=1e9)
     """Price of a million generated tokens."""
-    budget: float | None = Field(default=None, gt=0.0)
+    budget: float | None = Field(default=None, gt=0.0, le=1e12)
     """Maximum cost of this judge in this run, in the currency of the prices."""
 
     @model_validator(mode="after")
@@ -162,17 +162,17 @@ class Evaluation(Section):
     unscored_limit: float = Field(default=5.0, ge=0.0, le=100.0)
     """The command fails if more than this share of a judge's verdicts is unscored, or of the constitutions in files of
     responses is not made of the principles given; in percent."""
-    calibration_pairs: int = Field(default=60, ge=10)
+    calibration_pairs: int = Field(default=60, ge=10, le=100_000)
     """Pairs with a known answer on which a judge is measured before it is asked about others."""
     force: bool = False
     """Use judges that calibration does not show to be above chance; their win rates are marked."""
-    principles_per_query: int = Field(default=3, ge=1)
+    principles_per_query: int = Field(default=3, ge=1, le=1000)
     """Contrasts per held-out query, at most one per principle; principles take turns, held-out ones included."""
-    bootstrap_samples: int = Field(default=2000, ge=100)
+    bootstrap_samples: int = Field(default=2000, ge=100, le=100_000)
     """Resamples of the queries behind every 95 % interval."""
-    health_queries: int = Field(default=40, ge=2)
+    health_queries: int = Field(default=40, ge=2, le=100_000)
     """Queries on which relevance and forgetting are measured, with forward passes of their own."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, le=MOST_SEED)
     """Seed of the evaluation contrasts, the order of responses and the bootstrap."""
 
     def with_paths(self, absolute: Callable[[str], str]) -> "Evaluation":
