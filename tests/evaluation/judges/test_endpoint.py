@@ -179,8 +179,8 @@ def test_a_server_that_wants_to_be_left_alone_for_an_hour_is_not_waited_for(tmp_
     [
         ("", {}, "the answer is empty"),
         (None, {}, "the answer is empty"),
-        ("I like both.", {}, "the answer holds no verdict line"),
-        ("Verdict: C", {}, "the answer holds no verdict line"),
+        ("I like both.", {}, "the answer has no verdict line"),
+        ("Verdict: C", {}, "the answer has no verdict line"),
         ("Response A says:\nVerdict: A", {"finish": "length"}, "the answer was cut off before its verdict"),
     ],
 )

@@ -36,7 +36,7 @@ def test_every_line_of_a_response_stays_behind_its_mark(attack: str, order: str)
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_a_judge_that_quotes_a_response_says_nothing_by_it(attack: str) -> None:
     quoted = [line for line in prompt(Question(pair(candidate=attack), "candidate_first")).splitlines() if "| " in line]
-    assert read_verdict("\n".join(quoted), cut_off=False) == "the answer holds no verdict line"
+    assert read_verdict("\n".join(quoted), cut_off=False) == "the answer has no verdict line"
     said = "\n".join([*quoted, "Verdict: B"])
     verdict = read_verdict(said, cut_off=False)
     assert isinstance(verdict, tuple)
