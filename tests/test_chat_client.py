@@ -75,7 +75,9 @@ def refusing(**refused: Any) -> Answer:
 
 
 def openai_shape(name: str, code: str = "unsupported_parameter") -> dict[str, Any]:
-    return {"error": {"message": f"'{name}' is not supported; use 'max_completion_tokens'.", "param": name, "code": code}}
+    return {
+        "error": {"message": f"'{name}' is not supported; use 'max_completion_tokens'.", "param": name, "code": code}
+    }
 
 
 EXTRA = [{"type": "extra_forbidden", "loc": ["body", "seed"], "msg": "Extra inputs are not permitted"}]
@@ -83,7 +85,10 @@ SHAPES: dict[str, tuple[Any, str]] = {
     "OpenAI": (openai_shape("seed"), "'seed' is not supported; use 'max_completion_tokens' (HTTP 400)"),
     "Mistral": ({"object": "error", "message": {"detail": EXTRA}}, "seed: Extra inputs are not permitted (HTTP 422)"),
     "FastAPI": ({"detail": EXTRA}, "seed: Extra inputs are not permitted (HTTP 422)"),
-    "older vLLM": ({"object": "error", "message": "Unknown parameter: 'seed'."}, "Unknown parameter: 'seed' (HTTP 400)"),
+    "older vLLM": (
+        {"object": "error", "message": "Unknown parameter: 'seed'."},
+        "Unknown parameter: 'seed' (HTTP 400)",
+    ),
     "Google": ([{"error": {"code": 400, "message": 'Unknown name "seed".'}}], 'Unknown name "seed" (HTTP 400)'),
 }
 

@@ -7,7 +7,6 @@ from sami.evaluation.judges import Judge, Judgement, Question, Record
 from sami.evaluation.pairs import Item, Pair, Policy, Response
 from sami.principles import Principle
 
-
 BRIEF = Principle(id="brief", definition="Be brief.", antithesis="Be long.", verifier={"check": "word_count", "max": 3})
 KIND = Principle(id="kind", definition="Be kind.", antithesis="Be stern.", held_out=True)
 

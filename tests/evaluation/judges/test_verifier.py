@@ -29,5 +29,7 @@ def test_who_passes_more_of_the_verifiers_wins(
     principles: list[tuple[str, bool]], candidate: str, baseline: str, score: float | None
 ) -> None:
     one = pair(candidate=candidate, baseline=baseline, principles=tuple(principles))
-    found = said(Verifiers(VerifierJudge(kind="verifier"), Given([BRIEF, LOUD, KIND])), questions_of([one], order="both", seed=0))
+    found = said(
+        Verifiers(VerifierJudge(kind="verifier"), Given([BRIEF, LOUD, KIND])), questions_of([one], order="both", seed=0)
+    )
     assert [j.score for j in found.values()] == ([] if score is None else [score, score])
