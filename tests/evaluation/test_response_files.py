@@ -22,7 +22,7 @@ def write(file: Path, rows: list[tuple[object, str, str]]) -> Path:
 
 
 def test_a_file_of_responses_is_a_policy(tmp_path: Path) -> None:
-    rows = [("1", "1. Be brief.\n2. Be stern.", "Yes, it is."), (2, "Be odd.", "")]
+    rows = [("1", "1. Be brief.\n2. Be stern.", "Yes, it is."), (2.0, "Be odd.", "")]
     read = from_file(write(tmp_path / "new.jsonl", rows), QUERIES, [BRIEF, KIND])
     [(first, said), (second, nothing)] = read.responses.items()
     assert read.name == "new"
@@ -75,7 +75,7 @@ def line(**fields: object) -> str:
         ('{"id": "1", "response": "r"}', r"Line 1 .* has no text in 'constitution'"),
         (line() + '\n{"id"', "Line 2 .*not valid JSON"),
         (line(id="9"), "Line 1 .*'9', which is not among the 2 queries given"),
-        (line(id=1.0), r"Line 1 .* has 1\.0 in 'id', which must be a text or a whole number"),
+        (line(id=1.5), r"Line 1 .* has 1\.5 in 'id', which must be a text or a whole number"),
         (line(id=True), r"Line 1 .* has True in 'id'"),
         (line() + "\n\n" + line(id=1, constitution="c "), "Lines 1 and 3 .* both answer the query '1'"),
         (line(response="\ud83d"), "Line 1 .*half a surrogate pair"),

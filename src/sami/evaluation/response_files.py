@@ -17,7 +17,7 @@ from sami.errors import InputError, quoted
 from sami.evaluation.json_lines import read_objects
 from sami.evaluation.pairs import Item, Policy, Response
 from sami.principles import Principle
-from sami.text.words import word_spans
+from sami.text.words import token_count
 
 FIELDS = ("constitution", "response")
 NEEDED = "Each line needs id, constitution and response."
@@ -62,7 +62,7 @@ def from_file(
                 f"Lines {first} and {number} of {path} both answer the query {quoted(query_id)} under the same "
                 f"constitution. Keep one of them."
             )
-        responses[item] = Response(response, _tokens(response))
+        responses[item] = Response(response, token_count(response))
     if not responses:
         raise InputError(f"{path} contains no responses. {NEEDED}")
     return Policy(path.stem, responses)
@@ -139,8 +139,8 @@ def check_matches(items: Sequence[Item], principles: Path, limit: float) -> None
 
 def _id(place: str, record: dict[str, Any]) -> str:
     value = record.get("id")
-    if type(value) is int:
-        return str(value)
+    if type(value) is int or (isinstance(value, float) and value.is_integer()):  # pandas makes floats of integers
+        return str(int(value))
     if isinstance(value, str):
         return value
     raise InputError(f"{place} has {quoted(value)} in 'id', which must be a text or a whole number. {NEEDED}")
@@ -188,9 +188,3 @@ def _key(item: Item) -> tuple[str, str]:
 def _matched(text: str) -> str:
     """The form in which two texts are the same: compatible characters alike, white space collapsed."""
     return " ".join(unicodedata.normalize("NFKC", text).split())
-
-
-def _tokens(text: str) -> int:
-    """Words and punctuation marks: the length of a response whose tokenizer is not known."""
-    words = [end - start for start, end, _ in word_spans(text)]
-    return len(words) + sum(not character.isspace() for character in text) - sum(words)
