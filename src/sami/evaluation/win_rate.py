@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from sami.errors import InputError
+from sami.errors import InputError, one_line
 from sami.evaluation.bootstrap import CONFIDENCE, percentile_interval, resamples
 from sami.evaluation.length_control import Judged, length_controlled_rates
 from sami.evaluation.verdicts import Verdict
@@ -63,7 +63,7 @@ def win_rates(
         reasons = sorted({verdict.reason for verdict in verdicts if verdict.reason})
         raise InputError(
             f"None of the {len(verdicts)} judgements has a score, so there is no win rate. "
-            + (f"The reasons are: {'; '.join(reasons[:3])}." if reasons else "See `raw` for the judge's words.")
+            + (f"The reasons are: {'; '.join(map(one_line, reasons[:3]))}." if reasons else "See `raw` for the judge's words.")
         )
     cells: dict[Key, list[Verdict]] = {}
     for verdict in verdicts:

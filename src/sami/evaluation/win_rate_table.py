@@ -7,6 +7,7 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
+from sami.errors import one_line
 from sami.evaluation.win_rate import Rate
 
 # Near 50 %, a rate of fewer queries has an interval of about 28 points or more.
@@ -26,7 +27,8 @@ def warnings(rates: Sequence[dict[str, Any]]) -> list[str]:
     """What makes figures unreliable: a sentence for each comparison and cause, or none."""
     comparisons: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for cell in rates:
-        comparisons[f"{cell['candidate']} vs {cell['baseline']} by {cell['judge']}"].append(cell)
+        policies, judge, _ = _who(cell)
+        comparisons[f"{policies} by {judge}"].append(cell)
     said = []
     for who, cells in comparisons.items():
         if few := [cell for cell in cells if min(cell["strata_n"].values()) < FEW_QUERIES]:
@@ -56,7 +58,7 @@ def warnings(rates: Sequence[dict[str, Any]]) -> list[str]:
 
 def agreement_sentence(pair: dict[str, Any]) -> str:
     """One entry of `sami.evaluation.win_rate.agreement` in a sentence."""
-    a, b = pair["judges"]
+    a, b = map(one_line, pair["judges"])
     kappa = "undefined" if pair["kappa"] is None else f"{pair['kappa']:.2f}"
     return f"{a} and {b} agree on {pair['agreement']:.1f} % of {pair['judgements']} judgements (Cohen's kappa {kappa})."
 
@@ -109,7 +111,9 @@ def _table(title: str, *, scope: bool = True) -> Table:
 
 
 def _who(cell: dict[str, Any]) -> tuple[str, str, str]:
-    return f"{cell['candidate']} vs {cell['baseline']}", cell["judge"], _scope(cell)
+    """(policies, judge, scope) on one line each, whatever the names contain."""
+    candidate, baseline, judge = (one_line(cell[name]) for name in ("candidate", "baseline", "judge"))
+    return f"{candidate} vs {baseline}", judge, _scope(cell)
 
 
 def _scope(cell: dict[str, Any]) -> str:
