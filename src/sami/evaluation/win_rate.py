@@ -60,10 +60,10 @@ def win_rates(
     if not verdicts:
         raise InputError("There are no verdicts, so there is no win rate. Judge some pairs first, with `sami judge`.")
     if all(verdict.score is None for verdict in verdicts):
-        reasons = sorted({verdict.reason for verdict in verdicts if verdict.reason})
+        reasons = sorted({one_line(verdict.reason) for verdict in verdicts if verdict.reason})[:3]
         raise InputError(
             f"None of the {len(verdicts)} judgements has a score, so there is no win rate. "
-            + (f"The reasons are: {'; '.join(map(one_line, reasons[:3]))}." if reasons else "See `raw` for the judge's words.")
+            + (f"The reasons are: {'; '.join(reasons)}." if reasons else "See `raw` for the judge's words.")
         )
     cells: dict[Key, list[Verdict]] = {}
     for verdict in verdicts:
