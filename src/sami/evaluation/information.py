@@ -145,7 +145,7 @@ class PolicyScores:
         return PolicyScores([s for s in self.policy if keep(s)], [s for s in self.base if keep(s)])
 
 
-def summarise(scores: PolicyScores, *, samples: int, seed: int) -> Information:
+def summarize(scores: PolicyScores, *, samples: int, seed: int) -> Information:
     """The figures of a policy, with bootstrap intervals over queries."""
     bounds = bounds_by_policy(scores.policy)
     base_bounds = bounds_under_base(scores.base)
