@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from sami.console import show, show_json, warn
-from sami.evaluation import win_rate_table
+from sami.evaluation import comparison, win_rate_table
 from sami.evaluation.calibration import Calibration
 from sami.evaluation.file_comparison import Comparison, Files
 from sami.loop.judged_summary import length_table
@@ -34,6 +34,7 @@ def of_files(files: Files, settings: Evaluation, folder: Path, *, calibrate: boo
 
 
 def _show_verdicts(value: dict[str, Any], folder: Path, as_json: bool) -> None:
+    comparison.require_win_rates(value)
     if as_json:
         show_json(value)
         return

@@ -30,7 +30,7 @@ def baseline(policy: Policy, principles: Sequence[Principle], recipe: Recipe) ->
         for scope, learned in (("learned", True), ("held_out", False))
     }
     by_principle = {p.id: verifier_rate([v for v in verdicts if v["principle"] == p.id], sampling) for p in principles}
-    nothing = information.summarise(PolicyScores([], []), **sampling).as_json()
+    nothing = information.summarize(PolicyScores([], []), **sampling).as_json()
     words = [word_count(response.text) for response in policy.responses.values()]
     return {
         "name": policy.name,

@@ -117,7 +117,7 @@ def _verdict_key(verdict: dict[str, Any]) -> tuple[Any, ...]:
 
 def _policy(one: Evaluated, principles: Sequence[Principle], sampling: dict[str, int]) -> dict[str, Any]:
     def info(learned: bool) -> dict[str, Any]:
-        return information.summarise(one.scores.where(lambda s: s.learned == learned), **sampling).as_json()
+        return information.summarize(one.scores.where(lambda s: s.learned == learned), **sampling).as_json()
 
     return {
         "name": one.name,
@@ -141,7 +141,7 @@ def verifier_rate(verdicts: list[dict[str, Any]], sampling: dict[str, int]) -> E
 def _principle(one: Evaluated, principle: Principle, sampling: dict[str, int]) -> dict[str, Any]:
     scores = one.scores.where(lambda s: principle.id in s.principles)
     verdicts = [v for v in one.verdicts if v["principle"] == principle.id]
-    figures = information.summarise(scores, **sampling)
+    figures = information.summarize(scores, **sampling)
     rate = verifier_rate(verdicts, sampling)
     return {
         "learned": not principle.held_out,
