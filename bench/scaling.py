@@ -105,7 +105,8 @@ def _memory(chosen: argparse.Namespace, c: int, cached: bool) -> dict[str, Any]:
     from bench.data import shortened
     from bench.engine_step import EngineStep
     from bench.flops import needed_tokens
-    from sami.models.devices import activation_bytes, free_bytes
+    from sami.models.devices import free_bytes
+    from sami.training.memory import activation_bytes
 
     contrast = load_contrasts(chosen, c)[0]
     model = load(chosen, torch.float32)

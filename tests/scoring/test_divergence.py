@@ -246,7 +246,7 @@ def test_every_step_logs_its_divergence_and_the_loss_contains_it(
 def test_beta_0_makes_no_reference_and_is_bit_for_bit_the_loss_without(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sami.training.trainer.frozen_copy", lambda *_: pytest.fail("a reference was made"))
+    monkeypatch.setattr("sami.training.policy.frozen_copy", lambda *_: pytest.fail("a reference was made"))
     monkeypatch.setattr(
         "sami.scoring.divergence.scored_with_divergence", lambda *_: pytest.fail("a divergence was computed")
     )

@@ -143,7 +143,7 @@ SCRIPT = """
     from torch.distributed.tensor import DTensor
     from transformers import Trainer
     from tests.support.tiny import random_contrast, tiny_model, tiny_tokenizer
-    from sami.trainer import SAMIConfig, SAMITrainer
+    from sami.training import SAMIConfig, SAMITrainer
 
     save = Trainer._save_rng_state
 

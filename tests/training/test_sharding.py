@@ -21,10 +21,10 @@ SCRIPT = """
     sys.path.insert(0, {tests!r})
     import torch
     from torch import distributed
-    from sami import attention, models
+    from sami.models import attention, loading
     from sami.contrasts import collate
     from sami.scoring import check_packing, logprob_matrix
-    from sami.sharding import ShardedScorer, whole_weights
+    from sami.training.sharding import ShardedScorer, whole_weights
     from tests.support.tiny import ARCHITECTURES, random_contrast, tiny_model
 
     distributed.init_process_group("gloo")
@@ -32,7 +32,7 @@ SCRIPT = """
     batch = collate([random_contrast(seed) for seed in range(2)], 2)
     for architecture in ARCHITECTURES:
         whole = tiny_model(architecture)
-        model = tiny_model(architecture) if first else models.empty_of(whole.config, dtype=torch.float32).eval()
+        model = tiny_model(architecture) if first else loading.empty_of(whole.config, dtype=torch.float32).eval()
         attention.install(model)
         sharded = ShardedScorer(model, torch.float32, torch.device("cpu"))
         scored = sharded.without_gradient(lambda m: logprob_matrix(m, batch))

@@ -389,7 +389,7 @@ SCRIPT = """
     import torch
     from torch.distributed.tensor import DTensor
     from tests.support.tiny import random_contrast, tiny_model, tiny_tokenizer
-    from sami.trainer import SAMIConfig, SAMITrainer
+    from sami.training import SAMIConfig, SAMITrainer
 
     out, dtype, cache = sys.argv[1], sys.argv[3], sys.argv[5] == "cache"
     micro, steps = int(sys.argv[2]), int(sys.argv[4])

@@ -13,7 +13,7 @@ from typing import Any
 from jinja2 import Template
 
 from sami.contrast_plan import Planned, evaluation_plan, training_plan
-from sami.costs.memory import Lengths, Shape
+from sami.costs.shape import Lengths, Shape
 from sami.errors import InputError
 from sami.models import adapters, loading
 from sami.models.known import family_of, known_config

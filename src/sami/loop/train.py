@@ -12,13 +12,15 @@ from transformers.trainer_callback import PrinterCallback
 
 from sami.console import bar, say
 from sami.contrasts import Contrast, read_contrasts
-from sami.costs.memory import micro_batch
+from sami.costs.memory import Devices, caches_gradients
+from sami.costs.shape import Shape
 from sami.files import file_hash
 from sami.loop import launch
-from sami.models import adapters, devices, loading, quantization
+from sami.models import adapters, devices, loading
+from sami.training import memory
 from sami.training.config import SAMIConfig
 from sami.training.metrics_log import Recorder, keep_steps, last_checkpoint, last_line, step_of
-from sami.training.trainer import SAMITrainer, needs_gradient_cache
+from sami.training.trainer import SAMITrainer
 from sami.training.weight_change import require_changed
 
 if TYPE_CHECKING:
@@ -148,7 +150,7 @@ class Training:
         """The trainer's settings for one iteration: the recipe's, and what was decided about its contrasts."""
         t = self.run.recipe.training
         share = t.batch_size // self.run.recipe.launch.total  # of a step, for each process
-        micro = micro_batch(self.run.recipe, self.run.recipe.launch.total)
+        micro = t.micro_batch(self.run.recipe.launch.total)
         scheduler = "constant_with_warmup" if t.lr_scheduler == "constant" and t.warmup_steps else t.lr_scheduler
         return SAMIConfig(
             output_dir=str(self.run.directory.checkpoints(iteration)),
@@ -164,6 +166,7 @@ class Training:
             explode_above=t.explode_above,
             beta=t.beta,
             contrast=t.contrast,
+            estimator=t.estimator,
             per_token=t.per_token,
             train_eos=t.train_eos,
             share_prefix=self.run.packing(contrasts),
@@ -181,24 +184,18 @@ class Training:
         )
 
     def _caching(self, iteration: int, contrasts: list[Contrast]) -> bool:
-        """Whether an iteration trains with the gradient cache: as the recipe says, or decided once by free memory.
+        """Whether an iteration trains with the gradient cache: the recipe decides, or once the memory of a device.
 
         The two routes round differently, so an iteration that is resumed must take the one it began with.
         """
-        training = self.run.recipe.training
-        if training.gradient_cache is not None:
-            return training.gradient_cache
+        recipe = self.run.recipe
+        if recipe.training.gradient_cache is not None:
+            return recipe.training.gradient_cache
 
         def decide() -> dict[str, Any]:
-            model = loading.empty_model(self.run.recipe.model)  # its weights are loaded later
-            total = sum(p.numel() for p in model.parameters())
-            if self.run.recipe.adapter is None:
-                held = total * (4 + self.run.dtype.itemsize) / self.run.recipe.launch.total  # masters and copy
-            else:
-                narrow = quantization.weights_in_4_bits(model) if self.run.recipe.adapter.quantize else 0
-                held = quantization.held_bytes(total, narrow, self.run.dtype)
-            config, free = loading.load_config(self.run.recipe.model), devices.free_bytes() - int(held)
-            needed = needs_gradient_cache(config, contrasts, training.micro_batch_size, self.run.dtype, free)
-            return {"gradient_cache": needed}
+            shape = Shape.of(loading.load_config(recipe.model), recipe.model.trust_remote_code)
+            on = Devices.here(recipe.launch, self.run.dtype, devices.free_bytes())  # weights are loaded later
+            row = memory.longest_constitution(contrasts, shared=self.run.packing(contrasts))
+            return {"gradient_cache": caches_gradients(shape, recipe, on, self.run.adapter_weights(), row)}
 
         return bool(self.run.directory.step(f"gradient-cache-{iteration}", {}, [], decide)["gradient_cache"])
