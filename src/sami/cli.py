@@ -71,13 +71,21 @@ def run(
 def plan(
     recipe: RecipeArgument,
     overrides: Overrides = None,
-    gpus: Annotated[int | None, typer.Option(min=1, help="Plan for so many GPUs, which need not be here.")] = None,
-    gpu_memory: Annotated[float, typer.Option(min=1, help="Memory of each in GiB.")] = 80.0,
-    gpu_tflops: Annotated[float, typer.Option(min=1, help="Peak bfloat16 rate of each; by default an A100's.")] = 312.0,
+    gpus: Annotated[int | None, typer.Option(min=1, help="Plan for this many GPUs, which need not be present.")] = None,
+    gpu_memory: Annotated[float | None, typer.Option(min=1, help="Memory of each GPU in GiB; 80 by default.")] = None,
+    gpu_tflops: Annotated[
+        float | None, typer.Option(min=1, help="Peak bfloat16 TFLOP/s of each GPU; by default an A100's 312.")
+    ] = None,
     smoke: Smoke = False,
     as_json: Json = False,
 ) -> None:
     """Show the resolved recipe, what it will cost and whether it fits; run nothing."""
+    described = {name: value for name, value in (("gib", gpu_memory), ("tflops", gpu_tflops)) if value is not None}
+    if described and gpus is None:
+        raise InputError(
+            "--gpu-memory and --gpu-tflops describe the GPUs of --gpus, which is missing, so they would have no "
+            "effect. Add --gpus N, or leave them out to plan for this machine."
+        )
     resolved = load_recipe(recipe, overrides or [])
     hub = not smoke and _hub_answers()
     if not hub:
@@ -91,7 +99,7 @@ def plan(
 
             place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sami-smoke-")))
             resolved = stack.enter_context(smoked(resolved, place))
-        costs = planning.plan(resolved, planning.Gpus(gpus, gpu_memory, gpu_tflops) if gpus else None, hub=hub)
+        costs = planning.plan(resolved, planning.Gpus(gpus, **described) if gpus else None, hub=hub)
     _show_plan(costs, as_json)
     if gpus and costs.misfits:
         raise InputError(" ".join(costs.misfits))

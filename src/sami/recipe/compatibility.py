@@ -40,9 +40,9 @@ class TrainingSetup:
             )
         if self.master_weights == "bfloat16" and self.compute_dtype == "float32":
             yield (
-                "master_weights is bfloat16, and the model computes in float32, which would add nothing but digits "
-                "that are thrown away. Set both to bfloat16 (model.dtype in a recipe, compute_dtype in SAMIConfig), "
-                "or leave out master_weights."
+                "master_weights is bfloat16, and the model computes in float32, more precisely than its weights are "
+                "kept. Set both to bfloat16 (model.dtype in a recipe, compute_dtype in SAMIConfig), or leave out "
+                "master_weights."
             )
 
     def _conflicts_of_several(self, launched: str) -> Iterator[str]:

@@ -16,7 +16,7 @@ _WITHOUT_EFFECT = {
     "bf16": "set compute_dtype, which decides the precision of every pass",
     "fp16": "set compute_dtype, which decides the precision of every pass",
     "torch_compile": "set compile_layers, which compiles the transformer blocks",
-    "label_smoothing_factor": "the loss compares whole responses and has no labels to smooth; leave it out",
+    "label_smoothing_factor": "leave it out: the loss compares whole responses and has no labels to smooth",
     "data_seed": "set seed, which decides the order of contrasts",
 }
 
@@ -74,10 +74,10 @@ class SAMIConfig(TrainingArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._require_our_launch()
         unused = [name for name in _WITHOUT_EFFECT if getattr(self, name)]
         if unused:
             raise InputError(f"{unused[0]} has no effect in SAMITrainer. Instead, {_WITHOUT_EFFECT[unused[0]]}.")
+        self._require_our_launch()
         objective.require_objective(self.contrast, self.estimator)
         if not self.beta >= 0:
             raise InputError(f"beta is {self.beta}, and the weight of a divergence cannot be negative. Raise it to 0.")
