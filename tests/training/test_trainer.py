@@ -77,7 +77,7 @@ def test_a_step_is_gradient_descent_on_the_mean_loss(make: Make, settings: Any, 
     trainer = make(contrasts, 1, max_grad_norm=1e9, **SGD, **settings)
     trainer.train()
     assert largest_difference(weights_of(trainer), expected) < 5e-6
-    assert logged(trainer, "loss") == pytest.approx([float(loss)], abs=1e-3)
+    assert logged(trainer, "loss") == pytest.approx([loss.item()], abs=1e-3)
 
 
 def test_another_estimator_is_one_function_and_one_line(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
