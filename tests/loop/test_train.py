@@ -10,8 +10,9 @@ import pytest
 from sami.contrasts import Contrast
 from sami.costs.estimate import Costs, Gpus, plan
 from sami.errors import InputError
-from sami.loop.train import Training
-from sami.pipeline import Pipeline
+from sami.loop.context import Run
+from sami.loop.train import arguments, starting_point
+from sami.prepared import prepare
 from sami.recipe import Recipe, load_recipe
 from sami.training import SAMIConfig, SAMITrainer
 from tests.support.recipes import write_recipe
@@ -48,11 +49,11 @@ def training_parts(costs: Costs) -> dict[str, int]:
     return next(phase.parts for phase in costs.memory if phase.phase == "training")
 
 
-def longest_contrasts(recipe: Recipe, folder: Path) -> list[Contrast]:
+def longest_contrasts(recipe: Recipe) -> list[Contrast]:
     """Contrasts whose rows are as long as those that a plan expects."""
-    pipeline = Pipeline(recipe, folder)
-    planned = [*pipeline.training_plan(1), *pipeline.evaluation_plan()]
-    prompts = [pipeline.prompts.training_prompt(p.query, c.texts, c.text) for p in planned for c in p.constitutions]
+    prepared = prepare(recipe)
+    planned = [*prepared.training_plan(1), *prepared.evaluation_plan()]
+    prompts = [prepared.prompts.training_prompt(p.query, c.texts, c.text) for p in planned for c in p.constitutions]
     longest, response = max(map(len, prompts)), recipe.generation.max_new_tokens
     lengths = {"prompt_tokens": (longest, longest), "response_tokens": (response, response)}
     return [random_contrast(seed, **lengths) for seed in range(4)]
@@ -63,7 +64,7 @@ def test_plan_run_and_trainer_use_the_gradient_cache_at_the_same_memory(
     load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overrides: list[str]
 ) -> None:
     recipe = load(*overrides)
-    contrasts, processes = longest_contrasts(recipe, tmp_path / "run"), recipe.launch.total
+    contrasts, processes = longest_contrasts(recipe), recipe.launch.total
     whole = training_parts(plan(load(*overrides, "training.gradient_cache=false")))
     kept = whole["activations"]
     held = sum(whole.values()) - kept - whole["logits"]
@@ -78,18 +79,18 @@ def test_plan_run_and_trainer_use_the_gradient_cache_at_the_same_memory(
         free(device * processes)
         planned = training_parts(plan(recipe))
         assert (planned["activations"] < kept) == cached
-        run = Training(Pipeline(recipe, tmp_path / f"run-{share}"))
-        with run.run.directory.open(recipe, None):
-            arguments = run.arguments(1, contrasts)
-            assert arguments.gradient_cache == cached
+        run = Run.start(recipe, tmp_path / f"run-{share}")
+        with run.opened():
+            settings = arguments(run, 1, contrasts)
+            assert settings.gradient_cache == cached
             free(device * processes * (100 if cached else 0.01))
-            assert run.arguments(1, contrasts).gradient_cache == cached  # once decided, kept
+            assert arguments(run, 1, contrasts).gradient_cache == cached  # once decided, kept
             if processes > 1:
                 continue
             free(device - loaded)
-            undecided = replace(arguments, gradient_cache=None, output_dir=str(tmp_path / "trainer"))
-            inputs: Any = {"args": undecided, "train_dataset": contrasts, "processing_class": run.run.tokenizer}
-            trainer = SAMITrainer(**run._start(0), **inputs)
+            undecided = replace(settings, gradient_cache=None, output_dir=str(tmp_path / "trainer"))
+            inputs: Any = {"args": undecided, "train_dataset": contrasts, "processing_class": run.tokenizer}
+            trainer = SAMITrainer(**starting_point(run, 0), **inputs)
             trainer.train()
             assert trainer.gradient_cache == cached
 
@@ -97,12 +98,12 @@ def test_plan_run_and_trainer_use_the_gradient_cache_at_the_same_memory(
 @RECIPES
 def test_plan_and_run_take_the_same_micro_batches(load: Any, tmp_path: Path, overrides: list[str]) -> None:
     recipe = load(*overrides, "training.gradient_cache=false")
-    run = Training(Pipeline(recipe, tmp_path / "run"))
-    with run.run.directory.open(recipe, None):
-        arguments = run.arguments(1, longest_contrasts(recipe, tmp_path / "run"))
-    micro, processes = arguments.per_device_train_batch_size, recipe.launch.total
+    run = Run.start(recipe, tmp_path / "run")
+    with run.opened():
+        settings = arguments(run, 1, longest_contrasts(recipe))
+    micro, processes = settings.per_device_train_batch_size, recipe.launch.total
     assert micro == recipe.training.micro_batch(processes) == 2 if "launch" not in str(overrides) else 1
-    assert micro * arguments.gradient_accumulation_steps * processes == recipe.training.batch_size
+    assert micro * settings.gradient_accumulation_steps * processes == recipe.training.batch_size
     one = training_parts(plan(load(*overrides, "training.gradient_cache=false", "training.micro_batch_size=1")))
     assert training_parts(plan(recipe))["activations"] == pytest.approx(micro * one["activations"], rel=1e-6)
 
@@ -126,13 +127,13 @@ def test_recipe_trainer_and_plan_refuse_the_same_settings(
     shared = [f"training.{name}={values[name]}" for name in ("beta", "master_weights")]
     shared.append(f"model.dtype={values['dtype']}")
     monkeypatch.setattr(SAMIConfig, "world_size", property(lambda _: values["processes"]))
-    arguments: Any = {name: values[name] for name in ("beta", "master_weights")} | {"compute_dtype": values["dtype"]}
+    chosen: Any = {name: values[name] for name in ("beta", "master_weights")} | {"compute_dtype": values["dtype"]}
 
     def recipe() -> Recipe:
         return load(*shared, f"launch.processes={values['processes']}")
 
     def trainer() -> SAMIConfig:
-        return SAMIConfig(output_dir=str(tmp_path), use_cpu=True, **arguments)
+        return SAMIConfig(output_dir=str(tmp_path), use_cpu=True, **chosen)
 
     if conflict is None:
         recipe()
@@ -147,15 +148,10 @@ def test_recipe_trainer_and_plan_refuse_the_same_settings(
 
 
 def test_warmup_of_a_recipe_has_an_effect(load: Any, tmp_path: Path) -> None:
-    run = Training(Pipeline(load("training.steps=4", "training.warmup_steps=2"), tmp_path / "run"))
-    with run.run.directory.open(run.run.recipe, None):
-        arguments = run.arguments(1, [random_contrast(seed) for seed in range(4)])
-    trainer = SAMITrainer(
-        **run._start(0),
-        args=arguments,
-        train_dataset=[random_contrast(seed) for seed in range(4)],
-        processing_class=run.run.tokenizer,
-    )
-    trainer.train()
+    run = Run.start(load("training.steps=4", "training.warmup_steps=2"), tmp_path / "run")
+    inputs: Any = {"train_dataset": [random_contrast(seed) for seed in range(4)], "processing_class": run.tokenizer}
+    with run.opened():
+        trainer = SAMITrainer(**starting_point(run, 0), args=arguments(run, 1, inputs["train_dataset"]), **inputs)
+        trainer.train()
     rates = [entry["learning_rate"] for entry in trainer.state.log_history if "loss" in entry]
     assert rates[0] < rates[1] < rates[2] == rates[3]
