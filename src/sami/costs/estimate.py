@@ -316,9 +316,12 @@ def _refusals(recipe: Recipe) -> list[str]:
 
 
 def _launch_warning(recipe: Recipe, processes: int, gpus: Gpus | None) -> list[str]:
+    note = recipe.launch.without_effect
+    found = [] if note is None else [note]
     if gpus is None or processes == recipe.launch.total:
-        return []
+        return found
     return [
+        *found,
         f"The recipe launches {recipe.launch.total} processes, and this plan is for {processes}. Run it with "
         f"launch.processes={processes} launch.nodes=1, or divide {processes} processes over several nodes."
     ]

@@ -382,13 +382,12 @@ class Launch(Section):
             raise ValueError(f"rank is {self.rank}, and {self.nodes} nodes have the ranks 0 to {self.nodes - 1}")
         return self
 
-    @model_validator(mode="after")
-    def _address_has_an_effect(self) -> Self:
-        if self.address is not None and self.nodes == 1:
-            raise ValueError(
-                f"address is {self.address}, and a single node has no other to meet; set nodes, or remove address"
-            )
-        return self
+    @property
+    def without_effect(self) -> str | None:
+        """What a user should be told about settings that change nothing; scripts may pass them all the same."""
+        if self.address is None or self.nodes > 1:
+            return None
+        return f"launch.address={self.address} has no effect with one node. Set launch.nodes, or remove the address."
 
     @property
     def total(self) -> int:
