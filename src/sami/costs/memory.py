@@ -228,7 +228,7 @@ def require_possible(recipe: Recipe, dtype: torch.dtype, adapter_weights: int) -
         )
     for phase in needs(shape, recipe, Lengths(1, 1, 1), on, adapter_weights):
         if phase.bytes > on.bytes:
-            parts = ", ".join(f"{name} {size / GIB:.1f}" for name, size in phase.parts.items() if size > GIB)
+            parts = ", ".join(f"{name} {size / GIB:.1f}" for name, size in phase.parts.items())
             raise InputError(
                 f"The model cannot fit. {phase.phase.capitalize()} needs at least {phase.bytes / GIB:.1f} GiB on each "
                 f"device ({parts}), and this machine has {on.bytes / GIB:.1f} GiB for each. Use other devices "
