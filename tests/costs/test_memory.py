@@ -208,7 +208,8 @@ def test_a_run_is_refused_only_if_its_weights_gradients_and_states_cannot_fit(
 ) -> None:
     monkeypatch.setattr("sami.costs.memory.MOST_LOGITS", 1000)  # so that training needs more than scoring
     path = write_recipe(tmp_path / "recipe", model_folder("llama", True))
-    recipe = load_recipe(path, [f"launch.processes={processes}"])
+    overrides = [f"launch.processes={processes}", "training.gradient_cache=true"]
+    recipe = load_recipe(path, overrides)
     on = Devices(bytes=math.inf, dtype=torch.float32, processes=processes)
     least = max(one.bytes for one in needs(Shape.of(tiny_model("llama").config), recipe, Lengths(1, 1, 1), on))
 
@@ -218,7 +219,7 @@ def test_a_run_is_refused_only_if_its_weights_gradients_and_states_cannot_fit(
     monkeypatch.setattr("sami.costs.memory.psutil.virtual_memory", Memory)
     require_possible(recipe, torch.float32, 0)
     Memory.total -= processes
-    code, out, err = sami("run", path, f"launch.processes={processes}", "--output", tmp_path / "run")
+    code, out, err = sami("run", path, *overrides, "--output", tmp_path / "run")
     assert (code, out) == (2, "")
     assert "The model cannot fit. Training needs at least" in err
     assert "sami plan RECIPE --gpus" in err

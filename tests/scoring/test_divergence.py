@@ -142,7 +142,8 @@ def test_logits_of_all_tokens_never_exist_at_once(monkeypatch: pytest.MonkeyPatc
         seen.append(len(hidden))
         return head(model, hidden)
 
-    monkeypatch.setattr(structure, "head_logits", watched)
+    for module in (structure, logprobs):
+        monkeypatch.setattr(module, "head_logits", watched)
     monkeypatch.setattr(logprobs, "MOST_LOGITS", 4 * VOCABULARY)
     policy = adapted()
     scored_with_divergence(policy, collate(CONTRASTS, PAD), adapter_off(policy))[..., -1].sum().backward()
