@@ -82,6 +82,8 @@ def _announce(run: Run) -> None:
         f"{sum(map(len, queries.train))} queries to train on, {len(queries.evaluation)} held out; "
         f"{len(prepared.iterations)} iterations of {steps} steps with {training.batch_size} contrasts each"
     )
+    if note := run.recipe.launch.without_effect:
+        say(f"note: {note}")
     if dropped := loaded.dropped():
         say(f"{len(loaded.queries)} of {loaded.read} records hold a usable query (dropped: {dropped})")
 

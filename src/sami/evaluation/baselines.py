@@ -101,7 +101,7 @@ class _IdsDPO(DPOTrainer):
 def _arguments(schedule: Schedule, responses: int, output: Path) -> dict[str, Any]:
     """The arguments that both configs share: `batch_size` contrasts are `batch_size` x C rows."""
     t, iteration = schedule.training, schedule.iteration
-    micro = max(n for n in range(1, t.micro_batch_size + 1) if t.batch_size % n == 0)
+    micro = t.micro_batch(processes=1)
     return {
         "output_dir": str(output),
         "max_steps": t.steps_of(iteration),

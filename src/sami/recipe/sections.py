@@ -249,27 +249,27 @@ class Filters(Section):
 
 class Training(Section):
     iterations: int = Field(default=2, ge=1, le=1000)
-    """Rounds of generate and train."""
+    """Number of rounds; each generates contrasts and trains on them."""
     restart_from: Literal["base", "previous"] = "base"
     """Weights that each iteration's training starts from."""
     steps: Annotated[list[Annotated[int, Field(ge=1, le=1_000_000)]], BeforeValidator(as_list)] = [12]
-    """Optimiser steps: one number, or one for each iteration."""
+    """Optimizer steps: one number, or one for each iteration."""
     batch_size: int = Field(default=16, ge=1, le=100_000)
-    """Contrasts per optimiser step."""
+    """Contrasts per optimizer step."""
     micro_batch_size: int = Field(default=4, ge=1, le=100_000)
-    """Contrasts per forward pass; changes speed and memory only."""
+    """Largest number of contrasts per forward pass; it changes speed and memory only."""
     lr: Annotated[list[Annotated[float, Field(gt=0, le=100)]], BeforeValidator(as_list)] = [1.5e-5]
     """Learning rate: one number, or one for each iteration."""
     beta: float = Field(default=0.0, ge=0.0, le=1e6)
     """Weight of the KL divergence from the base model, per token of each response under its own constitution."""
     lr_scheduler: Literal["constant", "linear", "cosine"] = "constant"
-    """Course of the learning rate over an iteration."""
+    """Learning-rate schedule over an iteration."""
     warmup_steps: int = Field(default=0, ge=0, le=1_000_000)
-    """Steps over which the learning rate rises from 0; with one step, the first update is void."""
+    """Steps over which the learning rate rises from 0. A warmup of one step makes the first update zero."""
     optimizer: Literal["adamw", "rmsprop"] = "adamw"
-    """Optimiser."""
+    """Optimizer."""
     master_weights: Literal["float32", "bfloat16"] = "float32"
-    """Dtype that the optimiser keeps weights in; bfloat16 halves the memory, and loses steps that rounding swallows."""
+    """Dtype of the weights that the optimizer updates; bfloat16 halves the memory, and rounding loses small steps."""
     weight_decay: float = Field(default=0.0, ge=0.0, le=1e3)
     """Decoupled weight decay of AdamW."""
     max_grad_norm: float = Field(default=1.0, gt=0.0, le=1e30)
@@ -277,23 +277,25 @@ class Training(Section):
     explode_above: float = Field(default=1e4, gt=0.0, le=1e30)
     """A gradient norm above this stops the run."""
     contrast: Literal["both", "columns", "rows"] = "both"
-    """Which cross-entropies of the log-prob matrix are trained."""
+    """Direction: columns ask which constitution produced a response, rows which response a constitution produced."""
+    estimator: str = Field(default="infonce", min_length=1)
+    """Bound on the mutual information that is maximized in that direction: infonce."""
     per_token: bool = True
     """Average log-probs over a response's tokens; false sums them, as in the paper's equation 2."""
     train_eos: bool = True
     """Train the end-of-sequence token of finished responses."""
     share_prefix: bool = True
-    """Score all responses of a contrast in one row per constitution; checked on the first batch."""
+    """Score all responses of a contrast in one row per constitution; verified before it is used."""
     gradient_cache: bool | None = None
-    """Keep the activations of one constitution at a time, for one more forward pass; null: where memory asks for it."""
+    """Keep the activations of one constitution at a time, for one more forward pass; null: if memory is short."""
     gradient_checkpointing: bool = False
     """Keep the activations of one layer at a time, for one more forward pass."""
     compile: bool = False
-    """Compile the transformer blocks: faster steps after 15 to 25 s; needs a C++ compiler on CPU."""
+    """Compile the transformer blocks: faster steps after 15 to 25 s of compilation; needs a C++ compiler on CPU."""
     checkpoint_steps: int = Field(default=0, ge=0, le=1_000_000)
-    """Steps between resumable checkpoints inside an iteration; 0 makes none."""
+    """Steps between resumable checkpoints inside an iteration; 0 saves none."""
     report_to: Annotated[list[Literal["tensorboard", "trackio", "wandb", "mlflow"]], BeforeValidator(as_list)] = []
-    """Trackers that get one run with the metrics of all iterations: tensorboard, trackio, wandb, mlflow."""
+    """Trackers that receive the metrics of all iterations as one run: tensorboard, trackio, wandb, mlflow."""
     seed: int = Field(default=0, ge=0, le=MOST_SEED)
     """Seed of the order of contrasts and principles."""
 
@@ -317,8 +319,8 @@ class Training(Section):
     def _warmup_ends(self) -> Self:
         if self.warmup_steps >= min(self.steps):
             raise ValueError(
-                f"warmup_steps is {self.warmup_steps}, and an iteration has {min(self.steps)} steps; "
-                f"the learning rate would never be reached"
+                f"warmup_steps is {self.warmup_steps}, and an iteration has {min(self.steps)} steps, so the learning "
+                f"rate would never reach its value; lower warmup_steps, or raise steps"
             )
         return self
 
@@ -328,18 +330,23 @@ class Training(Section):
     def lr_of(self, iteration: int) -> float:
         return self.lr[iteration - 1] if len(self.lr) > 1 else self.lr[0]
 
+    def micro_batch(self, processes: int) -> int:
+        """Contrasts of one forward pass: the most that `micro_batch_size` allows and that divide a process's share."""
+        share = self.batch_size // processes
+        return max(n for n in range(1, self.micro_batch_size + 1) if share % n == 0)
+
 
 class Adapter(Section):
     r: int = Field(default=16, ge=1, le=65_536)
     """Rank of the two factors that are trained for each weight matrix."""
     lora_alpha: int = Field(default=32, ge=1, le=1_000_000)
-    """What the factors add is scaled by lora_alpha / r."""
+    """The product of the factors is scaled by lora_alpha / r."""
     lora_dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
-    """Share of an adapter's inputs that are dropped in training."""
+    """Probability that an input of the adapter is dropped in training."""
     target_modules: Annotated[str, Field(min_length=1)] | Annotated[list[str], Field(min_length=1)] = "all-linear"
     """all-linear (without the output head), a list of module names, or a regular expression over full names."""
     merge: bool = False
-    """Save the whole model with the adapter added to its weights, in place of the adapter alone."""
+    """Save the whole model with the adapter merged into its weights, instead of the adapter alone."""
     quantize: Literal["nf4"] | None = None
     """nf4: hold the frozen base in 4 bits while the adapter trains (QLoRA); needs bitsandbytes."""
 
@@ -363,27 +370,34 @@ class Health(Section):
 
 class Launch(Section):
     processes: int = Field(default=1, ge=1, le=1024)
-    """Processes that train on each machine, all with a part of the weights (FSDP2); on GPUs one for each."""
+    """Training processes on each node; they shard the weights (FSDP2). On GPUs, one process per GPU."""
     nodes: int = Field(default=1, ge=1, le=10_000)
-    """Machines that train together, all of which see the run's folder."""
+    """Nodes that train together; the run's folder must be visible to all of them."""
     rank: int = Field(default=0, ge=0, le=10_000)
-    """Which of the machines this is; 0 does everything that is done once. Given on each machine's command line."""
+    """Rank of this node, given on its command line. Node 0 also does everything that is done once."""
     address: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+:[0-9]+$")] | None = None
-    """HOST:PORT where machine 0 can be reached by the others; with several machines, all are told."""
+    """HOST:PORT of node 0. Required on every node when nodes > 1."""
 
     @model_validator(mode="after")
     def _rank_exists(self) -> Self:
         if self.rank >= self.nodes:
-            raise ValueError(f"rank is {self.rank}, and {self.nodes} machines have the ranks 0 to {self.nodes - 1}")
+            raise ValueError(f"rank is {self.rank}, and {self.nodes} nodes have the ranks 0 to {self.nodes - 1}")
         return self
 
     @property
+    def without_effect(self) -> str | None:
+        """What a user should be told about settings that change nothing; scripts may pass them all the same."""
+        if self.address is None or self.nodes > 1:
+            return None
+        return f"launch.address={self.address} has no effect with one node. Set launch.nodes, or remove the address."
+
+    @property
     def total(self) -> int:
-        """Processes on all machines together."""
+        """Processes on all nodes together."""
         return self.processes * self.nodes
 
     @property
     def described(self) -> str:
-        """How many processes there are, for a message."""
-        machines = f" on {self.nodes} machines" if self.nodes > 1 else ""
-        return f"launch.processes is {self.processes}{machines}"
+        """The number of processes, for a message."""
+        nodes = f" on {self.nodes} nodes" if self.nodes > 1 else ""
+        return f"launch.processes is {self.processes}{nodes}"
