@@ -11,6 +11,7 @@ import itertools
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import date
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -26,7 +27,7 @@ from sami.errors import InputError
 from sami.evaluation.calibration import Calibration
 from sami.files import file_hash, write_json
 from sami.generation import Engine
-from sami.generation.engines import chosen_engine, make_engine
+from sami.generation.engines import make_engine, with_engine
 from sami.loop import first_iteration, judged_summary, launch, model_card, summary
 from sami.loop.directory import BASE, RunDirectory, policy_name
 from sami.loop.evaluate import Evaluation
@@ -40,8 +41,9 @@ from sami.models import adapters, devices, loading, quantization, sources, struc
 from sami.principle_writing import files as principle_files
 from sami.principles import Principle, check_sampling, load_principles
 from sami.prompts import PromptBuilder
+from sami.prompts.check import PromptCheck
 from sami.queries import LoadedQueries, Splits, hash_queries, load_queries, split_queries
-from sami.recipe import Model, Recipe, WrittenPrinciples
+from sami.recipe import Model, Prompt, Recipe, WrittenPrinciples
 from sami.scoring.logprobs import response_logprobs
 from sami.scoring.packing_check import check_packing
 
@@ -57,10 +59,12 @@ class Pipeline:
 
     def __init__(self, recipe: Recipe, folder: str | Path) -> None:
         dtype = devices.resolve_dtype(recipe.model.dtype)
+        self.directory = RunDirectory(folder)
         self.recipe = recipe.model_copy(
             update={
                 "model": recipe.model.model_copy(update={"dtype": str(dtype).removeprefix("torch.")}),
-                "generation": recipe.generation.model_copy(update={"engine": chosen_engine(recipe.generation)}),
+                "generation": with_engine(recipe.generation),
+                "prompt": self._with_date(recipe.prompt),
             }
         )
         if adapters.base_of(Path(recipe.model.source).expanduser()) is not None:
@@ -75,7 +79,6 @@ class Pipeline:
                 f"training.master_weights is bfloat16, and model.dtype={recipe.model.dtype} means {dtype} on this "
                 f"machine. Set model.dtype=bfloat16 too, which is slow here, or leave out training.master_weights."
             )
-        self.directory = RunDirectory(folder)
         self.dtype = dtype
         self.principles = self._known_principles()
         self.loaded, self.splits = self._split()
@@ -86,6 +89,14 @@ class Pipeline:
         self._check_sampling()
         Judging(self).check()
         self.trackers = RunTrackers(self.directory.folder, self.recipe)
+
+    def _with_date(self, prompt: Prompt) -> Prompt:
+        """The section with the date that chat templates show: that of the run's first day."""
+        recorded = self.directory.recorded_recipe()
+        if prompt.date is not None or (recorded is not None and (recorded.get("prompt") or {}).get("date") is None):
+            return prompt  # runs of earlier versions have no date
+        known = None if recorded is None else recorded["prompt"]["date"]
+        return prompt.model_copy(update={"date": known or date.today().isoformat()})
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -430,9 +441,11 @@ class Pipeline:
     def check_prompts(self, model: Model, prompts: PromptBuilder, plan: Iterable[Planned]) -> None:
         context = structure.context_length(loading.load_config(model))
         new = self.recipe.generation.max_new_tokens
+        for notice in prompts.notices:
+            say(f"{model.source}: {notice}")
+        check = PromptCheck(prompts, model.source)
         for p in plan:
-            for c in p.constitutions:
-                longest = len(prompts.generation_prompt(p.query, c.texts, c.text))
+            for longest in map(len, check(p.query, p.constitutions)):
                 if context and longest + new > context:
                     raise InputError(
                         f"The prompt for the query {p.query[:60]!r} has {longest} tokens and may get {new} more, and "

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from sami.errors import InputError
 from sami.generation import Completion, SamplingSettings
-from sami.generation.chain_of_thought import answer_of
+from sami.generation.reasoning import answer_of
 from sami.prompts import PLAIN_STOP, PromptBuilder
 from sami.recipe import ChainOfThought, Generation, Prompt, load_recipe
 from tests.support.recipes import write_recipe

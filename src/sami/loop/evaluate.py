@@ -86,7 +86,9 @@ class Evaluation:
         queries = self.run.splits.evaluation[: self.run.recipe.evaluation.health_queries]
         asked = [self.run.prompts.training_prompt(q.text, [], "") for q in queries]
         settings = SamplingSettings(
-            max_new_tokens=self.run.recipe.generation.max_new_tokens, stop=self.run.prompts.stop
+            max_new_tokens=self.run.recipe.generation.max_new_tokens,
+            stop=self.run.prompts.stop,
+            end_id=self.run.prompts.end_id,
         )
         # The model is in memory already, and few are asked for: no process is worth its start here.
         engine = TransformersEngine(base, self.run.tokenizer, self.run.recipe.generation.batch_size)

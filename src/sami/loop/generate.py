@@ -13,6 +13,7 @@ from sami.filters import filter_contrasts
 from sami.loop import first_iteration
 from sami.loop.shards import Shard, merge, require_same, write_shard
 from sami.models import loading, structure
+from sami.prompts.control import control_tokens
 from sami.queries import hash_queries
 
 if TYPE_CHECKING:
@@ -44,7 +45,9 @@ class Generation:
                 label = f"iteration {iteration}: generating"
                 contrasts = self.run.respond(engine, self.run.training_plan(iteration), label, shuffle=True)
             unfit = None if written is None else written.unfit
-            kept, dropped = filter_contrasts(contrasts, self.run.recipe.filters, self.run.prompts.stop, unfit)
+            kept, dropped = filter_contrasts(
+                contrasts, self.run.recipe.filters, self.run.prompts.stop, unfit, control_tokens(self.run.tokenizer)
+            )
             needed = self.run.recipe.training.steps_of(iteration) * self.run.recipe.training.batch_size
             write_contrasts(target, kept[:needed])
             taken = ", ".join(f"{name} {count}" for name, count in dropped.items() if count) or "none"

@@ -30,6 +30,7 @@ from sami.recipe.sections import (
     Queries,
     Sampling,
     Section,
+    Thinking,
     Training,
 )
 from sami.recipe.writing import EndpointWriter, LocalWriter, ScriptedWriter, WrittenPrinciples
@@ -59,6 +60,7 @@ __all__ = [
     "Sampling",
     "ScriptedWriter",
     "Section",
+    "Thinking",
     "Training",
     "VerifierJudge",
     "WrittenPrinciples",

@@ -1,6 +1,6 @@
 """Any causal model that can be loaded here as a judge: which of the two labels is likelier after "Verdict:"."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
@@ -11,6 +11,7 @@ from sami.errors import InputError
 from sami.evaluation.judges import Judgement, Question, Record
 from sami.evaluation.judges.prompt import Label, prompt, template_id
 from sami.models import devices, loading, sources, structure
+from sami.prompts import question_prompt
 from sami.recipe import LocalJudge
 
 ANSWER = "Verdict:"
@@ -57,30 +58,9 @@ class Local:
 
     def _ids(self, question: Question) -> tuple[list[int], tuple[int, int]]:
         """Ids up to the label, and the first id in which the two labels differ."""
-        text = self._without_control(prompt(question))
-        encode: Callable[[str], list[int]]
-        if getattr(self._tokenizer, "chat_template", None) is not None:
-            messages = [{"role": "user", "content": text}]
-            text = str(self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
-
-            def encode(answer: str) -> list[int]:
-                return list(self._tokenizer(text + answer, add_special_tokens=False)["input_ids"])
-        else:
-            text += "\n\n"
-
-            def encode(answer: str) -> list[int]:
-                return list(self._tokenizer(text + answer)["input_ids"])
-
-        a, b = (encode(ANSWER + label) for label in LABELS)
+        a, b = (question_prompt(self._tokenizer, prompt(question), ANSWER + label) for label in LABELS)
         differs = next(i for i, (one, other) in enumerate(zip(a, b, strict=False)) if one != other)
         return a[:differs], (a[differs], b[differs])
-
-    def _without_control(self, text: str) -> str:
-        """Special tokens that stand in a text as plain text: a response that writes <eos> must not end the turn."""
-        added = self._tokenizer.added_tokens_decoder.values()
-        for token in {str(one) for one in added if one.special} | set(self._tokenizer.all_special_tokens):
-            text = text.replace(token, f"{token[0]} {token[1:]}")
-        return text
 
     def _check_context(self, rows: Sequence[tuple[Question, list[int], Any]]) -> None:
         context = structure.context_length(loading.load_config(self._settings.model))
