@@ -1,12 +1,12 @@
-"""The record that training eats: its Parquet file, the filters before it, and the packed batch.
+"""`Contrast`, the record that a model is trained on: its Parquet file and the packed batch.
 
-A batch holds one row for each (contrast, constitution), and the rows stand one after the other without padding:
+A batch holds one row for each (contrast, constitution), one after the other without padding:
 
     prompt | response 1 | response 2 | … | response R | prompt | response 1 | …
 
 Positions restart at the prompt's length for each response, and attention keeps responses from seeing each
 other: every response is scored as if it alone followed the prompt, and the prompt is computed once. The last
-token of a response is predicted and predicts nothing, so it is not part of its row.
+token of a response is predicted but predicts nothing, so it is not part of its row.
 
 Shapes: B contrasts, C constitutions, R responses, T response tokens (longest), N sequences of L tokens,
 X scored positions.
@@ -15,17 +15,19 @@ X scored positions.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sami.errors import InputError, one_line
 from sami.files import replacing
-from sami.generation import FinishReason
 
 if TYPE_CHECKING:
     import torch
+
+# "unsplit" is not an engine's: a response that was asked for reasoning and an answer, but has no answer of its own.
+FinishReason = Literal["stop", "length", "unsplit"]
 
 
 @dataclass(frozen=True)

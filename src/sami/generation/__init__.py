@@ -7,17 +7,17 @@ An engine takes prompts as ids and returns completions as ids. Text is made from
     vllm_engine          generation by vLLM in processes of its own
     endings              where a response ends, the same for every engine
     reasoning            an answer without the reasoning before it
+    respond              planned contrasts to contrasts
+    first_iteration      contrasts that another model or a file provides
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, Self
+from typing import Protocol, Self
 
+from sami.contrasts import FinishReason
 from sami.prompts import PromptBuilder
 from sami.recipe import Generation
-
-# No engine returns "unsplit": it marks a response with reasoning whose answer could not be separated from it.
-FinishReason = Literal["stop", "length", "unsplit"]
 
 # Called while an engine works, with the share of the work that is done and the number of tokens generated so far.
 OnProgress = Callable[[float, int], None]

@@ -4,7 +4,8 @@ from collections.abc import Collection
 
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
-from sami.generation import Completion, FinishReason, SamplingSettings
+from sami.contrasts import FinishReason
+from sami.generation import Completion, SamplingSettings
 from sami.prompts.chat_template import end_of_turn
 
 

@@ -243,8 +243,8 @@ class VLLMEngine:
             raise InputError(
                 f"Log-probs of {len(probes)} responses by vLLM {started['vllm']} and by the trainer's engine differ by "
                 f"{gap.mean:.3g} nats per token on average, and the limit is {limit:g} "
-                f"(generation.vllm.largest_gap). The two engines compute this model differently, so it would be trained "
-                f"on responses of another policy. Use generation.engine=transformers, or another version of vLLM."
+                f"(generation.vllm.largest_gap). The engines compute this model differently, so it would be trained on "
+                f"responses of another policy. Use generation.engine=transformers, or another version of vLLM."
             )
 
 

@@ -4,6 +4,7 @@ A step is redone only if it never finished. It records what it was made from, an
 changed is refused with the difference, so that no file of a run stands for something else.
 """
 
+import itertools
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -55,6 +56,10 @@ class RunDirectory:
         self.folder = Path(folder)
 
     @property
+    def recipe(self) -> Path:
+        return self.folder / "recipe.yaml"
+
+    @property
     def summary(self) -> Path:
         return self.folder / "summary.json"
 
@@ -89,6 +94,43 @@ class RunDirectory:
 
     def scores(self, policy: str) -> Path:
         return self.evaluation / "scores" / f"{policy}.json"
+
+    def trained(self) -> list[int]:
+        """Iterations whose training is finished, in order and without a gap."""
+        return list(itertools.takewhile(lambda i: self.record(f"train-{i}") is not None, itertools.count(1)))
+
+    def models(self) -> dict[int, Path]:
+        """The models of iterations that are in the folder, by iteration in order."""
+        folders = self.folder.glob("iteration-*/model")
+        numbers = sorted(
+            int(number) for path in folders if (number := path.parent.name.removeprefix("iteration-")).isdigit()
+        )
+        return {number: self.model(number) for number in numbers}
+
+    def last_model(self) -> Path:
+        """The model of the last iteration that has one.
+
+        Raises:
+            InputError: none has.
+        """
+        if not (models := self.models()):
+            raise InputError(
+                f"{self.folder} is not a run with a trained model: it has no iteration-*/model. Give the folder of a "
+                f"run that has trained at least one iteration."
+            )
+        return models[max(models)].resolve()
+
+    def require_run(self) -> None:
+        """Refuse a folder that `sami run` did not make.
+
+        Raises:
+            InputError: it has no recipe.yaml.
+        """
+        if not self.recipe.is_file():
+            raise InputError(
+                f"{self.folder} is not a run folder: recipe.yaml is missing. Give the folder that `sami run` wrote, "
+                f"such as runs/quickstart."
+            )
 
     def _iteration(self, iteration: int) -> Path:
         return self.folder / f"iteration-{iteration}"
@@ -202,10 +244,6 @@ class RunDirectory:
         return record
 
     @property
-    def _recipe_file(self) -> Path:
-        return self.folder / "recipe.yaml"
-
-    @property
     def _records(self) -> Path:
         """The folder of step records, which marks the run's folder as ours."""
         return self.folder / ".steps"
@@ -214,10 +252,10 @@ class RunDirectory:
         return self._records / f"{name}.json"
 
     def recorded_recipe(self) -> dict[str, Any] | None:
-        """The recipe of the run in this folder as it was resolved; None before there is one."""
-        if not self._recipe_file.is_file():
+        """The resolved recipe of the run in this folder; None if there is no run yet."""
+        if not self.recipe.is_file():
             return None
-        recorded: dict[str, Any] = yaml.safe_load(self._recipe_file.read_text(encoding="utf-8"))
+        recorded: dict[str, Any] = yaml.safe_load(self.recipe.read_text(encoding="utf-8"))
         return recorded
 
     def require_recipe(self, recipe: Recipe) -> dict[str, Any]:
@@ -239,20 +277,8 @@ class RunDirectory:
         return recorded
 
     def _write_recipe(self, recipe: Recipe) -> None:
-        with replacing(self._recipe_file) as temporary:
+        with replacing(self.recipe) as temporary:
             temporary.write_text(dump_recipe(recipe), encoding="utf-8")
-
-
-def last_model(folder: Path) -> Path:
-    """The model of a run's last trained iteration.
-
-    Raises:
-        InputError: the folder holds none.
-    """
-    found = {int(name): path for path in folder.glob("iteration-*/model") if (name := path.parent.name[10:]).isdigit()}
-    if not found:
-        raise InputError(f"The folder {folder} holds no iteration-*/model, so it is no run with a trained model.")
-    return found[max(found)].resolve()
 
 
 def _given(values: dict[str, Any]) -> set[str]:

@@ -14,7 +14,7 @@ from sami.contrasts import Contrast
 from sami.errors import InputError
 from sami.files import file_hash
 from sami.generation import Completion, Engine
-from sami.loop.respond import as_contrasts, complete
+from sami.generation.respond import as_contrasts, complete
 from sami.models import loading, sources
 from sami.principles import Constitution, Principle
 from sami.prompts import PromptBuilder

@@ -1,7 +1,6 @@
 """Contrasts from what a model, or the writer of a file, answered to the planned ones.
 
-completions = complete(engine, planned, prompts, recipe.generation, "base: answering")
-contrasts = as_contrasts(planned, completions, prompts)
+contrasts = respond(engine, planned, prompts, recipe, "base: answering", shuffle=False)
 """
 
 import random
@@ -14,10 +13,35 @@ from sami.contrasts import Contrast
 from sami.generation import Completion, Engine, SamplingSettings
 from sami.generation.reasoning import answer_alone
 from sami.prompts import PromptBuilder
-from sami.recipe import Generation
+from sami.recipe import Generation, Recipe
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+
+def respond(
+    engine: Engine,
+    planned: Sequence[Planned],
+    prompts: PromptBuilder,
+    recipe: Recipe,
+    label: str,
+    *,
+    shuffle: bool,
+    part: slice = slice(0, None),
+) -> list[Contrast]:
+    """Contrasts from an engine's responses to planned ones.
+
+    Args:
+        prompts: of the engine's model.
+        shuffle: whether the principles' order is shuffled in the training prompt.
+        part: answer only these, as they would be answered among all.
+    """
+    # The seed goes on from the prompts before, so that parts do not share their random numbers.
+    before = sum(len(p.constitutions) for p in planned[: part.start])
+    generation = recipe.generation.model_copy(update={"seed": recipe.generation.seed + before})
+    completions = complete(engine, planned[part], prompts, generation, label)
+    seed = recipe.training.seed if shuffle else None
+    return as_contrasts(planned, completions, prompts, shuffle_seed=seed, part=part)
 
 
 def complete(
