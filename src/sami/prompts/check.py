@@ -42,26 +42,25 @@ class PromptCheck:
             InputError: a prompt lacks the query, a principle or the system text, or two prompts are the same.
         """
         generation = [self._prompts.generation_prompt(query, c.texts, c.text) for c in constitutions]
-        self._require_different(generation, query, constitutions)
         texts = {query, *(text for c in constitutions for text in c.texts)}
         longest = max(map(len, generation), default=0)
-        if longest <= self._longest and texts <= self._seen:
-            return generation
-        training = [self._prompts.training_prompt(query, c.texts, c.text) for c in constitutions]
-        self._require_different(training, query, constitutions)
-        for kind, made in (("generation", generation), ("training", training)):
-            for ids, c in zip(made, constitutions, strict=True):
-                self._require_shown(kind, ids, query, c)
-        self._seen |= texts
-        self._longest = max(longest, self._longest)
+        kinds = {"generation": generation}
+        if longest > self._longest or not texts <= self._seen:
+            kinds["training"] = [self._prompts.training_prompt(query, c.texts, c.text) for c in constitutions]
+            for kind, made in kinds.items():
+                for ids, c in zip(made, constitutions, strict=True):
+                    self._require_shown(kind, ids, query, c)
+            self._seen |= texts
+            self._longest = max(longest, self._longest)
+        for made in kinds.values():
+            self._require_different(made, query, constitutions)
         return generation
 
     def _require_shown(self, kind: str, ids: list[int], query: str, constitution: Stated) -> None:
         prompt = self._decoded(ids)
         system = self._prompts.system_text(query, constitution.texts, constitution.text)
-        wanted = [("the query", query), *(("the principle", text) for text in constitution.texts)]
-        if self._prompts.wants_system:
-            wanted.append(("the system text", system))
+        wanted = [("the system text", system)] if self._prompts.wants_system else []
+        wanted += [("the query", query), *(("the principle", text) for text in constitution.texts)]
         for name, text in wanted:
             if not all(_occurs(line, prompt) for line in self._read_back(text).splitlines()):
                 raise InputError(
