@@ -40,6 +40,8 @@ def without_thinking(
 ) -> Completion:
     """What follows the reasoning of a thinking model; the whole completion where the model did not reason.
 
+    A model that never ends its reasoning has answered nothing: its text is empty, and its ids stay whole.
+
     Args:
         markers: text that opens and closes reasoning.
         opened: the prompt ends with the opening one.
@@ -49,6 +51,8 @@ def without_thinking(
     if not opened and opening not in text and closing not in text:
         return completion
     answer = answer_of(completion, closing, tokenizer)
+    if answer.finish_reason == "unsplit":
+        answer = replace(answer, text="", reasoning=completion.text)
     return replace(answer, reasoning=answer.reasoning.strip().removeprefix(opening).strip())
 
 

@@ -102,6 +102,7 @@ def as_contrasts(
                 responses=[c.text for c in own],
                 finish_reasons=[c.finish_reason for c in own],
                 principles=[[(q.id, positive) for q, positive in c.principles] for c in p.constitutions],
+                reasoning=[c.reasoning for c in own] if any(c.reasoning for c in own) else [],
             )
         )
     return made
@@ -131,4 +132,4 @@ def retokenised(
     if completion.finish_reason == "stop" or not ids:  # an empty response is kept for the filters to count
         ids.append(tokenizer.eos_token_id if end_id is None else end_id)
     decoded = str(tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
-    return Completion(ids, decoded, completion.finish_reason)
+    return Completion(ids, decoded, completion.finish_reason, completion.reasoning)

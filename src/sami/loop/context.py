@@ -197,8 +197,8 @@ class Run:
         return respond(engine, planned, prompts or self.prompts, self.recipe, label, shuffle=shuffle, part=part)
 
     def unsplit(self, contrasts: Sequence[Contrast]) -> dict[str, int]:
-        """How many contrasts hold reasoning without an answer; empty if no reasoning was asked for."""
-        if self.recipe.generation.chain_of_thought is None:
+        """How many contrasts hold reasoning without an answer; empty if there is no reasoning in this run."""
+        if self.recipe.generation.chain_of_thought is None and self.prompts.thinking is None:
             return {}
         return {"unsplit": sum("unsplit" in contrast.finish_reasons for contrast in contrasts)}
 
