@@ -30,7 +30,6 @@ from sami.models import loading
 from sami.prepared import Prepared, prepare, require_room
 from sami.principle_writing import files as principle_files
 from sami.principles import Constitution, Principle
-from sami.prompts.control import control_tokens
 from sami.queries import Query
 from sami.recipe import Recipe
 from sami.scoring.packing_check import check_packing
@@ -162,12 +161,11 @@ def read_links(
         return mean_by_query(values, queries, samples=samples, seed=seed)
 
     links = []
-    special = control_tokens(prepared.tokenizer)
     for principle in [*prepared.principles, CONTROL]:
         chosen = [(c, s) for c, s in zip(contrasts, scores, strict=True) if s.principles == [principle.id]]
         chosen = [(c, s) for c, s in chosen if s.query not in texts]
         plain, unleaked = [s for _, s in chosen], [s for _, s in chosen if s.masked is not None]
-        kept = surviving([c for c, _ in chosen], recipe.filters, prepared.prompts.stop, special)
+        kept = surviving([c for c, _ in chosen], recipe.filters, prepared.prompts.stop, prepared.prompts.control)
         links.append(
             Link(
                 principle=principle,

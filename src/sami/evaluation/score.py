@@ -10,7 +10,6 @@ from sami.contrasts import Contrast
 from sami.evaluation import health, information
 from sami.principles import Principle
 from sami.prompts import PromptBuilder
-from sami.prompts.control import control_tokens
 
 PlainAnswers = Sequence[tuple[list[int], list[int]]]  # (prompt ids, answer ids) without a constitution
 
@@ -51,8 +50,7 @@ def measure(
         by_policy = score(policy, on_contrasts=lambda done: on_contrasts(len(contrasts) + done))
     texts = {health.principle_key(p.id, positive): p.text(positive) for p in principles for positive in (True, False)}
     pad = tokenizer.pad_token_id
-    control = control_tokens(tokenizer)
-    flagged = [health.flags(contrast, control) for contrast in contrasts]
+    flagged = [health.flags(contrast, prompts.control) for contrast in contrasts]
     figures = health.text_figures(contrasts, flagged) | {
         "base_logprob": health.base_logprob(by_base),
         "relevance": health.relevance(

@@ -14,7 +14,6 @@ from sami.generation import first_iteration
 from sami.loop.context import Run
 from sami.loop.shards import Shard, merge, require_same, write_shard
 from sami.models import loading, structure
-from sami.prompts.control import control_tokens
 from sami.queries import hash_queries
 
 
@@ -117,8 +116,8 @@ def _filtered(
 ) -> dict[str, Any]:
     """Write the contrasts that pass the filters, as many as the steps need; returns the counts."""
     unfit = None if written is None else written.unfit
-    control = control_tokens(run.tokenizer)
-    kept, dropped = filter_contrasts(contrasts, run.recipe.filters, run.prompts.stop, unfit, control)
+    prompts = run.prompts
+    kept, dropped = filter_contrasts(contrasts, run.recipe.filters, prompts.stop, unfit, prompts.control)
     needed = run.recipe.training.steps_of(iteration) * run.recipe.training.batch_size
     write_contrasts(run.directory.contrasts(iteration), kept[:needed])
     taken = ", ".join(f"{name} {count}" for name, count in dropped.items() if count) or "none"

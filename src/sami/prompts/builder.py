@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from sami.errors import InputError
 from sami.prompts.chat_template import ChatTemplate, has_chat_template
-from sami.prompts.control import without_control
+from sami.prompts.control import PlainText, control_tokens, without_control
 from sami.prompts.templates import (
     CHAT,
     CHAT_QUERY,
@@ -37,6 +37,7 @@ class PromptBuilder:
         chat: whether prompts go through the tokenizer's chat template.
         stop: strings that end a response.
         end_id: the token that ends an answer: the chat template's end of turn, or EOS.
+        control: ids and texts of the tokenizer's control tokens, which no text that is asked can contain.
         thinking: what opens and closes the reasoning of a thinking model; None for other models.
         notices: what someone should know about how these prompts are made.
 
@@ -55,7 +56,8 @@ class PromptBuilder:
         self._settings = settings
         self._template = self._chat_template()
         self.chat = self._template is not None
-        self._plain_text = without_control(tokenizer)
+        self.control = control_tokens(tokenizer)
+        self._plain_text = PlainText(self.control.values())
         self._prefix = settings.response_prefix
         self._asked = (
             {"reasoning": chain_of_thought.text, "marker": chain_of_thought.marker} if chain_of_thought else {}
