@@ -103,7 +103,7 @@ def read_contrasts(path: Path) -> list[Contrast]:
     required = [f.name for f in fields(Contrast) if f.default_factory is MISSING]
     missing = [name for name in required if name not in table.column_names]
     if missing:
-        raise InputError(f"The file {path} lacks the columns {', '.join(missing)} of a contrasts file.")
+        raise InputError(f"{path} is not a contrasts file: the columns {', '.join(missing)} are missing.")
     try:
         if "reasoning" not in table.column_names:  # files of earlier versions
             table = table.append_column("reasoning", pa.array([[]] * len(table), SCHEMA.field("reasoning").type))
@@ -120,7 +120,7 @@ def require_scorable(contrasts: Iterable[Contrast], context: int | None, vocabul
     """Refuse contrasts that a model cannot read.
 
     Args:
-        context: most tokens of a prompt with one response; None where there is no limit.
+        context: most tokens that a prompt with one response may have; None for no limit.
         vocabulary: size of the model's.
 
     Raises:
@@ -132,14 +132,14 @@ def require_scorable(contrasts: Iterable[Contrast], context: int | None, vocabul
         if context and longest + len(contrast.response_ids[r]) > context:
             raise InputError(
                 f"Response {r} of contrast {contrast.id} has {len(contrast.response_ids[r])} tokens and its longest "
-                f"prompt {longest}, and the model's context is {context}. Leave the contrast out, or generate shorter "
+                f"prompt {longest}, but the model's context is {context}. Leave the contrast out, or generate shorter "
                 f"responses."
             )
         largest = max(map(max, (*contrast.prompt_ids, *contrast.response_ids)))
         if largest >= vocabulary:
             raise InputError(
-                f"Contrast {contrast.id} holds the token id {largest}, and the model has {vocabulary} tokens. The "
-                f"contrasts were made with another tokenizer: generate them with this model's."
+                f"Contrast {contrast.id} holds the token id {largest}, but the model's vocabulary has {vocabulary} "
+                f"tokens. The contrasts were made with another tokenizer: generate them with this model's."
             )
 
 

@@ -65,7 +65,7 @@ class Constitution:
 
     @property
     def text(self) -> str:
-        """One principle stands alone; several are numbered."""
+        """One principle is given as it is; several are numbered."""
         if len(self.texts) == 1:
             return self.texts[0]
         return "\n".join(f"{number}. {text}" for number, text in enumerate(self.texts, start=1))
@@ -99,14 +99,18 @@ def load_principles(path: str | Path) -> list[Principle]:
     entries = raw.get("principles") if isinstance(raw, dict) else raw
     if not isinstance(entries, list) or not entries:
         raise InputError(
-            f"The principles file {file} holds no list of principles. Each needs id, definition and antithesis."
+            f"{file} is not a principles file: it has no list of principles. Write a list in which each has id, "
+            f"definition and antithesis."
         )
     principles = [_read(entry, number, file) for number, entry in enumerate(entries, start=1)]
     repeated = [name for name, count in Counter(p.id for p in principles).items() if count > 1]
     if repeated:
         raise InputError(f"The principles file {file} uses the id {repeated[0]!r} twice. Ids must be distinct.")
     if all(p.held_out for p in principles):
-        raise InputError(f"Every principle in {file} is held out, which leaves none to train on.")
+        raise InputError(
+            f"Every principle in {file} is held out, which leaves none to train on. Remove `held_out` from at least "
+            f"one."
+        )
     return principles
 
 
@@ -115,7 +119,7 @@ def _read(entry: Any, number: int, file: Path) -> Principle:
     if isinstance(entry, dict) and not entry.get("antithesis"):
         raise InputError(
             f"Principle {name} in {file} has no antithesis. SAMI learns from the contrast between a principle "
-            f"and its opposite: write the sentence that asks for the opposite behaviour."
+            f"and its opposite: write the sentence that asks for the opposite behavior."
         )
     try:
         return Principle.model_validate(entry)

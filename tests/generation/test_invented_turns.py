@@ -1,4 +1,4 @@
-"""A finetuned base model as people have them: ChatML ends its turns, EOS is another token, and it invents more turns."""
+"""A finetuned base model: ChatML ends its turns, EOS is another token, and it invents further turns."""
 
 from pathlib import Path
 
@@ -33,7 +33,7 @@ def overfitted(tokenizer: PreTrainedTokenizerFast, steps: int = 80) -> PreTraine
             turn = [{"role": "user", "content": f"Why do people like {topic}?\n\n{asked}"}]
             prompt = tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=False)
             ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in (prompt, answer + MORE)]
-            rows.append((sum(ids, []), [-100] * len(ids[0]) + ids[1]))
+            rows.append(([*ids[0], *ids[1]], [-100] * len(ids[0]) + ids[1]))
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3, weight_decay=0.0)
     for _ in range(steps):
         chosen = [rows[i] for i in torch.randint(len(rows), (8,)).tolist()]

@@ -50,7 +50,7 @@ def complete(
     """A response to each constitution of each planned contrast.
 
     With a chain of thought, or from a thinking model, the responses are the answers alone. One that cannot be split
-    is kept whole, so that an evaluation has something to look at, and its finish reason is "unsplit".
+    is kept whole, so that there is something to evaluate, and its finish reason is "unsplit".
 
     Args:
         prompts: of the engine's model.
@@ -71,7 +71,7 @@ def as_contrasts(
     prompts: PromptBuilder,
     *,
     shuffle_seed: int | None = None,
-    retokenise: bool = False,
+    retokenize: bool = False,
     part: slice = slice(0, None),
 ) -> list[Contrast]:
     """The contrasts that a model scores or trains on.
@@ -80,7 +80,7 @@ def as_contrasts(
         completions: a row for each planned contrast of the part, with one for each of its constitutions.
         prompts: of the model that scores or trains.
         shuffle_seed: the principles' order is shuffled in the training prompt; None keeps it.
-        retokenise: the ids of the completions are another tokenizer's, so their texts are tokenised again.
+        retokenize: the ids of the completions are another tokenizer's, so their texts are tokenized again.
         part: only these of the planned contrasts, as they are among all.
     """
     rng = random.Random(f"order of principles, seed {shuffle_seed}")
@@ -88,9 +88,9 @@ def as_contrasts(
     made = []
     for p, own, listed in zip(planned[part], completions, orders[part], strict=True):
         prompt_ids = [prompts.training_prompt(p.query, c.texts, c.text) for c in listed]
-        if retokenise:
+        if retokenize:
             own = [
-                retokenised(c, ids, prompts.tokenizer, prompts.end_id) for c, ids in zip(own, prompt_ids, strict=True)
+                retokenized(c, ids, prompts.tokenizer, prompts.end_id) for c, ids in zip(own, prompt_ids, strict=True)
             ]
         made.append(
             Contrast(
@@ -108,7 +108,7 @@ def as_contrasts(
     return made
 
 
-def retokenised(
+def retokenized(
     completion: Completion, prompt_ids: list[int], tokenizer: "PreTrainedTokenizerBase", end_id: int | None = None
 ) -> Completion:
     """The text of a completion as this tokenizer's ids after a prompt: set off by a space where the prompt ends in

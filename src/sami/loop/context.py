@@ -144,7 +144,13 @@ class Run:
     # Weights and engines. Iteration 0 is base.
 
     def source(self, iteration: int) -> tuple[Model, Path | None]:
-        """The model of an iteration, and the folder of its adapter if it has one."""
+        """The model of an iteration, and the folder of its adapter if it has one.
+
+        Raises:
+            InputError: its weights changed after training wrote them.
+        """
+        if iteration > 0:
+            self.directory.require_intact(f"train-{iteration}")
         folder = self.directory.model(iteration).resolve()
         if iteration > 0 and adapters.base_of(folder) is None:
             return Model(source=str(folder)), None

@@ -15,6 +15,9 @@ from sami.loop.evaluate import write_card
 def summarize(run: Run) -> dict[str, Any]:
     """Ask the judges about what is evaluated, write summary.json and the cards, and return the summary."""
     policies = [policy_name(i) for i in (0, *run.directory.trained())]
+    for policy in policies:
+        run.directory.require_intact(f"respond-{policy}")
+        run.directory.require_intact(f"score-{policy}")
     value = summary.summarise(run.directory, run.recipe, run.principles, policies)
     baselines = [judge.baseline(run, one) for one in run.recipe.evaluation.baselines]
     value["policies"] += [judged_summary.baseline(one, run.principles, run.recipe) for one in baselines]

@@ -51,8 +51,8 @@ def check(run: Run) -> None:
             RunDirectory(baseline.run).last_model()
         if baseline.train is not None and run.recipe.adapter is not None:
             raise InputError(
-                f"The baseline {baseline.name} would train all weights, and the recipe trains an adapter, so "
-                f"the comparison would be unfair. Remove the baseline, or the section `adapter`."
+                f"The baseline {baseline.name} would train all weights while the recipe trains an adapter, so the "
+                f"comparison would be unfair. Remove the baseline, or the section `adapter`."
             )
         if baseline.train is not None and importlib.util.find_spec("trl") is None:
             raise InputError(
