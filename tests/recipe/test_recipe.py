@@ -297,6 +297,7 @@ def test_a_dumped_recipe_reads_back_equal_with_every_value_written_out(file, tmp
         "prompt.stop=['\\n\\n', 'null', '12']",
         "filters.unwanted=['no', 'yes', '~']",
         "adapter={}",
+        "prompt.thinking={}",
         "generation.chain_of_thought=true",
         "generation.first_model=some/writer",
     ]

@@ -6,7 +6,7 @@ The objective alone rewards ignoring the query, so relevance matters most.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from sami.contrasts import Contrast, collate
 from sami.evaluation.information import ContrastScores
 from sami.prompts import PromptBuilder
+from sami.prompts.control import control_inside
 from sami.recipe import Health as HealthLimits
 from sami.scoring.logprobs import token_logprobs
 from sami.text.degeneration import repeated_loop, template_leftover
@@ -58,14 +59,18 @@ class Health:
         return {**asdict(self), "failures": list(self.failures)}
 
 
-def flags(contrast: Contrast) -> list[dict[str, str]]:
-    """The flaws in the text of each response: the figure of `Health` that counts them, and the evidence."""
+def flags(contrast: Contrast, control: Mapping[int, str] | None = None) -> list[dict[str, str]]:
+    """What is wrong with each response: the figure of `Health` it counts in, and what shows it.
+
+    Args:
+        control: the tokenizer's control tokens, which count as template leftovers inside a response.
+    """
     found = []
     for text, ids, reason in zip(contrast.responses, contrast.response_ids, contrast.finish_reasons, strict=True):
         shown = {
             "loops": repeated_loop(text),
             "leakage": leakage(text, contrast.constitutions, contrast.query),
-            "template_leftovers": template_leftover(text),
+            "template_leftovers": template_leftover(text) or control_inside(ids, reason, control or {}),
             "unfinished": {"stop": None, "length": f"at {len(ids)} tokens", "unsplit": "before an answer"}[reason],
         }
         found.append({name: what for name, what in shown.items() if what is not None})

@@ -50,7 +50,7 @@ def measure(
         by_policy = score(policy, on_contrasts=lambda done: on_contrasts(len(contrasts) + done))
     texts = {health.principle_key(p.id, positive): p.text(positive) for p in principles for positive in (True, False)}
     pad = tokenizer.pad_token_id
-    flagged = [health.flags(contrast) for contrast in contrasts]
+    flagged = [health.flags(contrast, prompts.control) for contrast in contrasts]
     figures = health.text_figures(contrasts, flagged) | {
         "base_logprob": health.base_logprob(by_base),
         "relevance": health.relevance(

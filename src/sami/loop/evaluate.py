@@ -97,7 +97,9 @@ def _plain_answers(run: Run, base: PreTrainedModel) -> list[tuple[list[int], lis
     """The base model's answers without a constitution, on which forgetting is measured."""
     queries = run.prepared.splits.evaluation[: run.recipe.evaluation.health_queries]
     asked = [run.prompts.training_prompt(q.text, [], "") for q in queries]
-    settings = SamplingSettings(max_new_tokens=run.recipe.generation.max_new_tokens, stop=run.prompts.stop)
+    settings = SamplingSettings(
+        max_new_tokens=run.recipe.generation.max_new_tokens, stop=run.prompts.stop, end_id=run.prompts.end_id
+    )
     # The model is in memory already, and the answers are few: a process of its own is not worth its start here.
     engine = TransformersEngine(base, run.tokenizer, run.recipe.generation.batch_size)
     answers = engine.generate(asked, settings)

@@ -22,9 +22,10 @@ def summarize(run: Run) -> dict[str, Any]:
     baselines = [judge.baseline(run, one) for one in run.recipe.evaluation.baselines]
     value["policies"] += [judged_summary.baseline(one, run.principles, run.recipe) for one in baselines]
     value |= judge.judge(run, policies, baselines)
-    if run.recipe.generation.chain_of_thought is not None:
-        records = {p["name"]: run.directory.record(f"respond-{p['name']}") for p in value["policies"]}
-        value["unsplit"] = {name: record["result"]["unsplit"] for name, record in records.items() if record}
+    records = {p["name"]: run.directory.record(f"respond-{p['name']}") or {} for p in value["policies"]}
+    results = {name: record.get("result", {}) for name, record in records.items()}
+    if unsplit := {name: result["unsplit"] for name, result in results.items() if "unsplit" in result}:
+        value["unsplit"] = unsplit
     if value["comparisons"]:
         value["verdict"] = judged_summary.verdict(value["comparisons"][-1], value["win_rates"])
     write_json(run.directory.summary, value)

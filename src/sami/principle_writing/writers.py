@@ -8,7 +8,7 @@ from typing import Any
 from sami.console import say
 from sami.errors import InputError
 from sami.principle_writing.questions import Ask, Question, scripted
-from sami.recipe import EndpointWriter, LocalWriter, Prompt, ScriptedWriter
+from sami.recipe import EndpointWriter, LocalWriter, ScriptedWriter
 
 MOST_NEW_TOKENS = 64
 
@@ -65,12 +65,9 @@ class Local:
         ]
 
     def _ids(self, question: Question) -> list[int]:
-        from sami.prompts import PromptBuilder
+        from sami.prompts import question_prompt
 
-        # A base model has no turns, so the question is text that the answer follows.
-        after = question.opening if getattr(self._tokenizer, "chat_template", None) else f"\n\n{question.opening}"
-        prompt = Prompt(generation_template="{{ query }}", response_prefix=after)
-        return PromptBuilder(self._tokenizer, prompt).generation_prompt(question.prompt, [], "")
+        return question_prompt(self._tokenizer, question.prompt, question.opening)
 
     @staticmethod
     def _full_stop(text: str, finish_reason: str) -> str:

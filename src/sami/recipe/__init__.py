@@ -38,6 +38,7 @@ from sami.recipe.sections import (
     Queries,
     Sampling,
     Section,
+    Thinking,
     Training,
 )
 from sami.recipe.writing import EndpointWriter, LocalWriter, ScriptedWriter, WrittenPrinciples
@@ -67,6 +68,7 @@ __all__ = [
     "Sampling",
     "ScriptedWriter",
     "Section",
+    "Thinking",
     "Training",
     "VerifierJudge",
     "WrittenPrinciples",

@@ -1,6 +1,6 @@
 """A causal language model in this process as a judge: it prefers the label that is likelier after "Verdict:"."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
@@ -11,6 +11,7 @@ from sami.errors import InputError
 from sami.evaluation.judges import NOTHING_MORE, Given, Judge, Judgement, Question, Record
 from sami.evaluation.judges.prompt import Label, prompt, template_id
 from sami.models import devices, loading, sources, structure
+from sami.prompts import question_prompt
 from sami.recipe import LocalJudge
 
 ANSWER = "Verdict:"
@@ -56,31 +57,10 @@ class Local(Judge):
                     record(question, Judgement(question.score(label), f"log-odds of A over B: {odds:+.4f}"))
 
     def _ids(self, question: Question) -> tuple[list[int], tuple[int, int]]:
-        """The ids before the label, and the first id in which the two labels differ."""
-        text = self._without_control(prompt(question))
-        encode: Callable[[str], list[int]]
-        if getattr(self._tokenizer, "chat_template", None) is not None:
-            messages = [{"role": "user", "content": text}]
-            text = str(self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
-
-            def encode(answer: str) -> list[int]:
-                return list(self._tokenizer(text + answer, add_special_tokens=False)["input_ids"])
-        else:
-            text += "\n\n"
-
-            def encode(answer: str) -> list[int]:
-                return list(self._tokenizer(text + answer)["input_ids"])
-
-        a, b = (encode(ANSWER + label) for label in LABELS)
+        """Ids up to the label, and the first id in which the two labels differ."""
+        a, b = (question_prompt(self._tokenizer, prompt(question), ANSWER + label) for label in LABELS)
         differs = next(i for i, (one, other) in enumerate(zip(a, b, strict=False)) if one != other)
         return a[:differs], (a[differs], b[differs])
-
-    def _without_control(self, text: str) -> str:
-        """Break up special tokens that a text spells out: a response that contains "<eos>" must not end the turn."""
-        added = self._tokenizer.added_tokens_decoder.values()
-        for token in {str(one) for one in added if one.special} | set(self._tokenizer.all_special_tokens):
-            text = text.replace(token, f"{token[0]} {token[1:]}")
-        return text
 
     def _check_context(self, rows: Sequence[tuple[Question, list[int], Any]]) -> None:
         context = structure.context_length(loading.load_config(self._settings.model))

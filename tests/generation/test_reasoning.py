@@ -9,14 +9,18 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerFast
 
+from sami.contrasts import read_contrasts
 from sami.errors import InputError
 from sami.generation import Completion, SamplingSettings
-from sami.generation.chain_of_thought import answer_of
+from sami.generation.reasoning import answer_alone, answer_of, without_thinking
 from sami.loop.context import Run
-from sami.prompts import PLAIN_STOP, PromptBuilder
+from sami.models.loading import load_tokenizer
+from sami.pipeline import Pipeline
+from sami.prompts import PromptBuilder
 from sami.recipe import ChainOfThought, Generation, Prompt, load_recipe
+from tests.support import chat_templates as given
 from tests.support.recipes import write_recipe
-from tests.support.tiny import EOS
+from tests.support.tiny import EOS, tiny_model
 
 Folder = Callable[[str, bool], Path]
 THOUGHT = ChainOfThought()
@@ -88,47 +92,37 @@ def test_a_token_that_holds_marker_and_answer_cannot_be_split(plain_tokenizer: P
     assert answer.token_ids == completion.token_ids[number + 1 :]
 
 
-# What is asked.
+# A thinking model.
 
 
-def prompts(tokenizer: PreTrainedTokenizerFast, thought: ChainOfThought | None = THOUGHT, **settings: Any) -> list[str]:
-    """The prompt to generate from and the one to train with, as text."""
-    builder = PromptBuilder(tokenizer, Prompt(**settings), thought)
-    asked = ("Why is the sky blue?", ["Be brief."], "Be brief.")
-    return [tokenizer.decode(make(*asked)) for make in (builder.generation_prompt, builder.training_prompt)]
+@pytest.mark.parametrize(
+    ("opened", "text", "answer", "reasoning"),
+    [
+        (False, "<think>\nLight scatters.\n</think>\n\nBlue.", "Blue.", "Light scatters."),
+        (True, "Light scatters.\n</think>\n\nBlue.", "Blue.", "Light scatters."),
+        (False, "Light scatters.</think>Blue.", "Blue.", "Light scatters."),
+        (False, "Blue.", "Blue.", ""),
+        (False, "<think>\n\n</think>\n\nBlue.", "Blue.", ""),
+        (True, "Light scatters and", None, "Light scatters and"),
+        (False, "<think>\nLight scatters and", None, "Light scatters and"),
+        (False, "<think>One</think>Blue.</think>Red.", None, "One</think>Blue.</think>Red."),
+    ],
+)
+def test_thinking_is_split_off_and_kept_as_text(opened: bool, text: str, answer: str | None, reasoning: str) -> None:
+    tokenizer = given.tokenizer_with(given.THINKS)
+    found = without_thinking(written(tokenizer, text), ("<think>", "</think>"), tokenizer, opened=opened)
+    assert (found.text, found.reasoning) == (answer or "", reasoning)
+    assert found.finish_reason == ("unsplit" if answer is None else "stop")
+    if answer is not None:
+        assert found.token_ids == [*tokenizer(answer)["input_ids"], EOS]
 
 
-@pytest.mark.parametrize("chat", [True, False])
-def test_reasoning_is_asked_for_when_generating_and_not_when_training(
-    chat_tokenizer: PreTrainedTokenizerFast, plain_tokenizer: PreTrainedTokenizerFast, chat: bool
-) -> None:
-    tokenizer = chat_tokenizer if chat else plain_tokenizer
-    generation, training = prompts(tokenizer)
-    assert THOUGHT.text in generation
-    assert '"Answer:"' in THOUGHT.text
-    without = prompts(tokenizer, None)
-    assert training == without[1]
-    if chat:
-        assert generation == without[0].replace("Be brief.", f"Be brief.\n\n{THOUGHT.text}")
-    else:  # the worked example reasons as well
-        assert generation.count("Answer:") == 2
-        assert "fewer than 30. Answer: February has the fewest days" in generation
-
-
-def test_instruction_and_marker_are_the_recipes(plain_tokenizer: PreTrainedTokenizerFast) -> None:
-    thought = ChainOfThought(instruction="Plan, then write {marker}", marker="Reply>")
-    generation, _ = prompts(plain_tokenizer, thought)
-    assert "\n\nPlan, then write Reply>\n\n" in generation
-    assert "fewer than 30. Reply> February" in generation
-
-
-def test_a_template_of_ones_own_shows_the_instruction_or_is_refused(plain_tokenizer: PreTrainedTokenizerFast) -> None:
-    generation, training = prompts(plain_tokenizer, generation_template="{{ query }}|{{ reasoning }}|{{ marker }}")
-    assert generation == f"Why is the sky blue?|{THOUGHT.text}|Answer:"
-    assert training == "Why is the sky blue?||"
-    with pytest.raises(InputError, match="generation_template does not ask for it"):
-        prompts(plain_tokenizer, generation_template="{{ query }}")
-    assert prompts(plain_tokenizer, None, generation_template="{{ query }}")[0] == "Why is the sky blue?"
+def test_a_chain_of_thought_of_a_thinking_model_comes_after_its_thinking() -> None:
+    tokenizer = given.tokenizer_with(given.THINKS)
+    prompts = PromptBuilder(tokenizer, Prompt(), THOUGHT)
+    completion = written(tokenizer, "<think>Hm.</think>Light scatters. Answer: Blue.")
+    found = answer_alone(completion, prompts.generation_prompt("Why?", [], ""), prompts, THOUGHT)
+    assert (found.text.strip(), found.reasoning) == ("Blue.", "Hm.\n\nLight scatters.")
 
 
 # The recipe.
@@ -166,39 +160,46 @@ def test_what_cannot_work_is_refused(tmp_path: Path, overrides: Sequence[str], p
 
 
 class Thinker:
-    """An engine that reasons and answers, except that every fifth response says nothing of an answer."""
+    """An engine that reasons and answers, except that every fifth response never comes to an answer."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
-        self.tokenizer = tokenizer
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, before_answer: str) -> None:
+        self.tokenizer, self.before_answer = tokenizer, before_answer
 
     def generate(
         self, prompts: Sequence[Sequence[int]], settings: SamplingSettings, on_progress: Any = None
     ) -> list[Completion]:
         responses = []
         for number, prompt in enumerate(prompts):
-            asked = self.tokenizer.decode(prompt)
-            if THOUGHT.text not in asked:
-                responses.append(written(self.tokenizer, f"Plainly {number}."))
-                continue
-            topic = asked.split("people like ")[1].split("?")[0]
-            answer = "" if number % 5 == 4 else f" Answer: They like {topic}, {number}."
+            topic = self.tokenizer.decode(prompt).split("people like ")[1].split("?")[0]
+            answer = "" if number % 5 == 4 else f"{self.before_answer}They like {topic}, {number}."
             responses.append(written(self.tokenizer, f"I reason about {topic}.{answer}"))
         return responses
 
 
+@pytest.fixture(scope="module")
+def thinking_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    tokenizer = given.tokenizer_with(given.OPENS_THINKING)
+    folder = tmp_path_factory.mktemp("thinking")
+    tiny_model("llama", vocab_size=len(tokenizer)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["chain of thought", "thinking model"])
 def test_a_run_trains_and_evaluates_answers_alone_and_counts_what_cannot_be_split(
     tmp_path: Path,
     model_folder: Folder,
-    chat_tokenizer: PreTrainedTokenizerFast,
+    thinking_folder: Path,
+    kind: str,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    from sami.contrasts import read_contrasts
-    from sami.pipeline import Pipeline
-
-    changes = {"generation__chain_of_thought": True, "training__iterations": 1, "training__steps": 2}
-    file = write_recipe(tmp_path, model_folder("llama", True), **changes, generation__surplus=1.0)
-    monkeypatch.setattr(Run, "engine", lambda self, iteration: Thinker(self.tokenizer))
+    asked = kind == "chain of thought"
+    changes: dict[str, Any] = {"training__iterations": 1, "training__steps": 2, "generation__surplus": 1.0}
+    changes |= {"generation__chain_of_thought": True} if asked else {}
+    file = write_recipe(tmp_path, model_folder("llama", True) if asked else thinking_folder, **changes)
+    before_answer = " Answer: " if asked else "\n</think>\n\n"
+    monkeypatch.setattr(Run, "engine", lambda self, iteration: Thinker(self.tokenizer, before_answer))
     pipeline = Pipeline(load_recipe(file), tmp_path / "run")
     summary = pipeline.run()
 
@@ -207,25 +208,29 @@ def test_a_run_trains_and_evaluates_answers_alone_and_counts_what_cannot_be_spli
     assert summary["contrasts"]["iteration-1"]["dropped"] == {"unsplit": spoiled}
     assert summary["contrasts"]["iteration-1"]["kept"] == 16 - spoiled
     assert f"unsplit {spoiled}" in capsys.readouterr().err
-    plain = PromptBuilder(chat_tokenizer, Prompt())
+    tokenizer = load_tokenizer(load_recipe(file).model)
+    plain = PromptBuilder(tokenizer, Prompt())
     for contrast in read_contrasts(tmp_path / "run" / "iteration-1" / "contrasts.parquet"):
+        assert all(text.startswith("I reason about ") for text in contrast.reasoning)
         for ids, prompt, text, constitution in zip(
             contrast.response_ids, contrast.prompt_ids, contrast.responses, contrast.constitutions, strict=True
         ):
             assert text.lstrip().startswith("They like ")
-            assert chat_tokenizer.decode(ids, skip_special_tokens=True) == text
+            assert tokenizer.decode(ids, skip_special_tokens=True) == text
             assert ids[-1] == EOS
             assert prompt == plain.training_prompt(contrast.query, [constitution], constitution)
+            assert "<think>" not in tokenizer.decode(prompt)
 
-    # An evaluation generates in the same way; what cannot be split is kept whole and counted.
+    # An evaluation generates in the same way. A chain of thought that cannot be split is kept whole, and one that a
+    # thinking model never ended is no answer.
     held_out = read_contrasts(tmp_path / "run" / "evaluation" / "responses" / "base.parquet")
     responses = [text for contrast in held_out for text in contrast.responses]
-    assert [text.startswith("I reason about") for text in responses] == [n % 5 == 4 for n in range(len(responses))]
+    whole = ["I reason about" in text for text in responses]
+    assert whole == [asked and n % 5 == 4 for n in range(len(responses))]
     reasons = [reason for contrast in held_out for reason in contrast.finish_reasons]
     assert reasons == ["unsplit" if n % 5 == 4 else "stop" for n in range(len(responses))]
-    assert summary["policies"][0]["health"]["unfinished"] == pytest.approx(
-        100 * reasons.count("unsplit") / len(reasons)
-    )
+    unfinished = 100 * reasons.count("unsplit") / len(reasons)
+    assert summary["policies"][0]["health"]["unfinished"] == pytest.approx(unfinished)
     unsplit = len({number // 2 for number in range(4, len(responses), 5)})
     assert summary["unsplit"] == {"base": unsplit, "iteration-1": unsplit}
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["unsplit"] == summary["unsplit"]
@@ -235,8 +240,6 @@ def test_a_run_trains_and_evaluates_answers_alone_and_counts_what_cannot_be_spli
 def test_a_model_that_never_answers_stops_the_run_with_the_count_and_an_example(
     tmp_path: Path, model_folder: Folder, writer: str
 ) -> None:
-    from sami.pipeline import Pipeline
-
     changes = {"generation__chain_of_thought": True, "training__iterations": 1, "training__steps": 2}
     if writer != "base":
         changes["generation__first_model"] = str(model_folder("mistral", True))
@@ -246,11 +249,3 @@ def test_a_model_that_never_answers_stops_the_run_with_the_count_and_an_example(
     assert "An example of unsplit: ['" in str(caught.value)
     assert "chain_of_thought.instruction more plainly" in str(caught.value)
     assert not (tmp_path / "run" / "iteration-1" / "contrasts.parquet").exists()
-
-
-def test_the_stop_strings_of_the_plain_style_end_the_answer_not_the_reasoning(
-    plain_tokenizer: PreTrainedTokenizerFast,
-) -> None:
-    builder = PromptBuilder(plain_tokenizer, Prompt(), THOUGHT)
-    assert builder.stop == PLAIN_STOP
-    assert not any(stop in THOUGHT.text + THOUGHT.marker for stop in builder.stop)
