@@ -515,23 +515,21 @@ def _yaml(text: str | None, option: str) -> Any:
         raise InputError(f"The value of {option} is not YAML: {one_line(error)}.") from None
 
 
-def _finish(summary: dict[str, Any], folder: Path, as_json: bool) -> None:
-    from sami.loop.summary import sentences, table
+def _finish(value: dict[str, Any], folder: Path, as_json: bool) -> None:
+    from sami.evaluation import win_rate_table
+    from sami.loop.results import Summary
+    from sami.loop.summary_text import sentences, table
     from sami.report import write_report
 
     page = write_report([folder])
     if as_json:
-        print(json.dumps(summary, indent=1, ensure_ascii=False))
+        print(json.dumps(value, indent=1, ensure_ascii=False))
         return
+    summary = Summary.model_validate(value)
     _print(table(summary))
-    if summary["win_rates"]:
-        from sami.evaluation import win_rate_table
-
-        _print(win_rate_table.tables(summary["win_rates"])[0])
-        for pair in summary["agreement"]:
-            _print(win_rate_table.agreement_sentence(pair))
-        for warning in win_rate_table.warnings(summary["win_rates"]):
-            print(f"warning: {warning}", file=sys.stderr)
+    if summary.win_rates:
+        _print(win_rate_table.tables(value["win_rates"])[0])
+        _print_judging(value)
     for sentence in sentences(summary):
         _print(sentence)
     _print(f"All figures: {folder / 'summary.json'}. To read and share: {page}.")
@@ -539,22 +537,31 @@ def _finish(summary: dict[str, Any], folder: Path, as_json: bool) -> None:
 
 def _judged(value: dict[str, Any], folder: Path, as_json: bool) -> None:
     from sami.evaluation import win_rate_table
-    from sami.loop.judged_summary import length_table
+    from sami.loop.results import Judged
+    from sami.loop.summary_text import length_table
 
     if as_json:
         print(json.dumps(value, indent=1, ensure_ascii=False))
         return
     for table in win_rate_table.tables(value["win_rates"]):
         _print(table)
-    if "lengths" in value:
-        _print(length_table(value["lengths"]))
+    compared = Judged.model_validate(value)
+    if compared.lengths:
+        _print(length_table(compared.lengths))
+    _print_judging(value)
+    if compared.verdict:
+        _print(compared.verdict)
+    _print(f"All verdicts: {folder / 'verdicts.jsonl'}.")
+
+
+def _print_judging(value: dict[str, Any]) -> None:
+    """How far judges agree, and what makes their win rates unreliable."""
+    from sami.evaluation import win_rate_table
+
     for pair in value["agreement"]:
         _print(win_rate_table.agreement_sentence(pair))
     for warning in win_rate_table.warnings(value["win_rates"]):
         print(f"warning: {warning}", file=sys.stderr)
-    if "verdict" in value:
-        _print(value["verdict"])
-    _print(f"All verdicts: {folder / 'verdicts.jsonl'}.")
 
 
 def _calibrated(calibrations: list[Any], as_json: bool) -> None:

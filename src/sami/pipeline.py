@@ -27,12 +27,13 @@ from sami.evaluation.calibration import Calibration
 from sami.files import file_hash, write_json
 from sami.generation import Engine
 from sami.generation.engines import chosen_engine, make_engine
-from sami.loop import first_iteration, judged_summary, launch, model_card, summary
+from sami.loop import first_iteration, launch, model_card, summary
 from sami.loop.directory import BASE, RunDirectory, policy_name
 from sami.loop.evaluate import Evaluation
 from sami.loop.generate import Generation
 from sami.loop.judge import Judging
 from sami.loop.respond import as_contrasts, complete
+from sami.loop.results import Summary
 from sami.loop.shards import Shard
 from sami.loop.trackers import RunTrackers
 from sami.loop.train import Training
@@ -213,22 +214,18 @@ class Pipeline:
 
     def _summarise(self) -> dict[str, Any]:
         policies = [policy_name(i) for i in range(self.trained() + 1)]
-        value = summary.summarise(self.directory, self.recipe, self.principles, policies)
         judging = Judging(self)
         baselines = [judging.baseline(one) for one in self.recipe.evaluation.baselines]
-        value["policies"] += [judged_summary.baseline(one, self.principles, self.recipe) for one in baselines]
-        value |= judging.compare(policies, baselines)
-        if self.recipe.generation.chain_of_thought is not None:
-            records = {p["name"]: self.directory.record(f"respond-{p['name']}") for p in value["policies"]}
-            value["unsplit"] = {name: record["result"]["unsplit"] for name, record in records.items() if record}
-        if value["comparisons"]:
-            value["verdict"] = judged_summary.verdict(value["comparisons"][-1], value["win_rates"])
-        write_json(self.directory.summary, value)
+        judged = judging.compare(policies, baselines)
+        value = summary.summarise(
+            self.directory, self.recipe, self.principles, policies, baselines=baselines, judged=judged
+        )
+        write_json(self.directory.summary, value.as_json())
         for iteration in range(1, self.trained() + 1):
             self.write_card(value, iteration)
-        return value
+        return value.as_json()
 
-    def write_card(self, value: dict[str, Any], iteration: int) -> None:
+    def write_card(self, value: Summary, iteration: int) -> None:
         model_card.write(
             self.directory.model(iteration),
             value,
@@ -446,5 +443,9 @@ class Pipeline:
 
 
 def run(recipe: Recipe, folder: str | Path) -> dict[str, Any]:
-    """Run a recipe into a folder, or continue what is there; returns the summary."""
+    """Run a recipe into a folder, or continue an earlier run.
+
+    Returns:
+        The value of the run's summary.json. `sami.loop.results.Summary.model_validate` gives it types.
+    """
     return Pipeline(recipe, folder).run()

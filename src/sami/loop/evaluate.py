@@ -13,7 +13,7 @@ from sami.evaluation.score import measure
 from sami.files import file_hash, write_json
 from sami.generation import SamplingSettings
 from sami.generation.transformers_engine import TransformersEngine
-from sami.loop import model_card, summary
+from sami.loop import model_card, summary, summary_text
 from sami.loop.directory import policy_name
 from sami.models import devices
 
@@ -53,9 +53,9 @@ class Evaluation:
         self.run.directory.step(f"score-{policy}", scoring, [self.run.directory.scores(policy)], score)
         policies = [policy_name(i) for i in range(iteration + 1)]
         done = summary.summarise(self.run.directory, self.run.recipe, self.run.principles, policies)
-        say(summary.headline(done["policies"][-1]))
+        say(summary_text.headline(done.policies[-1]))
         if fresh:
-            self.run.trackers.evaluated(done["policies"][-1])
+            self.run.trackers.evaluated(done.policies[-1].as_json())
         if iteration > 0 and not (self.run.directory.model(iteration) / model_card.FILE).is_file():
             self.run.write_card(done, iteration)
 
