@@ -3,7 +3,7 @@
 from sami.loop.results import WinRate
 from sami.report.plots.panel import Box, Panel, label_width, limits, span
 from sami.report.plots.picture import Picture, scope_name, short_name
-from sami.report.plots.svg import LINE, MUTED, WIDTH, Key, Svg, series
+from sami.report.plots.svg import LINE, MUTED, WIDTH, Key, Svg, fitted, series
 from sami.report.run_files import RunFiles
 from sami.wording import NONE, estimate
 
@@ -29,7 +29,7 @@ def win_rates(run: RunFiles) -> Picture | None:
     panel.vertical(50)
     for place, row in enumerate(rows):
         if isinstance(row, str):
-            svg.text(0, panel.at(50, place)[1] + 3, f"by {row}", kind="strong")
+            svg.text(0, panel.at(50, place)[1] + 3, fitted(f"by {row}", WIDTH), kind="strong")
             continue
         panel.rows([(place, _name(row))], room)
         for rate, color, kind, shift in (

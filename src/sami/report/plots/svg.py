@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from sami.report.embedding import visible
+
 WIDTH = 338.0
 FONT = 9.0
 LINE = 14.0  # height of a line of text
@@ -25,11 +27,12 @@ def series(number: int) -> str:
 
 def text_width(text: str) -> float:
     """About how wide a text is drawn; a browser's font is not known here."""
-    return sum(FONT if unicodedata.east_asian_width(c) in "WF" else 0.56 * FONT for c in text)
+    return sum(FONT if unicodedata.east_asian_width(c) in "WF" else 0.56 * FONT for c in visible(text))
 
 
 def fitted(text: str, width: float) -> str:
     """The text, shortened with an ellipsis where it is wider than `width`."""
+    text = visible(text)
     if text_width(text) <= width + 0.5:
         return text
     while text and text_width(text + "…") > width:
@@ -79,12 +82,12 @@ class Svg:
         placed = Markup('<text x="{}" y="{}"').format(_short(x), _short(y))
         placed += Markup(' class="{}"').format(kind) if kind else ""
         placed += Markup(' text-anchor="{}"').format(anchor) if anchor != "start" else ""
-        self._parts.append(placed + Markup(">{}</text>").format(text))
+        self._parts.append(placed + Markup(">{}</text>").format(visible(text)))
 
     @contextmanager
     def group(self, color: str, tip: str = "") -> Iterator[None]:
         """Elements of one color; `tip` is shown where the pointer rests on any of them."""
-        title = Markup("<title>{}</title>").format(tip) if tip else ""
+        title = Markup("<title>{}</title>").format(visible(tip)) if tip else ""
         self._parts.append(Markup('<g class="{}">').format(color) + title)
         yield
         self._parts.append(Markup("</g>"))
