@@ -236,7 +236,7 @@ def judged(tmp_path: Path, plain_tokenizer: PreTrainedTokenizerFast) -> Write:
         sound = [[f"The light of day {n} scatters.", f"Because number {n} is so, you see."] for n in range(8)]
         write("base", sound, WEAK, WEAK, WEAK)
         write("iteration-1", responses, own, masked, plain, **figures)
-        return summary.summarise(directory, recipe, principles, ["base", "iteration-1"]).as_json()
+        return summary.summarize(directory, recipe, principles, ["base", "iteration-1"]).as_json()
 
     return result
 

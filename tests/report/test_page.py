@@ -20,7 +20,7 @@ from sami.contrasts import read_contrasts
 from sami.errors import InputError
 from sami.evaluation.pairs import from_contrasts
 from sami.loop.directory import RunDirectory
-from sami.loop.summary import summarise
+from sami.loop.summary import summarize
 from sami.principles import load_principles
 from sami.recipe import load_recipe
 from sami.report import write_report
@@ -205,7 +205,7 @@ def test_a_baseline_has_its_answers_and_checks(run: Path, tmp_path: Path) -> Non
     queries = {f"Query {n}?": f"q{n}" for n in range(12)}
     dpo = from_contrasts("dpo", read_contrasts(responses / "dpo.parquet"), queries, ["calm"])
     summary = json.loads((with_dpo / "summary.json").read_text())
-    found = summarise(RunDirectory(with_dpo), recipe, principles, ["base"], baselines=[dpo])
+    found = summarize(RunDirectory(with_dpo), recipe, principles, ["base"], baselines=[dpo])
     summary["policies"].append(found.policies[-1].as_json())
     summary["win_rates"] += [{**cell, "baseline": "dpo"} for cell in summary["win_rates"]]
     (with_dpo / "summary.json").write_text(json.dumps(summary))

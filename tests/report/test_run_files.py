@@ -33,10 +33,9 @@ def test_a_finished_run_lacks_nothing(report_run: Path) -> None:
 
 
 def test_a_folder_that_is_not_a_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="There is no folder"):
-        read_run(tmp_path / "nowhere")
-    with pytest.raises(InputError, match=r"not a run folder: recipe\.yaml is missing"):
-        read_run(tmp_path)
+    for folder in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(InputError, match=r"not a run folder: recipe\.yaml is missing"):
+            read_run(folder)
 
 
 def test_a_run_stopped_in_training_shows_how_far_it_came(run: Path) -> None:

@@ -15,7 +15,7 @@ from sami.evaluation.pairs import from_contrasts
 from sami.evaluation.score import verdicts
 from sami.files import write_json
 from sami.loop.directory import RunDirectory, policy_name
-from sami.loop.summary import summarise
+from sami.loop.summary import summarize
 from sami.principles import Principle, load_principles
 from sami.recipe import Recipe, dump_recipe
 
@@ -93,7 +93,7 @@ def make_run(
             _train(directory, iteration, contrasts)
     pairs = every_pair(policies[1:], policies[:1])
     judged = judge_all(recipe.evaluation, pairs, policies[0], principles, directory.evaluation)
-    write_json(directory.summary, summarise(directory, recipe, principles, names, judged=judged).as_json())
+    write_json(directory.summary, summarize(directory, recipe, principles, names, judged=judged).as_json())
     return folder
 
 

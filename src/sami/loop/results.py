@@ -264,7 +264,7 @@ class WinRate(Part):
 class Agreement(Part):
     """How often two judges agree, in percent of the judgements that both scored."""
 
-    judges: tuple[Text, Text]
+    judges: list[Text]
     judgements: int
     agreement: float
     kappa: float | None = None

@@ -1,6 +1,6 @@
 """Compute summary.json from the files of a run.
 
-summary = summarise(directory, recipe, principles, ["base", "iteration-1"])
+summary = summarize(directory, recipe, principles, ["base", "iteration-1"])
 write_json(directory.summary, summary.as_json())
 """
 
@@ -60,7 +60,7 @@ def sampling_of(recipe: Recipe) -> Sampling:
     return {"samples": recipe.evaluation.bootstrap_samples, "seed": recipe.evaluation.seed}
 
 
-def summarise(
+def summarize(
     directory: RunDirectory,
     recipe: Recipe,
     principles: Sequence[Principle],

@@ -106,17 +106,11 @@ def read_run(folder: str | Path) -> RunFiles:
     """Read a run folder.
 
     Raises:
-        InputError: the folder does not exist or is not a run folder.
+        InputError: it is not a run folder.
     """
     directory = RunDirectory(folder)
     path = directory.folder
-    if not path.is_dir():
-        raise InputError(f"There is no folder {path}. Give the folder of a run, such as runs/quickstart.")
-    if not (path / "recipe.yaml").is_file():
-        raise InputError(
-            f"{path} is not a run folder: recipe.yaml is missing. Give the folder that `sami run` wrote, such as "
-            f"runs/quickstart."
-        )
+    directory.require_run()
     reader = _Reader(path)
     recipe = reader.required(path / "recipe.yaml", _yaml_mapping) or {}
     settings = _settings(recipe, reader) if recipe else None
@@ -181,7 +175,7 @@ def _summary_so_far(
         return Summary(policies=[])
     try:
         judged = _judged_so_far(directory, settings, verdicts, reader)
-        return summaries.summarise(directory, settings, principles, own, judged=judged)
+        return summaries.summarize(directory, settings, principles, own, judged=judged)
     except (ValidationError, KeyError, TypeError) as error:  # scores of another version of sami
         reader.missing.append(
             f"This version of sami cannot summarize the scores of this run ({type(error).__name__}). "
