@@ -1,9 +1,9 @@
-"""Take the pictures of the report that the README shows, from the page of a run.
+"""Take the screenshots of the report for the README and the documentation.
 
     sami report RUN && python docs/images/take.py RUN
 
 Writes report.webp (a desktop's window) and report-phone.webp (a phone's, dark) beside this file.
-Needs Chromium, and `pip install playwright`.
+Needs Chromium, and `pip install playwright pillow`.
 """
 
 import io
