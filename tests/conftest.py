@@ -1,5 +1,6 @@
 """No test touches a hub or the user's cache; the tiny tokenizer and model folders are built once."""
 
+import gc
 import os
 import sys
 
@@ -24,6 +25,13 @@ def sami_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sami-cache")
     os.environ["SAMI_CACHE"] = str(folder)
     return folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def libraries_are_not_searched_for_garbage() -> None:
+    """A run collects garbage a dozen times; among the objects of all imported libraries each time takes a second."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
