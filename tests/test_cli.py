@@ -135,7 +135,7 @@ def test_a_prompt_longer_than_the_context_is_refused_before_anything_is_written(
 ) -> None:
     with (recipe.parent / "queries.jsonl").open("w") as file:
         file.writelines(json.dumps({"query": f"{n} " + "Why? " * 400}) + "\n" for n in range(12))
-    refused(sami("run", recipe, "--output", tmp_path / "out"), "tokens", "context is 1024", "queries.max_chars")
+    refused(sami("run", recipe, "--output", tmp_path / "out"), "tokens", "is 1024 tokens", "queries.max_chars")
     assert not (tmp_path / "out").exists()
 
 

@@ -62,7 +62,7 @@ def run(
         return
     pipeline, folder = _pipeline(recipe, overrides, output, trains=True)
     if pipeline.recipe.launch.rank > 0:
-        pipeline.assist(range(1, pipeline.iterations + 1))
+        pipeline.assist(pipeline.context.prepared.iterations)
         return
     _finish(pipeline.run(), folder, as_json)
 
@@ -353,13 +353,13 @@ def inspect(
     _quiet_libraries()
     from sami.commands import inspect as inspection
     from sami.commands import inspect_view
-    from sami.loop.finished_run import FinishedRun
-    from sami.pipeline import Pipeline
+    from sami.loop.context import Run
+    from sami.prepared import prepare
 
     if resolved is None:
-        seen = inspection.of_run(FinishedRun(source), contrast, iteration=iteration, scores=scores)
+        seen = inspection.of_run(Run.open(source), contrast, iteration=iteration, scores=scores)
     else:
-        seen = inspection.of_recipe(Pipeline(resolved, "runs"), contrast, scores=bool(scores))
+        seen = inspection.of_recipe(prepare(resolved), contrast, scores=bool(scores))
     if as_json:
         print(json.dumps(seen.as_json(), indent=1, ensure_ascii=False))
     else:
@@ -376,9 +376,9 @@ def push(
     """Upload a trained model and its card to the Hugging Face hub."""
     _quiet_libraries()
     from sami.commands import push
-    from sami.loop.finished_run import FinishedRun
+    from sami.loop.context import Run
 
-    print(push.push(FinishedRun(run), repository, iteration=iteration, private=private))
+    print(push.push(Run.open(run), repository, iteration=iteration, private=private))
 
 
 @app.command("import-principles", epilog="Example: sami import-principles constitutions/opus --output principles.yaml")

@@ -1,12 +1,12 @@
-"""The record that training eats: its Parquet file, the filters before it, and the packed batch.
+"""`Contrast`, the record that a model is trained on: its Parquet file and the packed batch.
 
-A batch holds one row for each (contrast, constitution), and the rows stand one after the other without padding:
+A batch holds one row for each (contrast, constitution), one after the other without padding:
 
     prompt | response 1 | response 2 | … | response R | prompt | response 1 | …
 
 Positions restart at the prompt's length for each response, and attention keeps responses from seeing each
 other: every response is scored as if it alone followed the prompt, and the prompt is computed once. The last
-token of a response is predicted and predicts nothing, so it is not part of its row.
+token of a response is predicted but predicts nothing, so it is not part of its row.
 
 Shapes: B contrasts, C constitutions, R responses, T response tokens (longest), N sequences of L tokens,
 X scored positions.
@@ -15,17 +15,19 @@ X scored positions.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sami.errors import InputError, one_line
 from sami.files import replacing
-from sami.generation import FinishReason
 
 if TYPE_CHECKING:
     import torch
+
+# "unsplit" is not an engine's: a response that was asked for reasoning and an answer, but has no answer of its own.
+FinishReason = Literal["stop", "length", "unsplit"]
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ def read_contrasts(path: Path) -> list[Contrast]:
         raise InputError(f"The contrasts in {path} cannot be read: {one_line(error)}.") from None
     missing = [f.name for f in fields(Contrast) if f.name not in table.column_names]
     if missing:
-        raise InputError(f"The file {path} lacks the columns {', '.join(missing)} of a contrasts file.")
+        raise InputError(f"{path} is not a contrasts file: the columns {', '.join(missing)} are missing.")
     try:
         rows = table.select(SCHEMA.names).cast(SCHEMA).to_pylist()
         return [
@@ -112,7 +114,7 @@ def require_scorable(contrasts: Iterable[Contrast], context: int | None, vocabul
     """Refuse contrasts that a model cannot read.
 
     Args:
-        context: most tokens of a prompt with one response; None where there is no limit.
+        context: most tokens that a prompt with one response may have; None for no limit.
         vocabulary: size of the model's.
 
     Raises:
@@ -124,14 +126,14 @@ def require_scorable(contrasts: Iterable[Contrast], context: int | None, vocabul
         if context and longest + len(contrast.response_ids[r]) > context:
             raise InputError(
                 f"Response {r} of contrast {contrast.id} has {len(contrast.response_ids[r])} tokens and its longest "
-                f"prompt {longest}, and the model's context is {context}. Leave the contrast out, or generate shorter "
+                f"prompt {longest}, but the model's context is {context}. Leave the contrast out, or generate shorter "
                 f"responses."
             )
         largest = max(map(max, (*contrast.prompt_ids, *contrast.response_ids)))
         if largest >= vocabulary:
             raise InputError(
-                f"Contrast {contrast.id} holds the token id {largest}, and the model has {vocabulary} tokens. The "
-                f"contrasts were made with another tokenizer: generate them with this model's."
+                f"Contrast {contrast.id} holds the token id {largest}, but the model's vocabulary has {vocabulary} "
+                f"tokens. The contrasts were made with another tokenizer: generate them with this model's."
             )
 
 

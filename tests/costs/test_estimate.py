@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sami.costs.estimate import Costs, matrix_rate, memory_rate, plan
-from sami.pipeline import Pipeline
+from sami.prepared import prepare
 from sami.recipe import load_recipe
 from tests.support.command_line import Sami
 from tests.support.recipes import write_recipe
@@ -44,10 +44,10 @@ def test_counts_follow_from_the_recipe(recipe: Path) -> None:
 
 def test_prompts_are_counted_with_the_models_tokenizer(recipe: Path) -> None:
     costs = plan(load_recipe(recipe))
-    pipeline = Pipeline(load_recipe(recipe), "unused")
-    planned = [*pipeline.training_plan(1), *pipeline.evaluation_plan()]
+    prepared = prepare(load_recipe(recipe))
+    planned = [*prepared.training_plan(1), *prepared.evaluation_plan()]
     lengths = [
-        len(pipeline.prompts.training_prompt(p.query, [c.text], c.text)) for p in planned for c in p.constitutions
+        len(prepared.prompts.training_prompt(p.query, [c.text], c.text)) for p in planned for c in p.constitutions
     ]
     assert costs.prompt_tokens == pytest.approx(sum(lengths) / len(lengths), abs=0.05)
 
@@ -151,7 +151,7 @@ def test_plan_refuses_what_run_would_refuse(sami: Sami, recipe: Path) -> None:
         file.writelines(json.dumps({"query": f"{n} " + "Why? " * 400}) + "\n" for n in range(12))
     code, out, err = sami("plan", recipe)
     assert (code, out) == (2, "")
-    assert "context is 1024" in err
+    assert "is 1024 tokens" in err
 
 
 def test_plan_prints_json(sami: Sami, recipe: Path) -> None:

@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerFast
 from sami.errors import InputError
 from sami.generation import Completion, SamplingSettings
 from sami.generation.chain_of_thought import answer_of
+from sami.loop.context import Run
 from sami.prompts import PLAIN_STOP, PromptBuilder
 from sami.recipe import ChainOfThought, Generation, Prompt, load_recipe
 from tests.support.recipes import write_recipe
@@ -197,7 +198,7 @@ def test_a_run_trains_and_evaluates_answers_alone_and_counts_what_cannot_be_spli
 
     changes = {"generation__chain_of_thought": True, "training__iterations": 1, "training__steps": 2}
     file = write_recipe(tmp_path, model_folder("llama", True), **changes, generation__surplus=1.0)
-    monkeypatch.setattr(Pipeline, "engine", lambda self, weights, tokenizer: Thinker(tokenizer))
+    monkeypatch.setattr(Run, "engine", lambda self, iteration: Thinker(self.tokenizer))
     pipeline = Pipeline(load_recipe(file), tmp_path / "run")
     summary = pipeline.run()
 

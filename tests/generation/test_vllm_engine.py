@@ -296,13 +296,13 @@ def real(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def quickstart_prompts(smollm: str, count: int) -> tuple[list[list[int]], Any]:
-    from sami.pipeline import Pipeline
+    from sami.prepared import prepare
 
     recipe = load_recipe("quickstart", [f"model={{source: {smollm}, dtype: float32}}"])
-    pipeline = Pipeline(recipe, "unused")
-    plan = pipeline.training_plan(1)[: count // 2]
-    asked = [pipeline.prompts.generation_prompt(p.query, c.texts, c.text) for p in plan for c in p.constitutions]
-    return asked, pipeline.tokenizer
+    prepared = prepare(recipe)
+    plan = prepared.training_plan(1)[: count // 2]
+    asked = [prepared.prompts.generation_prompt(p.query, c.texts, c.text) for p in plan for c in p.constitutions]
+    return asked, prepared.tokenizer
 
 
 def both_engines(

@@ -18,7 +18,7 @@ from sami.errors import InputError
 from sami.generation import SamplingSettings
 from sami.generation.transformers_engine import TransformersEngine
 from sami.loop import model_card
-from sami.loop.finished_run import FinishedRun
+from sami.loop.context import Run
 from sami.loop.redaction import shareable
 from sami.models import sources
 from sami.pipeline import run
@@ -50,7 +50,7 @@ def text_of(finished: Path, iteration: int) -> str:
 
 def card_of(finished: Path, iteration: int = 2, **changes: Any) -> str:
     """The card with other principles, recipe or summary than the run's."""
-    opened = FinishedRun(finished)
+    opened = Run.open(finished)
     arguments = {
         "summary": json.loads(opened.directory.summary.read_text()),
         "iteration": iteration,
@@ -138,7 +138,7 @@ def test_only_what_names_a_place_is_shortened_and_no_server_is_told(
 
 
 def test_a_recipe_of_the_hub_names_base_and_data(finished_run: Path) -> None:
-    recipe = FinishedRun(finished_run).recipe
+    recipe = Run.open(finished_run).recipe
     hub: Recipe = recipe.model_copy(
         update={
             "model": Model(source="owner/base-model"),
@@ -162,7 +162,7 @@ def test_where_limits_are_broken_the_card_says_so_and_warns(finished_run: Path) 
 
 
 def test_texts_cannot_leave_their_cell(finished_run: Path) -> None:
-    opened = FinishedRun(finished_run)
+    opened = Run.open(finished_run)
     hostile = "A | B\n\n# Title <script>alert(1)</script> [x](javascript:1) ```\n{{ 7 * 7 }}"
     principles = [opened.principles[0].model_copy(update={"definition": hostile}), *opened.principles[1:]]
     text = card_of(finished_run, principles=principles)
@@ -198,8 +198,8 @@ def test_the_code_of_the_card_answers_as_the_run_does(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     finished: Path = request.getfixturevalue("finished_run" if kind == "transformers" else "adapter_run")
-    opened = FinishedRun(finished)
-    folder = opened.directory.model(opened.last)
+    opened = Run.open(finished)
+    folder = opened.directory.model(opened.iteration())
     assert f"from {kind} import" in (folder / "README.md").read_text()
     told = answer_of_the_card(folder, monkeypatch, capsys)
     text = opened.principles[0].definition
@@ -207,7 +207,7 @@ def test_the_code_of_the_card_answers_as_the_run_does(
     settings = SamplingSettings(max_new_tokens=opened.recipe.generation.max_new_tokens)
     answer, base = (
         TransformersEngine(opened.load(number), opened.tokenizer).generate([prompt], settings)[0].text
-        for number in (opened.last, 0)
+        for number in (opened.iteration(), 0)
     )
     assert told == answer
     assert kind == "peft" or told != base
@@ -322,17 +322,17 @@ def test_without_a_token_one_is_told_how_to_log_in(
     monkeypatch.delenv("HF_TOKEN", raising=False)
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
     with pytest.raises(InputError, match="hf auth login"):
-        push_command.push(FinishedRun(finished_run), "owner/name")
+        push_command.push(Run.open(finished_run), "owner/name")
 
 
 def test_what_others_could_not_use_is_not_uploaded(finished_run: Path, adapter_run: Path, tmp_path: Path) -> None:
     import shutil
 
     with pytest.raises(InputError, match="folder of this machine"):
-        push_command.push(FinishedRun(adapter_run), "owner/name")
+        push_command.push(Run.open(adapter_run), "owner/name")
     with pytest.raises(InputError, match="no name of a repository"):
-        push_command.push(FinishedRun(finished_run), "a/b/c d")
+        push_command.push(Run.open(finished_run), "a/b/c d")
     unevaluated = shutil.copytree(finished_run, tmp_path / "run")
     (unevaluated / "iteration-2" / "model" / "README.md").unlink()
     with pytest.raises(InputError, match="has no card"):
-        push_command.push(FinishedRun(unevaluated), "owner/name")
+        push_command.push(Run.open(unevaluated), "owner/name")

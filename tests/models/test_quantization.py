@@ -16,9 +16,10 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedTok
 from sami.contrasts import collate
 from sami.costs.estimate import plan
 from sami.errors import InputError
+from sami.loop.context import Run
 from sami.models import adapters, loading, quantization
 from sami.models.structure import causal_lm
-from sami.pipeline import Pipeline, run
+from sami.pipeline import run
 from sami.recipe import Model, load_recipe
 from sami.scoring.logprobs import logprob_matrix, token_logprobs
 from sami.training.config import SAMIConfig
@@ -248,7 +249,7 @@ def test_a_recipe_trains_on_4_bits_and_evaluates_the_adapter_on_the_whole_base(
     # The policy is the adapter on weights in the model's dtype, as plain peft loads it.
     batch = collate(CONTRASTS, PAD)
     whole = AutoModelForCausalLM.from_pretrained(source.source, dtype=torch.float32)
-    policy = Pipeline(recipe, tmp_path / "run").load(1)
+    policy = Run.open(tmp_path / "run").load(1)
     with torch.no_grad():
         expected = logprob_matrix(PeftModel.from_pretrained(whole, folder).eval(), batch)
         assert torch.equal(logprob_matrix(policy, batch), expected)

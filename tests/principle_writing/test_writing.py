@@ -256,14 +256,14 @@ def test_a_run_writes_its_principles_once(
 
 
 def test_what_was_written_may_be_edited_until_it_is_used(sami: Sami, recipe: Path, tmp_path: Path) -> None:
-    from sami.pipeline import Pipeline
+    from sami.loop.context import Run
 
     resolved = load_recipe(recipe)
-    with Pipeline(resolved, tmp_path / "out").opened():
+    with Run.start(resolved, tmp_path / "out").opened():
         pass
     file = tmp_path / "out" / "principles.yaml"
     file.write_text(file.read_text().replace("be kind from", "be very kind from"))
-    assert "very kind" in Pipeline(resolved, tmp_path / "out").principles[1].definition
+    assert "very kind" in Run.start(resolved, tmp_path / "out").principles[1].definition
     assert sami("generate", recipe, "--output", tmp_path / "out")[0] == 0
     file.write_text(file.read_text().replace("very kind", "rather kind"))
     refused(sami("generate", recipe, "--output", tmp_path / "out"), "generate-1", "principles")

@@ -22,8 +22,8 @@ from sami.errors import InputError
 from sami.generation import Completion, SamplingSettings
 from sami.generation.chain_of_thought import answer_of
 from sami.generation.transformers_engine import TransformersEngine
+from sami.loop.context import Run
 from sami.loop.directory import BASE, policy_name
-from sami.loop.finished_run import FinishedRun
 from sami.models import structure
 from sami.principles import Constitution, Principle
 from sami.scoring.logprobs import logprob_matrix
@@ -121,7 +121,7 @@ class Trial:
     """
 
     def __init__(self, run: str | Path, iteration: int | None = None, max_new_tokens: int | None = None) -> None:
-        self.run = FinishedRun(run)
+        self.run = Run.open(run)
         chosen = self.run.iteration(iteration)
         self.policies = {policy_name(number): self.run.load(number) for number in (0, chosen)}
         self.known = self.run.principles

@@ -1,6 +1,6 @@
 """What the model sees of one contrast: token ids, where prompts end, which tokens are trained, which tell.
 
-    seen = of_run(FinishedRun("runs/quickstart"), "2-00003")
+    seen = of_run(Run.open("runs/quickstart"), "2-00003")
     print(seen.responses[0].words[:3])
 
 A token tells constitutions apart by its log-probability under the response's own constitution minus the mean of
@@ -18,12 +18,12 @@ from transformers import PreTrainedModel
 from sami.contrast_plan import Planned
 from sami.contrasts import Contrast, collate, read_contrasts
 from sami.errors import InputError
+from sami.generation.respond import as_contrasts, complete
 from sami.generation.transformers_engine import TransformersEngine
+from sami.loop.context import Run
 from sami.loop.directory import BASE, policy_name
-from sami.loop.finished_run import FinishedRun
-from sami.loop.respond import as_contrasts, complete
 from sami.models import loading, sources
-from sami.pipeline import Pipeline
+from sami.prepared import Prepared
 from sami.principle_writing import files as principle_files
 from sami.scoring.logprobs import token_logprobs
 from sami.text.leaks import leak_mask, leaked_words, token_spans
@@ -88,7 +88,7 @@ class Inspection:
 
 
 def of_run(
-    run: FinishedRun, contrast: str | None = None, *, iteration: int | None = None, scores: bool | None = None
+    run: Run, contrast: str | None = None, *, iteration: int | None = None, scores: bool | None = None
 ) -> Inspection:
     """A contrast of a run: one that was trained on, or held-out responses of a policy.
 
@@ -103,38 +103,38 @@ def of_run(
     found, place = _find(run, contrast, iteration)
     seen = of_contrast(found, run.tokenizer, place=place, train_eos=run.recipe.training.train_eos)
     if scores is None:
-        scores = bool(run.trained) and sources.at_hand(run.recipe.model)
+        scores = bool(run.directory.models()) and sources.at_hand(run.recipe.model)
     if not scores:
         return seen
     chosen = run.iteration(iteration)
     return scored(seen, found, run.tokenizer, {policy_name(number): run.load(number) for number in (0, chosen)})
 
 
-def of_recipe(pipeline: Pipeline, contrast: str | None = None, *, scores: bool = False) -> Inspection:
+def of_recipe(prepared: Prepared, contrast: str | None = None, *, scores: bool = False) -> Inspection:
     """A contrast that a recipe plans, before there are responses; with `scores` base answers and scores them.
 
     Raises:
         InputError: no contrast of that id is planned, or its principles are yet to be written.
     """
-    principle_files.require_written(pipeline.recipe.principles)
-    planned = _planned(pipeline, contrast)
+    principle_files.require_written(prepared.recipe.principles)
+    planned = _planned(prepared, contrast)
     if scores:
-        base = loading.load_model(pipeline.recipe.model, pipeline.dtype)
-        engine = TransformersEngine(base, pipeline.tokenizer)
-        written = complete(engine, [planned], pipeline.prompts, pipeline.recipe.generation, "base: answering")
-        [answered] = as_contrasts([planned], written, pipeline.prompts)
+        base = loading.load_model(prepared.recipe.model, prepared.dtype)
+        engine = TransformersEngine(base, prepared.tokenizer)
+        written = complete(engine, [planned], prepared.prompts, prepared.recipe.generation, "base: answering")
+        [answered] = as_contrasts([planned], written, prepared.prompts)
         seen = of_contrast(
-            answered, pipeline.tokenizer, place="answered now", train_eos=pipeline.recipe.training.train_eos
+            answered, prepared.tokenizer, place="answered now", train_eos=prepared.recipe.training.train_eos
         )
-        return scored(seen, answered, pipeline.tokenizer, {BASE: base})
-    prompts = [pipeline.prompts.training_prompt(planned.query, c.texts, c.text) for c in planned.constitutions]
+        return scored(seen, answered, prepared.tokenizer, {BASE: base})
+    prompts = [prepared.prompts.training_prompt(planned.query, c.texts, c.text) for c in planned.constitutions]
     return Inspection(
         id=planned.id,
         place="planned, not answered yet",
         query=planned.query,
         constitutions=tuple(c.text for c in planned.constitutions),
         principles=tuple(tuple((p.id, positive) for p, positive in c.principles) for c in planned.constitutions),
-        prompts=tuple(_pairs(ids, pipeline.tokenizer) for ids in prompts),
+        prompts=tuple(_pairs(ids, prepared.tokenizer) for ids in prompts),
         responses=(),
         scorers=(),
     )
@@ -209,7 +209,7 @@ def _pairs(ids: Sequence[int], tokenizer: Any) -> tuple[tuple[int, str], ...]:
     return tuple((token, str(tokenizer.decode([token], clean_up_tokenization_spaces=False))) for token in ids)
 
 
-def _find(run: FinishedRun, wanted: str | None, iteration: int | None) -> tuple[Contrast, str]:
+def _find(run: Run, wanted: str | None, iteration: int | None) -> tuple[Contrast, str]:
     """The contrast and the file it stands in, relative to the run.
 
     All policies answer the same held-out contrasts: those of the iteration come first, then the latest. Baselines may
@@ -232,9 +232,9 @@ def _find(run: FinishedRun, wanted: str | None, iteration: int | None) -> tuple[
     raise _absent(str(wanted), ids, str(folder))
 
 
-def _planned(pipeline: Pipeline, wanted: str | None) -> Planned:
-    plans = [one for i in range(pipeline.iterations) for one in pipeline.training_plan(i + 1)]
-    plans += pipeline.evaluation_plan()
+def _planned(prepared: Prepared, wanted: str | None) -> Planned:
+    plans = [one for i in prepared.iterations for one in prepared.training_plan(i)]
+    plans += prepared.evaluation_plan()
     for planned in plans:
         if wanted is None or planned.id == wanted:
             return planned

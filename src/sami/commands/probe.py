@@ -24,8 +24,10 @@ from sami.errors import InputError
 from sami.evaluation.bootstrap import Estimate, mean_by_query
 from sami.evaluation.information import ContrastScores, score_contrasts
 from sami.filters import surviving
+from sami.generation.respond import respond
 from sami.generation.transformers_engine import TransformersEngine
-from sami.pipeline import Pipeline
+from sami.models import loading
+from sami.prepared import Prepared, prepare, require_room
 from sami.principle_writing import files as principle_files
 from sami.principles import Constitution, Principle
 from sami.queries import Query
@@ -118,36 +120,37 @@ def probe(recipe: Recipe, queries: int) -> Probe:
         InputError: whatever `sami run` would refuse, too few training queries, or principles yet to be written.
     """
     principle_files.require_written(recipe.principles)
-    pipeline = Pipeline(recipe, "unused")
-    measured, fitting = _draw(pipeline, queries)
-    principles = [*pipeline.principles, CONTROL]
+    prepared = prepare(recipe)
+    recipe = prepared.recipe
+    measured, fitting = _draw(prepared, queries)
+    principles = [*prepared.principles, CONTROL]
     planned = [_planned(query, principle) for query in [*fitting, *measured] for principle in principles]
-    pipeline.check_prompts(recipe.model, pipeline.prompts, planned)
-    base = pipeline.load(0)
+    require_room(recipe.model, prepared.prompts, planned, recipe.generation.max_new_tokens)
+    base = loading.load_model(recipe.model, prepared.dtype)
     say(
-        f"{len(pipeline.principles)} principles and a control, {queries} training queries to measure each, "
+        f"{len(prepared.principles)} principles and a control, {queries} training queries to measure each, "
         f"{len(fitting)} others for the temperature: {2 * len(planned)} answers of the base model"
     )
-    engine = TransformersEngine(base, pipeline.tokenizer, recipe.generation.batch_size)
-    contrasts = pipeline.respond(engine, planned, "answering", shuffle=False)
+    engine = TransformersEngine(base, prepared.tokenizer, recipe.generation.batch_size)
+    contrasts = respond(engine, planned, prepared.prompts, recipe, "answering", shuffle=False)
     with bar("scoring", len(contrasts), "contrasts") as update:
         scores = score_contrasts(
             base,
-            tokenizer=pipeline.tokenizer,
+            tokenizer=prepared.tokenizer,
             contrasts=contrasts,
             held_out=set(),
             batch_size=2 * recipe.training.micro_batch_size,
-            share_prefix=_shares_rows(pipeline, contrasts),
+            share_prefix=_shares_rows(prepared, contrasts),
             on_contrasts=update,
         )
-    return read_links(pipeline, contrasts, scores, fitting)
+    return read_links(prepared, contrasts, scores, fitting)
 
 
 def read_links(
-    pipeline: Pipeline, contrasts: Sequence[Contrast], scores: Sequence[ContrastScores], fitting: Sequence[Query]
+    prepared: Prepared, contrasts: Sequence[Contrast], scores: Sequence[ContrastScores], fitting: Sequence[Query]
 ) -> Probe:
     """Temperatures from the fitting queries' matrices, figures from the others'."""
-    recipe = pipeline.recipe
+    recipe = prepared.recipe
     texts = {query.text for query in fitting}
     own = [s for s in scores if s.query in texts and s.principles != [CONTROL.id]]
     beta = _inverse_temperature([s.matrix for s in own])
@@ -158,11 +161,11 @@ def read_links(
         return mean_by_query(values, queries, samples=samples, seed=seed)
 
     links = []
-    for principle in [*pipeline.principles, CONTROL]:
+    for principle in [*prepared.principles, CONTROL]:
         chosen = [(c, s) for c, s in zip(contrasts, scores, strict=True) if s.principles == [principle.id]]
         chosen = [(c, s) for c, s in chosen if s.query not in texts]
         plain, unleaked = [s for _, s in chosen], [s for _, s in chosen if s.masked is not None]
-        kept = surviving([c for c, _ in chosen], recipe.filters, pipeline.prompts.stop)
+        kept = surviving([c for c, _ in chosen], recipe.filters, prepared.prompts.stop)
         links.append(
             Link(
                 principle=principle,
@@ -215,16 +218,16 @@ def sentences(found: Probe) -> list[str]:
     return [*said, f"Rule. {RULE}. Temperature {found.temperature:.3g}, fitted on {found.fitted_on} other queries."]
 
 
-def _draw(pipeline: Pipeline, queries: int) -> tuple[list[Query], list[Query]]:
+def _draw(prepared: Prepared, queries: int) -> tuple[list[Query], list[Query]]:
     """Training queries to measure on, and others to fit the temperatures on."""
-    training = [query for half in pipeline.splits.train for query in half]
+    training = [query for half in prepared.splits.train for query in half]
     others = math.ceil(queries / 2)
     if queries + others > len(training):
         raise InputError(
             f"Each principle would be measured on {queries} training queries and the temperature fitted on {others} "
             f"others, and the recipe has {len(training)}. Lower --queries, or raise queries.train."
         )
-    drawn = random.Random(f"queries of the probe, seed {pipeline.recipe.sampling.seed}").sample(
+    drawn = random.Random(f"queries of the probe, seed {prepared.recipe.sampling.seed}").sample(
         training, queries + others
     )
     return drawn[:queries], drawn[queries:]
@@ -235,11 +238,13 @@ def _planned(query: Query, principle: Principle) -> Planned:
     return Planned(f"{query.id}-{principle.id}", query.text, pair)
 
 
-def _shares_rows(pipeline: Pipeline, contrasts: Sequence[Contrast]) -> bool:
-    if not pipeline.recipe.training.share_prefix:
+def _shares_rows(prepared: Prepared, contrasts: Sequence[Contrast]) -> bool:
+    if not prepared.recipe.training.share_prefix:
         return False
     longest = max(contrasts, key=row_tokens)
-    return check_packing(pipeline.load(0, torch.float32), longest, pipeline.tokenizer.pad_token_id).shared
+    return check_packing(
+        loading.load_model(prepared.recipe.model, torch.float32), longest, prepared.tokenizer.pad_token_id
+    ).shared
 
 
 def _inverse_temperature(matrices: Sequence[Any]) -> float:

@@ -18,11 +18,11 @@ from huggingface_hub.utils._validators import validate_repo_id
 
 from sami.errors import InputError
 from sami.loop import model_card
-from sami.loop.finished_run import FinishedRun
+from sami.loop.context import Run
 from sami.models import adapters
 
 
-def push(run: FinishedRun, repo_id: str, *, iteration: int | None = None, private: bool = False) -> str:
+def push(run: Run, repo_id: str, *, iteration: int | None = None, private: bool = False) -> str:
     """Upload the model of an iteration, by default the last one; returns the address of its repository.
 
     Args:

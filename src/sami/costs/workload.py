@@ -12,14 +12,14 @@ from typing import Any
 
 from jinja2 import Template
 
-from sami.contrast_plan import Planned, evaluation_plan, training_plan
+from sami.contrast_plan import Planned, check_sampling, evaluation_plan, training_plan
 from sami.costs.memory import Lengths, Shape
 from sami.errors import InputError
 from sami.models import adapters, loading
 from sami.models.known import family_of, known_config
-from sami.pipeline import Pipeline
+from sami.prepared import prepare
 from sami.principle_writing.files import placeholders
-from sami.principles import Principle, check_sampling, load_principles
+from sami.principles import Principle, load_principles
 from sami.prompts import PromptBuilder
 from sami.queries import Query, load_queries
 from sami.recipe import Generation, Recipe
@@ -105,17 +105,17 @@ def principles_before_writing(recipe: Recipe) -> list[Principle]:
 
 
 def _counted(recipe: Recipe) -> Workload:
-    pipeline = Pipeline(recipe, "unused")
-    pipeline.check_context()
-    splits = pipeline.splits
+    prepared = prepare(recipe)
+    prepared.require_room()
+    splits = prepared.splits
     return _with_lengths(
-        pipeline.recipe,
-        pipeline.prompts,
+        prepared.recipe,
+        prepared.prompts,
         Shape.of(loading.load_config(recipe.model), recipe.model.trust_remote_code),
-        [pipeline.training_plan(i) for i in range(1, pipeline.iterations + 1)],
-        pipeline.evaluation_plan(),
+        [prepared.training_plan(i) for i in prepared.iterations],
+        prepared.evaluation_plan(),
         (sum(map(len, splits.train)), len(splits.evaluation)),
-        adapter_weights=pipeline.adapter_weights(),
+        adapter_weights=prepared.adapter_weights(),
         estimated=None,
     )
 

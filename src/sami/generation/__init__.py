@@ -5,10 +5,9 @@ An engine gets prompts as ids and gives completions as ids. Text is made from id
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
-# "unsplit" is no engine's: a response that was asked for reasoning and an answer, and holds no answer of its own.
-FinishReason = Literal["stop", "length", "unsplit"]
+from sami.contrasts import FinishReason
 
 # Called while an engine works: the share of the work that is done, and the tokens generated so far.
 OnProgress = Callable[[float, int], None]

@@ -4,7 +4,8 @@ from collections.abc import Collection, Sequence
 
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
-from sami.generation import Completion, FinishReason
+from sami.contrasts import FinishReason
+from sami.generation import Completion
 
 
 def end_tokens(config: GenerationConfig, tokenizer: PreTrainedTokenizerBase) -> set[int]:

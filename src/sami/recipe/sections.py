@@ -3,7 +3,18 @@
 from collections.abc import Callable
 from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from sami.schemes import SCHEMES
 
 
 def as_list(value: Any) -> Any:
@@ -105,30 +116,28 @@ class Prompt(Section):
     """Strings that end a response besides EOS; null keeps the default (none for chat, next turn for plain)."""
 
 
+def _known_scheme(name: str) -> str:
+    if name not in SCHEMES:
+        raise ValueError(f"{name!r} is not a sampling scheme; choose one of {', '.join(SCHEMES)}")
+    return name
+
+
 class Sampling(Section):
     constitutions: int = Field(default=2, ge=2, le=16)
     """C: constitutions, and so responses, of one contrast."""
     principles_per_constitution: int = Field(default=1, ge=1)
     """k: principles of one constitution, drawn from those that are not held out."""
-    scheme: Literal["opposite", "positive_vs_negative", "independent"] = "opposite"
-    """opposite: random polarities against their exact opposite; positive_vs_negative: all principles
-    against lists with at least one antithesis; independent: distinct random constitutions."""
+    scheme: Annotated[str, AfterValidator(_known_scheme)] = "opposite"
+    """How constitutions are drawn. opposite: random polarities against their exact opposite; positive_vs_negative: all
+    principles against lists with at least one antithesis; independent: distinct random constitutions."""
     seed: int = Field(default=0, ge=0)
     """Seed of the sampled constitutions."""
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
-        if self.scheme == "opposite" and self.constitutions != 2:
-            raise ValueError(
-                f"scheme 'opposite' contrasts exactly 2 constitutions, and constitutions is "
-                f"{self.constitutions}; use scheme 'independent' or 'positive_vs_negative'"
-            )
-        if self.scheme == "positive_vs_negative" and self.constitutions > 2**self.principles_per_constitution:
-            raise ValueError(
-                f"{self.principles_per_constitution} principles allow {2**self.principles_per_constitution} "
-                f"distinct constitutions, and constitutions is {self.constitutions}; raise "
-                f"principles_per_constitution or lower constitutions"
-            )
+        refusal = SCHEMES[self.scheme].refusal(self.constitutions, self.principles_per_constitution)
+        if refusal is not None:
+            raise ValueError(refusal)
         return self
 
 

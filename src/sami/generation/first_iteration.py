@@ -1,7 +1,7 @@
 """Contrasts of the first iteration that the base model does not write: by another model, or from a file.
 
 A base model may not follow the principles well enough to learn from itself. Either way the texts are put under the
-run's own prompts and, where they are not the run's own tokens already, tokenised again.
+run's own prompts and, where they are not the run's own tokens already, tokenized again.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ from sami.contrasts import Contrast
 from sami.errors import InputError
 from sami.files import file_hash
 from sami.generation import Completion, Engine
-from sami.loop.respond import as_contrasts, complete
+from sami.generation.respond import as_contrasts, complete
 from sami.models import loading, sources
 from sami.principles import Constitution, Principle
 from sami.prompts import PromptBuilder
@@ -55,7 +55,7 @@ def written_by_model(
     """Another model's answers, prompted as the recipe says, through its own chat template if it has one.
 
     Its token ids are kept where both tokenizers have one vocabulary and both models are prompted in one style;
-    otherwise its texts are tokenised again for the model that is trained.
+    otherwise its texts are tokenized again for the model that is trained.
 
     Args:
         prompts: of the model that is trained.
@@ -70,8 +70,8 @@ def written_by_model(
         completions = [[_ending_with(eos, completion) for completion in row] for row in completions]
         made = as_contrasts(planned, completions, prompts, shuffle_seed=recipe.training.seed)
     else:
-        made = as_contrasts(planned, completions, prompts, shuffle_seed=recipe.training.seed, retokenise=True)
-        name += ", tokenised again"
+        made = as_contrasts(planned, completions, prompts, shuffle_seed=recipe.training.seed, retokenize=True)
+        name += ", tokenized again"
     return Written(made, name)
 
 
@@ -112,13 +112,13 @@ def written_in_file(
     ]
 
     def put_under(prompts: PromptBuilder) -> Written:
-        return Written(as_contrasts(planned, completions, prompts, retokenise=True), file.name, unfit)
+        return Written(as_contrasts(planned, completions, prompts, retokenize=True), file.name, unfit)
 
     return put_under
 
 
 def without_too_long(written: Written, context: int | None) -> Written:
-    """The same with contrasts unfit whose prompt and response, tokenised again, exceed a model's context."""
+    """The same with contrasts unfit whose prompt and response, tokenized again, exceed a model's context."""
     ids = {
         contrast.id
         for contrast in written.contrasts

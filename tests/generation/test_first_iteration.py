@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 from sami.contrasts import Contrast, read_contrasts
 from sami.errors import InputError
 from sami.generation import Completion, SamplingSettings
-from sami.loop.respond import retokenised
+from sami.generation.respond import retokenised
 from sami.recipe import Recipe, load_recipe
 from tests.support import tiny
 from tests.support.places import SHARED
@@ -153,7 +153,7 @@ def test_a_writer_whose_context_is_too_short_is_refused_before_anything_is_writt
     (tmp_path / "writer" / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 20}))
     changes = {**ONE_ITERATION, "generation__first_model": writer}
     pipeline = Pipeline(load_recipe(write_recipe(tmp_path, model_folder("llama", True), **changes)), tmp_path / "run")
-    with pytest.raises(InputError, match=r"model's context is 20 \(.*writer\)"):
+    with pytest.raises(InputError, match=r"context of .*writer is 20 tokens"):
         pipeline.generate(1)
     assert not (tmp_path / "run").exists()
 

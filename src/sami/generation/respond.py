@@ -1,7 +1,6 @@
 """Contrasts from what a model, or the writer of a file, answered to the planned ones.
 
-completions = complete(engine, planned, prompts, recipe.generation, "base: answering")
-contrasts = as_contrasts(planned, completions, prompts)
+contrasts = respond(engine, planned, prompts, recipe, "base: answering", shuffle=False)
 """
 
 import random
@@ -14,10 +13,35 @@ from sami.contrasts import Contrast
 from sami.generation import Completion, Engine, SamplingSettings
 from sami.generation.chain_of_thought import answer_of
 from sami.prompts import PromptBuilder
-from sami.recipe import Generation
+from sami.recipe import Generation, Recipe
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+
+def respond(
+    engine: Engine,
+    planned: Sequence[Planned],
+    prompts: PromptBuilder,
+    recipe: Recipe,
+    label: str,
+    *,
+    shuffle: bool,
+    part: slice = slice(0, None),
+) -> list[Contrast]:
+    """Contrasts from an engine's responses to planned ones.
+
+    Args:
+        prompts: of the engine's model.
+        shuffle: whether the principles' order is shuffled in the training prompt.
+        part: answer only these, as they would be answered among all.
+    """
+    # The seed goes on from the prompts before, so that parts do not share their random numbers.
+    before = sum(len(p.constitutions) for p in planned[: part.start])
+    generation = recipe.generation.model_copy(update={"seed": recipe.generation.seed + before})
+    completions = complete(engine, planned[part], prompts, generation, label)
+    seed = recipe.training.seed if shuffle else None
+    return as_contrasts(planned, completions, prompts, shuffle_seed=seed, part=part)
 
 
 def complete(
@@ -26,7 +50,7 @@ def complete(
     """A response to each constitution of each planned contrast.
 
     With a chain of thought the responses are the answers alone. One that cannot be split is kept whole, so that
-    an evaluation has something to look at, and its finish reason is "unsplit".
+    there is something to evaluate, and its finish reason is "unsplit".
 
     Args:
         prompts: of the engine's model.
@@ -53,7 +77,7 @@ def as_contrasts(
     prompts: PromptBuilder,
     *,
     shuffle_seed: int | None = None,
-    retokenise: bool = False,
+    retokenize: bool = False,
     part: slice = slice(0, None),
 ) -> list[Contrast]:
     """The contrasts that a model scores or trains on.
@@ -62,7 +86,7 @@ def as_contrasts(
         completions: a row for each planned contrast of the part, with one for each of its constitutions.
         prompts: of the model that scores or trains.
         shuffle_seed: the principles' order is shuffled in the training prompt; None keeps it.
-        retokenise: the ids of the completions are another tokenizer's, so their texts are tokenised again.
+        retokenize: the ids of the completions are another tokenizer's, so their texts are tokenized again.
         part: only these of the planned contrasts, as they are among all.
     """
     rng = random.Random(f"order of principles, seed {shuffle_seed}")
@@ -70,8 +94,8 @@ def as_contrasts(
     made = []
     for p, own, listed in zip(planned[part], completions, orders[part], strict=True):
         prompt_ids = [prompts.training_prompt(p.query, c.texts, c.text) for c in listed]
-        if retokenise:
-            own = [retokenised(c, ids, prompts.tokenizer) for c, ids in zip(own, prompt_ids, strict=True)]
+        if retokenize:
+            own = [retokenized(c, ids, prompts.tokenizer) for c, ids in zip(own, prompt_ids, strict=True)]
         made.append(
             Contrast(
                 id=p.id,
@@ -87,7 +111,7 @@ def as_contrasts(
     return made
 
 
-def retokenised(completion: Completion, prompt_ids: list[int], tokenizer: "PreTrainedTokenizerBase") -> Completion:
+def retokenized(completion: Completion, prompt_ids: list[int], tokenizer: "PreTrainedTokenizerBase") -> Completion:
     """The text of a completion as this tokenizer's ids after a prompt: set off by a space where the prompt ends in
     a word, and with the tokenizer's EOS where the completion finished.
 
