@@ -87,7 +87,7 @@ def test_a_finished_run_opens_no_tracker(
     from sami.loop import trackers
 
     folder = shutil.copytree(tracked, tmp_path / "run")
-    monkeypatch.setitem(trackers._OPENERS, "tensorboard", lambda *_: pytest.fail("a tracker was opened"))
+    monkeypatch.setattr(trackers.TensorBoard, "start", lambda *_: pytest.fail("a tracker was opened"))
     run(recipe_with(tmp_path / "recipe", model_folder("llama", True), "tensorboard"), folder)
 
 
@@ -162,11 +162,26 @@ def test_a_tracker_that_cannot_be_opened_is_known_before_anything_is_generated(
     def locked(*_: Any) -> Any:
         raise PermissionError("no account")
 
-    monkeypatch.setitem(trackers._OPENERS, "tensorboard", locked)
+    monkeypatch.setattr(trackers.TensorBoard, "start", locked)
     recipe = recipe_with(tmp_path / "recipe", model_folder("llama", True), "tensorboard")
     with pytest.raises(InputError, match=r"tensorboard cannot be used: PermissionError: no account"):
         run(recipe, tmp_path / "run")
     assert not (tmp_path / "run" / "evaluation").exists()
+
+
+def test_a_tracker_that_fails_while_training_does_not_end_the_run(
+    model_folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from sami.loop import trackers
+
+    def gone(self: Any, figures: Any, step: int) -> None:
+        raise ConnectionError("the server is gone")
+
+    monkeypatch.setattr(trackers.TensorBoard, "log", gone)
+    recipe = recipe_with(tmp_path / "recipe", model_folder("llama", True), "tensorboard", training__iterations=1)
+    recipe = recipe.model_copy(update={"training": recipe.training.model_copy(update={"steps": [2]})})
+    assert run(recipe, tmp_path / "run")["policies"][-1]["iteration"] == 1
+    assert "the tracker tensorboard failed" in capsys.readouterr().err
 
 
 def test_a_name_that_is_no_tracker_is_refused_by_the_recipe(model_folder: Folder, tmp_path: Path) -> None:
