@@ -1,6 +1,5 @@
 """No test touches a hub or the user's cache; the tiny tokenizer and model folders are built once."""
 
-import gc
 import os
 import sys
 
@@ -15,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.support.garbage import freeze_libraries
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
@@ -28,10 +29,8 @@ def sami_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def libraries_are_not_searched_for_garbage() -> None:
-    """A run collects garbage a dozen times; among the objects of all imported libraries each time takes a second."""
-    gc.collect()
-    gc.freeze()
+def frozen_libraries() -> None:
+    freeze_libraries()
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ import yaml
 
 from sami.cli import main
 from tests.support.documentation import PAGES, blocks
+from tests.support.garbage import freeze_libraries
 from tests.support.recipes import write_recipe
 
 PRINCIPLES = [
@@ -85,6 +86,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory, model_folder: Callable[[
     write_recipes(folder, model_folder("llama", True))
     write_data(folder)
     run(load_recipe(folder / "mine.yaml"), folder / "runs" / "mine")
+    freeze_libraries()  # which this first run imported
     shutil.copytree(folder / "runs" / "mine", folder / "runs" / "quickstart")
     verdicts = (folder / "runs" / "mine" / "evaluation" / "verdicts.jsonl").read_text()
     (folder / "VERDICTS.jsonl").write_text(verdicts)
