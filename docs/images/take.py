@@ -15,7 +15,7 @@ from PIL import Image
 from playwright.sync_api import Browser, sync_playwright
 
 HERE = Path(__file__).parent
-# The first principle of the list, as someone would choose it, and its first item.
+# Chooses the first principle in the list and scrolls to its first item.
 TO_AN_ANSWER = """() => {
   const choice = document.getElementById("by-principle");
   choice.selectedIndex = [...choice.options].findIndex((option) => option.value.startsWith("="));
