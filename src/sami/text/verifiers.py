@@ -18,10 +18,10 @@ from typing import Annotated, Literal, Self
 import regex
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from sami.text import english, reading
+from sami.text import english, lexicon, reading
 from sami.text.languages import ENGLISH, language_of
 from sami.text.reading import HAS_WORD, ITEM
-from sami.text.words import caseless, is_unspaced, word_count
+from sami.text.words import caseless, word_count
 
 
 class Verifier(BaseModel, ABC):
@@ -249,34 +249,12 @@ class Lexicon(Verifier):
 
     @cached_property
     def _entries(self) -> regex.Pattern[str]:
-        folded = sorted({caseless(reading.clean(word)).strip() for word in self.words}, key=len, reverse=True)
-        return regex.compile("|".join(map(_whole_words, folded)))
+        return lexicon.pattern(map(reading.clean, self.words))
 
     def holds(self, text: str) -> bool:
         found = self._entries.findall(caseless(text))
-        share = sum(map(_count_of_entry, found)) / max(1, word_count(reading.without_marks(text)))
+        share = sum(max(1, word_count(entry)) for entry in found) / max(1, word_count(reading.without_marks(text)))
         return _within(len(found), self.min_count, self.max_count) and _within(share, self.min_share, None)
-
-
-_LETTER = r"[\p{L}\p{N}\p{M}]"
-_HANGUL = regex.compile(r"\p{Hangul}")
-
-
-def _whole_words(entry: str) -> str:
-    """A pattern of an entry that is not a part of longer words.
-
-    Words of scripts without spaces have no edges, those of Korean may go on with particles, and an emoji may touch a
-    word.
-    """
-    pattern = r"\s+".join(map(regex.escape, entry.split()))
-    before = rf"(?<!{_LETTER})(?<!{_LETTER}')" if entry[0].isalnum() and not is_unspaced(entry[0]) else ""
-    goes_on = is_unspaced(entry[-1]) or _HANGUL.match(entry[-1])
-    after = rf"(?!'?{_LETTER})" if entry[-1].isalnum() and not goes_on else ""
-    return f"{before}{pattern}{after}"
-
-
-def _count_of_entry(entry: str) -> int:
-    return max(1, word_count(entry))
 
 
 class Lines(Verifier):
