@@ -6,15 +6,15 @@ from functools import cached_property
 from typing import Any
 
 from sami.console import say
-from sami.errors import InputError
+from sami.errors import InputError, one_line
 from sami.principle_writing.questions import Ask, Question, scripted
 from sami.recipe import EndpointWriter, LocalWriter, Prompt, ScriptedWriter
 
-MOST_NEW_TOKENS = 64
+MOST_NEW_TOKENS = 64  # of one answer
 
 
 def make_ask(settings: LocalWriter | EndpointWriter | ScriptedWriter) -> Ask:
-    """The writer that a section describes; a local model is loaded at the first question."""
+    """The writer that a section describes; a local model is loaded when it is first asked."""
     match settings:
         case LocalWriter():
             return Local(settings)
@@ -25,9 +25,9 @@ def make_ask(settings: LocalWriter | EndpointWriter | ScriptedWriter) -> Ask:
 
 
 class Local:
-    """A causal language model that is made to start each answer with its opening.
+    """A causal language model in this process, which starts each answer with its opening.
 
-    Through its chat template where it has one; a line or a sentence ends the answer.
+    It is prompted through its chat template if it has one. An answer ends with its first line or sentence.
     """
 
     def __init__(self, settings: LocalWriter) -> None:
@@ -67,19 +67,19 @@ class Local:
     def _ids(self, question: Question) -> list[int]:
         from sami.prompts import PromptBuilder
 
-        # A base model has no turns, so the question is text that the answer follows.
+        # A base model has no turns: its prompt is the question, followed by the beginning of the answer.
         after = question.opening if getattr(self._tokenizer, "chat_template", None) else f"\n\n{question.opening}"
         prompt = Prompt(generation_template="{{ query }}", response_prefix=after)
         return PromptBuilder(self._tokenizer, prompt).generation_prompt(question.prompt, [], "")
 
     @staticmethod
     def _full_stop(text: str, finish_reason: str) -> str:
-        """The stop that ended the generation is not part of its text."""
+        """The full stop that ended the generation, which its text lacks."""
         return "." if finish_reason == "stop" and text[-1:] not in tuple(".!?") else ""
 
 
 class Served:
-    """A server that speaks the OpenAI chat protocol; it is told how to start its answers."""
+    """A server that speaks the OpenAI chat protocol, instructed how to start its answers."""
 
     def __init__(self, settings: EndpointWriter) -> None:
         from sami.chat_client import Chat
@@ -118,9 +118,9 @@ class Served:
             )
         except UNANSWERED as error:
             end = self._chat.end(error) if isinstance(error, StatusError) else None
-            words = "it took too long" if isinstance(error, TimeoutError) else self._chat.clean(error)
+            words = "it took too long" if isinstance(error, TimeoutError) else one_line(self._chat.clean(error))
             raise end or InputError(
                 f"The writer {s.model} at {s.url} did not answer: {words}. Run the same command again, or change the "
-                f"writer's settings."
+                f"settings of the writer."
             ) from None
         return self._chat.clean(getattr(completion.choices[0].message, "content", None) or "", whole=True)
