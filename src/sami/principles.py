@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from sami.console import say_once, visible
 from sami.errors import MOST_QUOTED, InputError, one_line, quoted
 from sami.files import cut_values, parse_yaml, read_text
+from sami.text.languages import ENGLISH, language_of
 from sami.text.verifiers import Negate, VerifierSpec
 
 BANK = Path(__file__).parent / "recipes" / "principles"
@@ -37,6 +38,12 @@ class Principle(BaseModel):
             raise ValueError("the antithesis is the definition itself; write what its opposite asks for")
         if self.antithesis_verifier and not self.verifier:
             raise ValueError("an antithesis_verifier needs a verifier beside it")
+        english = {name for one in (self.verifier, self.antithesis_verifier) if one for name in one.english_checks()}
+        if english and language_of(f"{self.definition}\n{self.antithesis}") != ENGLISH:
+            raise ValueError(
+                f"the check {min(english)} knows English only, and the principle is in another language; use another "
+                f"check"
+            )
         return self
 
     def text(self, positive: bool) -> str:

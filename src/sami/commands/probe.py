@@ -165,7 +165,7 @@ def read_links(
         chosen = [(c, s) for c, s in zip(contrasts, scores, strict=True) if s.principles == [principle.id]]
         chosen = [(c, s) for c, s in chosen if s.query not in texts]
         plain, unleaked = [s for _, s in chosen], [s for _, s in chosen if s.masked is not None]
-        kept = surviving([c for c, _ in chosen], recipe.filters, prepared.prompts.stop)
+        kept = surviving([c for c, _ in chosen], recipe.filters, prepared.prompts.stop, prepared.prompts.control)
         links.append(
             Link(
                 principle=principle,

@@ -287,13 +287,21 @@ class RunDirectory:
     def _record_file(self, name: str) -> Path:
         return self._records / f"{name}.json"
 
+    def recorded_recipe(self) -> dict[str, Any] | None:
+        """The resolved recipe of the run in this folder; None if there is no run yet."""
+        if not self.recipe.is_file():
+            return None
+        recorded: dict[str, Any] = yaml.safe_load(self.recipe.read_text(encoding="utf-8"))
+        return recorded
+
     def require_recipe(self, recipe: Recipe) -> dict[str, Any]:
         """Refuse a run of another recipe; returns the run's own, which may differ in its judging.
 
         Raises:
             InputError: with the difference.
         """
-        recorded: dict[str, Any] = yaml.safe_load(self.recipe.read_text(encoding="utf-8"))
+        recorded = self.recorded_recipe()
+        assert recorded is not None
         now = recipe.model_dump()
         moved = _PLACES & _given(recorded) & _given(now)
         changed = differences(recorded, now, ignore=moved | _MACHINES | JUDGING)
@@ -310,12 +318,12 @@ class RunDirectory:
 
 
 def content_hash(path: Path) -> str:
-    """SHA-256 of a file, or of the files in a folder with their names; a model card is not content."""
+    """SHA-256 of a file, or of the files in a folder with their names, without model cards and temporary files."""
     if path.is_file():
         return file_hash(path)
     digest = hashlib.sha256()
     for file in sorted(path.rglob("*")):
-        if file.is_file() and file.name != "README.md":
+        if file.is_file() and file.name != "README.md" and not file.name.startswith("."):
             digest.update(f"{file.relative_to(path).as_posix()} {file_hash(file)}\n".encode())
     return digest.hexdigest()
 
