@@ -1,8 +1,8 @@
-"""What a run is: every setting with its default and its meaning, read from YAML plus `key=value` overrides.
+"""The recipe of a run: every setting with its default and meaning, read from YAML and `key=value` overrides.
 
     recipe = load_recipe("recipes/quickstart.yaml", ["training.lr=1e-5"])
 
-Nothing here imports torch: `sami --help` and errors in a recipe must answer at once.
+Nothing here imports torch, so that `sami --help` and errors in a recipe appear at once.
 """
 
 from sami.recipe.answering import VLLM, ChainOfThought, Generation, Prompt, Thinking
