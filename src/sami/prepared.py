@@ -20,6 +20,7 @@ from sami.errors import InputError
 from sami.generation import first_iteration
 from sami.generation.engines import with_engine
 from sami.models import adapters, devices, loading, quantization, structure
+from sami.objective import require_objective
 from sami.principle_writing import files as principle_files
 from sami.principles import Principle, load_principles
 from sami.prompts import PromptBuilder
@@ -142,6 +143,7 @@ def prepare(recipe: Recipe, written: Path | None = None) -> Prepared:
     Raises:
         InputError: anything in the recipe, the principles, the queries or the model that cannot work.
     """
+    require_objective(recipe.training.contrast, recipe.training.estimator)
     recipe = _resolved(recipe)
     _require_whole_weights(recipe.model)
     if recipe.adapter is not None and recipe.adapter.quantize:
@@ -175,17 +177,15 @@ def require_room(model: Model, prompts: PromptBuilder, plan: Iterable[Planned], 
 def _resolved(recipe: Recipe) -> Recipe:
     """The recipe with this machine's dtype and engine in place of "auto"."""
     dtype = devices.resolve_dtype(recipe.model.dtype)
-    if recipe.training.master_weights == "bfloat16" and dtype != torch.bfloat16:
-        raise InputError(
-            f"training.master_weights is bfloat16, but model.dtype={recipe.model.dtype} means {dtype} on this "
-            f"machine. Set model.dtype=bfloat16 too, which is slow here, or remove training.master_weights."
-        )
-    return recipe.model_copy(
+    resolved = recipe.model_copy(
         update={
             "model": recipe.model.model_copy(update={"dtype": str(dtype).removeprefix("torch.")}),
             "generation": with_engine(recipe.generation),
         }
     )
+    if reason := resolved.conflict():
+        raise InputError(f"model.dtype={recipe.model.dtype} means {dtype} on this machine. {reason}")
+    return resolved
 
 
 def _require_whole_weights(model: Model) -> None:

@@ -12,14 +12,16 @@ from transformers.trainer_callback import PrinterCallback
 
 from sami.console import bar, say
 from sami.contrasts import Contrast, read_contrasts
-from sami.costs.memory import micro_batch
+from sami.costs.memory import Devices, caches_gradients
+from sami.costs.shape import Shape
 from sami.files import file_hash
 from sami.loop import launch
 from sami.loop.context import Run
-from sami.models import adapters, devices, loading, quantization
+from sami.models import adapters, devices, loading
+from sami.training import memory
 from sami.training.config import SAMIConfig
 from sami.training.metrics_log import Recorder, keep_steps, last_checkpoint, last_line, step_of
-from sami.training.trainer import SAMITrainer, needs_gradient_cache
+from sami.training.trainer import SAMITrainer
 from sami.training.weight_change import require_changed
 
 
@@ -71,7 +73,7 @@ def train_model(run: Run, iteration: int) -> float | None:
     contrasts = read_contrasts(run.directory.contrasts(iteration))
     resumable = last_checkpoint(run.directory.checkpoints(iteration))
     trainer = SAMITrainer(
-        **_start(run, _start_of(run, iteration)),
+        **starting_point(run, _start_of(run, iteration)),
         args=arguments(run, iteration, contrasts),
         train_dataset=contrasts,
         processing_class=run.tokenizer,
@@ -91,7 +93,7 @@ def train_model(run: Run, iteration: int) -> float | None:
     return _save(run, trained, iteration, last_line(run.directory.metrics(iteration))["weights_changed"])
 
 
-def _start(run: Run, iteration: int) -> dict[str, Any]:
+def starting_point(run: Run, iteration: int) -> dict[str, Any]:
     """Model, new adapter and reference that training starts from; iteration 0 is base."""
     adapter = run.recipe.adapter
     if adapter is not None and iteration > 0 and not adapter.merge:
@@ -143,7 +145,7 @@ def arguments(run: Run, iteration: int, contrasts: list[Contrast]) -> SAMIConfig
     """The trainer's settings for one iteration: the recipe's, and what was decided about its contrasts."""
     t = run.recipe.training
     share = t.batch_size // run.recipe.launch.total  # of a step, for each process
-    micro = micro_batch(run.recipe, run.recipe.launch.total)
+    micro = t.micro_batch(run.recipe.launch.total)
     scheduler = "constant_with_warmup" if t.lr_scheduler == "constant" and t.warmup_steps else t.lr_scheduler
     return SAMIConfig(
         output_dir=str(run.directory.checkpoints(iteration)),
@@ -159,6 +161,7 @@ def arguments(run: Run, iteration: int, contrasts: list[Contrast]) -> SAMIConfig
         explode_above=t.explode_above,
         beta=t.beta,
         contrast=t.contrast,
+        estimator=t.estimator,
         per_token=t.per_token,
         train_eos=t.train_eos,
         share_prefix=run.packing(contrasts),
@@ -177,24 +180,18 @@ def arguments(run: Run, iteration: int, contrasts: list[Contrast]) -> SAMIConfig
 
 
 def _caching(run: Run, iteration: int, contrasts: list[Contrast]) -> bool:
-    """Whether an iteration trains with the gradient cache: as the recipe says, or decided once by free memory.
+    """Whether an iteration trains with the gradient cache: the recipe decides, or once the memory of a device.
 
     The two routes round differently, so an iteration that is resumed must take the one it began with.
     """
-    training = run.recipe.training
-    if training.gradient_cache is not None:
-        return training.gradient_cache
+    recipe = run.recipe
+    if recipe.training.gradient_cache is not None:
+        return recipe.training.gradient_cache
 
     def decide() -> dict[str, Any]:
-        model = loading.empty_model(run.recipe.model)  # its weights are loaded later
-        total = sum(p.numel() for p in model.parameters())
-        if run.recipe.adapter is None:
-            held = total * (4 + run.prepared.dtype.itemsize) / run.recipe.launch.total  # masters and copy
-        else:
-            narrow = quantization.weights_in_4_bits(model) if run.recipe.adapter.quantize else 0
-            held = quantization.held_bytes(total, narrow, run.prepared.dtype)
-        config, free = loading.load_config(run.recipe.model), devices.free_bytes() - int(held)
-        needed = needs_gradient_cache(config, contrasts, training.micro_batch_size, run.prepared.dtype, free)
-        return {"gradient_cache": needed}
+        shape = Shape.of(loading.load_config(recipe.model), recipe.model.trust_remote_code)
+        on = Devices.here(recipe.launch, run.prepared.dtype, devices.free_bytes())  # weights are loaded later
+        row = memory.longest_constitution(contrasts, shared=run.packing(contrasts))
+        return {"gradient_cache": caches_gradients(shape, recipe, on, run.prepared.adapter_weights(), row)}
 
     return bool(run.directory.step(f"gradient-cache-{iteration}", {}, [], decide)["gradient_cache"])

@@ -17,6 +17,8 @@ from pydantic import (
 
 from sami.schemes import SCHEMES
 
+MOST_SEED = 2**32 - 1  # of numpy, and so of transformers
+
 
 def as_list(value: Any) -> Any:
     return value if isinstance(value, list) or value is None else [value]
@@ -89,15 +91,15 @@ class Queries(Section):
     """Folders of a hub data set that are read, such as helpful-base; [] leaves the choice to the data set."""
     revision: str | None = None
     """Branch, tag or commit of a hub data set."""
-    train: int = Field(default=240, ge=2)
+    train: int = Field(default=240, ge=2, le=1_000_000)
     """Queries to train on; half of them belong to odd iterations, half to even ones."""
-    evaluation: int = Field(default=60, ge=2)
+    evaluation: int = Field(default=60, ge=2, le=1_000_000)
     """Held-out queries; they never occur in training."""
-    min_chars: int = Field(default=1, ge=1)
+    min_chars: int = Field(default=1, ge=1, le=100_000_000)
     """Shorter queries are dropped."""
-    max_chars: int = Field(default=20_000, ge=1)
+    max_chars: int = Field(default=20_000, ge=1, le=100_000_000)
     """Longer queries are dropped."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, le=MOST_SEED)
     """Seed of the split."""
 
     @model_validator(mode="after")
@@ -169,12 +171,12 @@ def _known_scheme(name: str) -> str:
 class Sampling(Section):
     constitutions: int = Field(default=2, ge=2, le=16)
     """C: constitutions, and so responses, of one contrast."""
-    principles_per_constitution: int = Field(default=1, ge=1)
+    principles_per_constitution: int = Field(default=1, ge=1, le=60)
     """k: principles of one constitution, drawn from those that are not held out."""
     scheme: Annotated[str, AfterValidator(_known_scheme)] = "opposite"
     """How constitutions are drawn. opposite: random polarities against their exact opposite; positive_vs_negative: all
     principles against lists with at least one antithesis; independent: distinct random constitutions."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, le=MOST_SEED)
     """Seed of the sampled constitutions."""
 
     @model_validator(mode="after")
@@ -186,9 +188,9 @@ class Sampling(Section):
 
 
 class VLLM(Section):
-    tensor_parallel: int = Field(default=1, ge=1)
+    tensor_parallel: int = Field(default=1, ge=1, le=1024)
     """GPUs that together hold one copy of the weights."""
-    data_parallel: int = Field(default=1, ge=1)
+    data_parallel: int = Field(default=1, ge=1, le=1024)
     """Copies of the weights on this machine; each one answers a part of the prompts."""
     ray: bool = False
     """Use the GPUs of the Ray cluster that this machine belongs to, so that one copy may span several machines."""
@@ -196,7 +198,7 @@ class VLLM(Section):
     """Share of each GPU's memory for weights and cache; on CPU, VLLM_CPU_KVCACHE_SPACE applies instead."""
     eager: bool = False
     """Do not compile the model: it starts sooner and generates more slowly."""
-    largest_gap: float | None = Field(default=None, gt=0.0)
+    largest_gap: float | None = Field(default=None, gt=0.0, le=1e3)
     """Largest mean gap between the log-probs of vLLM and the trainer, in nats per token; null: 0.1, or 0.01 in fp32."""
     any_version: bool = False
     """Allow a version of vLLM that was not tested with this package."""
@@ -229,17 +231,17 @@ class ChainOfThought(Section):
 class Generation(Section):
     engine: str = Field(default="auto", min_length=1)
     """Engine that generates: auto, transformers or vllm. auto uses vllm on a GPU if a tested version is installed."""
-    max_new_tokens: int = Field(default=128, ge=1)
+    max_new_tokens: int = Field(default=128, ge=1, le=1_000_000)
     """Longest response in tokens."""
-    temperature: float = Field(default=0.0, ge=0.0)
+    temperature: float = Field(default=0.0, ge=0.0, le=100.0)
     """Sampling temperature; 0 is greedy."""
     top_p: float = Field(default=1.0, gt=0.0, le=1.0)
     """Probability mass of nucleus sampling; it has an effect only at temperature > 0."""
-    batch_size: int = Field(default=128, ge=1)
+    batch_size: int = Field(default=128, ge=1, le=100_000)
     """Sequences that are generated together."""
-    surplus: float = Field(default=0.1, ge=0.0)
+    surplus: float = Field(default=0.1, ge=0.0, le=100.0)
     """Share of contrasts generated in addition to those that the steps need, to make up for filtered ones."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, le=MOST_SEED)
     """Seed of sampling."""
     chain_of_thought: ChainOfThought | None = None
     """Ask for reasoning before each answer and keep the answer only; true uses the defaults, null asks for none."""
@@ -290,53 +292,55 @@ class Filters(Section):
 
 
 class Training(Section):
-    iterations: int = Field(default=2, ge=1)
-    """Rounds of generate and train."""
+    iterations: int = Field(default=2, ge=1, le=1000)
+    """Number of rounds; each generates contrasts and trains on them."""
     restart_from: Literal["base", "previous"] = "base"
     """Weights that each iteration's training starts from."""
-    steps: Annotated[list[Annotated[int, Field(ge=1)]], BeforeValidator(as_list)] = [12]
-    """Optimiser steps: one number, or one for each iteration."""
-    batch_size: int = Field(default=16, ge=1)
-    """Contrasts per optimiser step."""
-    micro_batch_size: int = Field(default=4, ge=1)
-    """Contrasts per forward pass; changes speed and memory only."""
-    lr: Annotated[list[Annotated[float, Field(gt=0)]], BeforeValidator(as_list)] = [1.5e-5]
+    steps: Annotated[list[Annotated[int, Field(ge=1, le=1_000_000)]], BeforeValidator(as_list)] = [12]
+    """Optimizer steps: one number, or one for each iteration."""
+    batch_size: int = Field(default=16, ge=1, le=100_000)
+    """Contrasts per optimizer step."""
+    micro_batch_size: int = Field(default=4, ge=1, le=100_000)
+    """Largest number of contrasts per forward pass; it changes speed and memory only."""
+    lr: Annotated[list[Annotated[float, Field(gt=0, le=100)]], BeforeValidator(as_list)] = [1.5e-5]
     """Learning rate: one number, or one for each iteration."""
-    beta: float = Field(default=0.0, ge=0.0)
+    beta: float = Field(default=0.0, ge=0.0, le=1e6)
     """Weight of the KL divergence from the base model, per token of each response under its own constitution."""
     lr_scheduler: Literal["constant", "linear", "cosine"] = "constant"
-    """Course of the learning rate over an iteration."""
-    warmup_steps: int = Field(default=0, ge=0)
-    """Steps over which the learning rate rises from 0; with one step, the first update is void."""
+    """Learning-rate schedule over an iteration."""
+    warmup_steps: int = Field(default=0, ge=0, le=1_000_000)
+    """Steps over which the learning rate rises from 0. A warmup of one step makes the first update zero."""
     optimizer: Literal["adamw", "rmsprop"] = "adamw"
-    """Optimiser."""
+    """Optimizer."""
     master_weights: Literal["float32", "bfloat16"] = "float32"
-    """Dtype that the optimiser keeps weights in; bfloat16 halves the memory, and loses steps that rounding swallows."""
-    weight_decay: float = Field(default=0.0, ge=0.0)
+    """Dtype of the weights that the optimizer updates; bfloat16 halves the memory, and rounding loses small steps."""
+    weight_decay: float = Field(default=0.0, ge=0.0, le=1e3)
     """Decoupled weight decay of AdamW."""
-    max_grad_norm: float = Field(default=1.0, gt=0.0)
+    max_grad_norm: float = Field(default=1.0, gt=0.0, le=1e30)
     """Gradients are clipped to this norm."""
-    explode_above: float = Field(default=1e4, gt=0.0)
+    explode_above: float = Field(default=1e4, gt=0.0, le=1e30)
     """A gradient norm above this stops the run."""
     contrast: Literal["both", "columns", "rows"] = "both"
-    """Which cross-entropies of the log-prob matrix are trained."""
+    """Direction: columns ask which constitution produced a response, rows which response a constitution produced."""
+    estimator: str = Field(default="infonce", min_length=1)
+    """Bound on the mutual information that is maximized in that direction: infonce."""
     per_token: bool = True
     """Average log-probs over a response's tokens; false sums them, as in the paper's equation 2."""
     train_eos: bool = True
     """Train the end-of-sequence token of finished responses."""
     share_prefix: bool = True
-    """Score all responses of a contrast in one row per constitution; checked on the first batch."""
+    """Score all responses of a contrast in one row per constitution; verified before it is used."""
     gradient_cache: bool | None = None
-    """Keep the activations of one constitution at a time, for one more forward pass; null: where memory asks for it."""
+    """Keep the activations of one constitution at a time, for one more forward pass; null: if memory is short."""
     gradient_checkpointing: bool = False
     """Keep the activations of one layer at a time, for one more forward pass."""
     compile: bool = False
-    """Compile the transformer blocks: faster steps after 15 to 25 s; needs a C++ compiler on CPU."""
-    checkpoint_steps: int = Field(default=0, ge=0)
-    """Steps between resumable checkpoints inside an iteration; 0 makes none."""
+    """Compile the transformer blocks: faster steps after 15 to 25 s of compilation; needs a C++ compiler on CPU."""
+    checkpoint_steps: int = Field(default=0, ge=0, le=1_000_000)
+    """Steps between resumable checkpoints inside an iteration; 0 saves none."""
     report_to: Annotated[list[Literal["tensorboard", "trackio", "wandb", "mlflow"]], BeforeValidator(as_list)] = []
-    """Trackers that get one run with the metrics of all iterations: tensorboard, trackio, wandb, mlflow."""
-    seed: int = Field(default=0, ge=0)
+    """Trackers that receive the metrics of all iterations as one run: tensorboard, trackio, wandb, mlflow."""
+    seed: int = Field(default=0, ge=0, le=MOST_SEED)
     """Seed of the order of contrasts and principles."""
 
     @model_validator(mode="after")
@@ -359,8 +363,8 @@ class Training(Section):
     def _warmup_ends(self) -> Self:
         if self.warmup_steps >= min(self.steps):
             raise ValueError(
-                f"warmup_steps is {self.warmup_steps}, and an iteration has {min(self.steps)} steps; "
-                f"the learning rate would never be reached"
+                f"warmup_steps is {self.warmup_steps}, and an iteration has {min(self.steps)} steps, so the learning "
+                f"rate would never reach its value; lower warmup_steps, or raise steps"
             )
         return self
 
@@ -370,62 +374,74 @@ class Training(Section):
     def lr_of(self, iteration: int) -> float:
         return self.lr[iteration - 1] if len(self.lr) > 1 else self.lr[0]
 
+    def micro_batch(self, processes: int) -> int:
+        """Contrasts of one forward pass: the most that `micro_batch_size` allows and that divide a process's share."""
+        share = self.batch_size // processes
+        return max(n for n in range(1, self.micro_batch_size + 1) if share % n == 0)
+
 
 class Adapter(Section):
-    r: int = Field(default=16, ge=1)
+    r: int = Field(default=16, ge=1, le=65_536)
     """Rank of the two factors that are trained for each weight matrix."""
-    lora_alpha: int = Field(default=32, ge=1)
-    """What the factors add is scaled by lora_alpha / r."""
+    lora_alpha: int = Field(default=32, ge=1, le=1_000_000)
+    """The product of the factors is scaled by lora_alpha / r."""
     lora_dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
-    """Share of an adapter's inputs that are dropped in training."""
+    """Probability that an input of the adapter is dropped in training."""
     target_modules: Annotated[str, Field(min_length=1)] | Annotated[list[str], Field(min_length=1)] = "all-linear"
     """all-linear (without the output head), a list of module names, or a regular expression over full names."""
     merge: bool = False
-    """Save the whole model with the adapter added to its weights, in place of the adapter alone."""
+    """Save the whole model with the adapter merged into its weights, instead of the adapter alone."""
     quantize: Literal["nf4"] | None = None
     """nf4: hold the frozen base in 4 bits while the adapter trains (QLoRA); needs bitsandbytes."""
 
 
 class Health(Section):
-    leakage: float = Field(default=3.0, ge=0.0)
+    leakage: float = Field(default=3.0, ge=0.0, le=1e6)
     """Responses that copy from the constitution: points above base."""
-    loops: float = Field(default=3.0, ge=0.0)
+    loops: float = Field(default=3.0, ge=0.0, le=1e6)
     """Responses that repeat themselves: points above base."""
-    unfinished: float = Field(default=10.0, ge=0.0)
+    unfinished: float = Field(default=10.0, ge=0.0, le=1e6)
     """Responses cut off by max_new_tokens: points above base."""
-    template_leftovers: float = Field(default=3.0, ge=0.0)
+    template_leftovers: float = Field(default=3.0, ge=0.0, le=1e6)
     """Responses with markers of a prompt template: points above base."""
-    base_logprob_drop: float = Field(default=1.0, ge=0.0)
+    base_logprob_drop: float = Field(default=1.0, ge=0.0, le=1e6)
     """Mean log-prob of the responses under the base model: nats per token below base's own."""
-    distinct_2_ratio: float = Field(default=0.7, ge=0.0)
+    distinct_2_ratio: float = Field(default=0.7, ge=0.0, le=1e6)
     """Share of distinct bigrams: smallest ratio to base."""
-    relevance_ratio: float = Field(default=0.7, ge=0.0)
+    relevance_ratio: float = Field(default=0.7, ge=0.0, le=1e6)
     """How much likelier a response is under its own query: smallest ratio to base."""
 
 
 class Launch(Section):
-    processes: int = Field(default=1, ge=1)
-    """Processes that train on each machine, all with a part of the weights (FSDP2); on GPUs one for each."""
-    nodes: int = Field(default=1, ge=1)
-    """Machines that train together, all of which see the run's folder."""
-    rank: int = Field(default=0, ge=0)
-    """Which of the machines this is; 0 does everything that is done once. Given on each machine's command line."""
+    processes: int = Field(default=1, ge=1, le=1024)
+    """Training processes on each node; they shard the weights (FSDP2). On GPUs, one process per GPU."""
+    nodes: int = Field(default=1, ge=1, le=10_000)
+    """Nodes that train together; the run's folder must be visible to all of them."""
+    rank: int = Field(default=0, ge=0, le=10_000)
+    """Rank of this node, given on its command line. Node 0 also does everything that is done once."""
     address: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+:[0-9]+$")] | None = None
-    """HOST:PORT where machine 0 can be reached by the others; with several machines, all are told."""
+    """HOST:PORT of node 0. Required on every node when nodes > 1."""
 
     @model_validator(mode="after")
     def _rank_exists(self) -> Self:
         if self.rank >= self.nodes:
-            raise ValueError(f"rank is {self.rank}, and {self.nodes} machines have the ranks 0 to {self.nodes - 1}")
+            raise ValueError(f"rank is {self.rank}, and {self.nodes} nodes have the ranks 0 to {self.nodes - 1}")
         return self
 
     @property
+    def without_effect(self) -> str | None:
+        """What a user should be told about settings that change nothing; scripts may pass them all the same."""
+        if self.address is None or self.nodes > 1:
+            return None
+        return f"launch.address={self.address} has no effect with one node. Set launch.nodes, or remove the address."
+
+    @property
     def total(self) -> int:
-        """Processes on all machines together."""
+        """Processes on all nodes together."""
         return self.processes * self.nodes
 
     @property
     def described(self) -> str:
-        """How many processes there are, for a message."""
-        machines = f" on {self.nodes} machines" if self.nodes > 1 else ""
-        return f"launch.processes is {self.processes}{machines}"
+        """The number of processes, for a message."""
+        nodes = f" on {self.nodes} nodes" if self.nodes > 1 else ""
+        return f"launch.processes is {self.processes}{nodes}"

@@ -1,4 +1,4 @@
-"""What training leaves on disk while it runs: metrics.jsonl line by line, and checkpoints to resume from."""
+"""Files that training writes while it runs: metrics.jsonl line by line, and checkpoints to resume from."""
 
 import json
 from collections.abc import Callable
@@ -23,7 +23,7 @@ class Recorder(TrainerCallback):
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """The newest whole checkpoint; a save that was killed leaves one whose state does not parse."""
+    """The newest complete checkpoint. A save that was killed leaves one whose state does not parse."""
     for path in sorted(folder.glob("checkpoint-*"), key=lambda p: -step_of(p)):
         try:
             json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
@@ -38,7 +38,7 @@ def step_of(checkpoint: Path) -> int:
 
 
 def keep_steps(metrics: Path, last: int) -> None:
-    """Drop the lines of steps after `last`, which will be done again, and a line that was cut off."""
+    """Drop the lines of steps after `last`, which will be repeated, and a line that was cut off."""
     lines = metrics.read_text(encoding="utf-8").splitlines() if metrics.is_file() else []
     kept = []
     for line in lines:

@@ -1,4 +1,4 @@
-"""Any causal model that can be loaded here as a judge: which of the two labels is likelier after "Verdict:"."""
+"""A causal language model in this process as a judge: it prefers the label that is likelier after "Verdict:"."""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -8,7 +8,7 @@ import torch
 from transformers import PreTrainedModel
 
 from sami.errors import InputError
-from sami.evaluation.judges import Judgement, Question, Record
+from sami.evaluation.judges import NOTHING_MORE, Given, Judge, Judgement, Question, Record
 from sami.evaluation.judges.prompt import Label, prompt, template_id
 from sami.models import devices, loading, sources, structure
 from sami.prompts import question_prompt
@@ -18,11 +18,14 @@ ANSWER = "Verdict:"
 LABELS = (" A", " B")
 
 
-class Local:
-    """Prefers A where log p(A) > log p(B); the model and its tokenizer are loaded at the first question."""
+class Local(Judge):
+    """Prefers A if log p(A) > log p(B). The model and its tokenizer are loaded at the first question."""
 
-    def __init__(self, settings: LocalJudge) -> None:
+    needs_calibration = True
+
+    def __init__(self, settings: LocalJudge, given: Given = NOTHING_MORE) -> None:
         self.name = settings.label
+        self.model_to_check = settings.model
         self._settings = settings
         self._dtype = devices.resolve_dtype(settings.model.dtype)
 
@@ -38,15 +41,12 @@ class Local:
     def _tokenizer(self) -> Any:
         return loading.load_tokenizer(self._settings.model)
 
-    def concerns(self, question: Question) -> bool:
-        return True
-
     def judge(self, questions: Sequence[Question], record: Record, among: Sequence[Question]) -> None:
         rows = [(question, *self._ids(question)) for question in among]
         wanted = set(questions)
         self._check_context(rows)
         model = loading.load_model(self._settings.model, self._dtype)
-        rows.sort(key=lambda row: -len(row[1]))  # the longest first: running out of memory shows at once
+        rows.sort(key=lambda row: -len(row[1]))  # the longest first, so that running out of memory shows at once
         for start in range(0, len(rows), self._settings.batch_size):
             chunk = rows[start : start + self._settings.batch_size]
             if wanted.isdisjoint(question for question, _, _ in chunk):
@@ -69,7 +69,7 @@ class Local:
             raise InputError(
                 f"The judge {self.name} has a context of {context} tokens, and the question about the query "
                 f"{question.pair.item.query_id!r} with its constitution and responses has {len(ids)}. "
-                f"Take a judge with a longer context, or shorter constitutions or queries."
+                f"Use a judge with a longer context, or shorter constitutions or queries."
             )
 
     @torch.inference_mode()
