@@ -1,4 +1,4 @@
-"""What the pages say of commands, options, settings and errors is true of this version, and the commands run."""
+"""The commands, options and settings that the pages name exist, and the documented commands run."""
 
 import io
 import json
@@ -17,11 +17,9 @@ import typer
 import yaml
 
 from sami.cli import app, main
-from sami.errors import InputError
 from sami.principles import Principle
 from sami.recipe import Recipe, describe
-from tests.support.documentation import DOCS, PAGES, ROOT, Block, blocks, inline
-from tests.support.errors_of_source import HOLE, refusals
+from tests.support.documentation import PAGES, ROOT, Block, blocks, inline
 
 COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 SHELL = [block for page in PAGES for block in blocks(page) if block.is_commands]
@@ -83,7 +81,7 @@ def test_recipes_and_principles_in_blocks_are_valid(page: Path) -> None:
         value = yaml.safe_load(block.text)
         if isinstance(value, dict) and set(value) <= set(Recipe.model_fields):
             Recipe.model_validate({"model": "m", "queries": {"path": "q"}, "principles": "p", **value})
-        elif isinstance(value, list) and HOLE not in block.text:
+        elif isinstance(value, list) and "…" not in block.text:
             for principle in value:
                 Principle.model_validate(principle)
 
@@ -100,69 +98,6 @@ def test_what_is_not_a_command_of_sami_exists() -> None:
                     assert set(wanted.split(",")) <= set(extras), block.where
             elif words[:2] == ["python", "-m"] and words[2].startswith("bench."):
                 assert (ROOT / f"{words[2].replace('.', '/')}.py").is_file(), block.where
-
-
-# Errors.
-
-# Messages that are worded elsewhere, and the file that passes them on.
-PASSED_ON = {
-    "cli.py": "the command line prints the message of an InputError, and what does not fit into a plan's GPUs",
-    "launch.py": "a worker process refused, and its message is handed on",
-}
-ENTRY = re.compile(r"^\| `([^`]+)` \|", re.MULTILINE)
-
-
-def entries() -> dict[str, re.Pattern[str]]:
-    """The first cell of each row of the page on errors, "…" standing for anything."""
-    text = (DOCS / "troubleshooting.md").read_text(encoding="utf-8")
-    return {
-        entry: re.compile(".*".join(re.escape(part.strip()) for part in entry.split(HOLE)))
-        for entry in ENTRY.findall(text)
-    }
-
-
-def test_every_error_has_an_entry() -> None:
-    known = entries().values()
-    missing = []
-    for place, message in refusals():
-        if message == HOLE:
-            assert place.split(":")[0] in PASSED_ON, f"{place} passes a message on that is worded elsewhere"
-        elif not any(pattern.search(message) for pattern in known):
-            missing.append(f"{place}: {message}")
-    assert not missing, "docs/troubleshooting.md has no entry for:\n" + "\n".join(missing)
-
-
-def test_every_entry_has_an_error() -> None:
-    messages = {message for _, message in refusals()}
-    stale = [entry for entry, pattern in entries().items() if not any(map(pattern.search, messages))]
-    assert not stale, "docs/troubleshooting.md has entries that no error has: " + "; ".join(stale)
-
-
-def test_an_entry_is_about_few_errors() -> None:
-    messages = {message for _, message in refusals()}
-    for entry, pattern in entries().items():
-        assert sum(bool(pattern.search(message)) for message in messages) <= 4, entry
-        assert len(re.findall(r"\w+", entry.replace(HOLE, ""))) >= 2, entry
-
-
-def test_errors_are_found_in_source(tmp_path: Path) -> None:
-    (tmp_path / "some.py").write_text(
-        "def f(n):\n"
-        "    if n:\n        raise InputError(f'There are {n} of ' + 'them.')\n"
-        "    raise InputError(worded(n))\n"
-        "def worded(n):\n    return 'No more.' if n else f'{n}{n} too few.'\n"
-        "class A:\n    @model_validator(mode='after')\n"
-        "    def check(self):\n        limit()\n        raise ValueError('not so')\n"
-        "def limit():\n    raise ValueError('no limit')\n"
-        "def g():\n    raise ValueError('a defect')\n"
-    )
-    assert sorted(message for _, message in refusals(tmp_path)) == [
-        "No more.",
-        "There are … of them.",
-        "no limit",
-        "not so",
-        "… too few.",
-    ]
 
 
 # The commands run.
@@ -302,12 +237,3 @@ def test_the_site_builds_and_asks_nobody_for_anything(tmp_path: Path) -> None:
         assert f"sami {command_name}" in pages["commands.html"]
     assert "information_bound" in pages["api.html"]
     assert 'viewBox="0 0 760 300"' in pages["how-it-works.html"]
-
-
-@pytest.mark.slow
-def test_an_error_of_a_run_is_one_that_the_page_has(at_work: Path) -> None:
-    from sami import load_recipe
-
-    with pytest.raises(InputError) as refused:
-        load_recipe("mine.yaml", ["training.steps=[1,2,3]"])
-    assert sum(bool(pattern.search(str(refused.value))) for pattern in entries().values()) == 2

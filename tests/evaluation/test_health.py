@@ -80,7 +80,7 @@ def test_a_policy_equal_to_base_breaks_no_limit_whatever_the_sign_of_its_relevan
 
 
 @pytest.mark.parametrize("figure", ["distinct_2", "relevance", "base_logprob"])
-def test_a_figure_that_is_not_a_number_is_no_health(figure: str) -> None:
+def test_a_figure_that_is_not_a_number_breaks_its_limit(figure: str) -> None:
     assert len(check(replace(BASE, **{figure: math.nan}), BASE, Limits())) == 1
 
 
@@ -244,7 +244,7 @@ def judged(tmp_path: Path, plain_tokenizer: PreTrainedTokenizerFast) -> Write:
 SOUND = [[f"Photons of run {n} scatter by size.", f"Run {n} is when air plays with light!"] for n in range(8)]
 
 
-def test_a_healthy_policy_that_base_recognises_is_called_better(judged: Write) -> None:
+def test_a_healthy_policy_that_base_recognizes_is_called_better(judged: Write) -> None:
     value = judged(SOUND, SHARP, HALF)
     [verdict] = value["comparisons"]
     assert verdict["healthy"] is True
@@ -270,7 +270,7 @@ def test_code_words_are_never_called_better(judged: Write, pair: list[str], by_b
     assert "not called better" in verdict["reason"]
 
 
-def test_a_policy_that_base_does_not_recognise_is_not_called_better(judged: Write) -> None:
+def test_a_policy_that_base_does_not_recognize_is_not_called_better(judged: Write) -> None:
     for by_base in (WEAK, None):
         [verdict] = judged(SOUND, SHARP, by_base)["comparisons"]
         assert verdict["healthy"] is True

@@ -158,5 +158,5 @@ def test_instruct_models_are_asked_through_their_chat_template(name: str) -> Non
 
 
 def test_a_prompt_has_no_effect_on_a_baseline_that_is_not_prompted() -> None:
-    with pytest.raises(InputError, match="prompt has an effect on a baseline with model or run only"):
+    with pytest.raises(InputError, match="prompt only has an effect on a baseline with model or run"):
         load_recipe("quickstart", ["evaluation.baselines=[{name: sft, train: sft, prompt: {style: chat}}]"])

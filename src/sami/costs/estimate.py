@@ -14,10 +14,10 @@ import torch
 from sami.costs.memory import GIB, USABLE, Needs, host_bytes, micro_batch, needs, remedy
 from sami.costs.workload import Workload, principles_before_writing, workload
 from sami.errors import InputError
-from sami.evaluation.judges import make_judge
+from sami.evaluation.judges import Given, make_judge
 from sami.evaluation.win_rate import queries_needed
 from sami.models import devices
-from sami.recipe import LocalJudge, Recipe
+from sami.recipe import Recipe
 
 # Fitted to seven runs of a 135M model on two cores whose matrix rate was 1.5 TFLOP/s: shares of that rate, bytes
 # moved for each weight and forward-backward pass (gradients to fp32, the optimiser's part) at 8 GB/s, and seconds to
@@ -321,8 +321,7 @@ def _refusals(recipe: Recipe) -> list[str]:
     principles, found = principles_before_writing(recipe), []
     for judge in recipe.evaluation.judges:
         try:
-            if not isinstance(judge, LocalJudge):
-                make_judge(judge, principles, spent=0.0)
+            make_judge(judge, Given(principles))
         except InputError as error:
             found.append(f"sami run will refuse this: {error}")
     return found

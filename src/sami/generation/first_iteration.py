@@ -18,7 +18,7 @@ from sami.generation.respond import as_contrasts, complete
 from sami.models import loading, sources
 from sami.principles import Constitution, Principle
 from sami.prompts import PromptBuilder
-from sami.queries import Query, normalise
+from sami.queries import Query, normalize
 from sami.recipe import Model, Recipe
 from sami.reference_format import WrittenContrast, read_contrasts
 
@@ -93,14 +93,14 @@ def written_in_file(
     """
     written = read_contrasts(file)
     statements = {
-        normalise(principle.text(positive)): (principle, positive)
+        normalize(principle.text(positive)): (principle, positive)
         for principle in principles
         for positive in (True, False)
     }
     planned = [_planned(contrast, statements, file, recipe) for contrast in written]
-    evaluated = {normalise(query.text) for query in held_out}
+    evaluated = {normalize(query.text) for query in held_out}
     prefix = recipe.prompt.response_prefix.strip()
-    unfit = {"held_out_query": {p.id for p in planned if normalise(p.query) in evaluated}}
+    unfit = {"held_out_query": {p.id for p in planned if normalize(p.query) in evaluated}}
     if prefix:
         unfit["without_prefix"] = {
             p.id
@@ -137,14 +137,14 @@ def _planned(
         )
     constitutions = []
     for listed in contrast.constitutions:
-        unknown = [statement for statement in listed if normalise(statement) not in statements]
+        unknown = [statement for statement in listed if normalize(statement) not in statements]
         if unknown:
             raise InputError(
                 f"Contrast {contrast.id} of {file} has the statement {unknown[0]!r}, which is neither definition nor "
                 f"antithesis of a principle in {recipe.principles}. What is trained and what is evaluated must be the "
                 f"same principles: make their file with `sami import-principles {file} --output principles.yaml`."
             )
-        constitutions.append(Constitution(tuple(statements[normalise(statement)] for statement in listed)))
+        constitutions.append(Constitution(tuple(statements[normalize(statement)] for statement in listed)))
     if held_out := [p.id for constitution in constitutions for p, _ in constitution.principles if p.held_out]:
         raise InputError(
             f"Contrast {contrast.id} of {file} is about {held_out[0]}, which is held out in {recipe.principles}. "

@@ -310,12 +310,12 @@ class RunDirectory:
 
 
 def content_hash(path: Path) -> str:
-    """SHA-256 of a file, or of the files in a folder with their names; a model card is not content."""
+    """SHA-256 of a file, or of the files in a folder with their names, without model cards and temporary files."""
     if path.is_file():
         return file_hash(path)
     digest = hashlib.sha256()
     for file in sorted(path.rglob("*")):
-        if file.is_file() and file.name != "README.md":
+        if file.is_file() and file.name != "README.md" and not file.name.startswith("."):
             digest.update(f"{file.relative_to(path).as_posix()} {file_hash(file)}\n".encode())
     return digest.hexdigest()
 

@@ -202,7 +202,7 @@ def _baseline(policy: Policy, principles: Sequence[Principle], sampling: Samplin
 
 
 def _information(scores: PolicyScores, sampling: Sampling) -> InformationResult:
-    return InformationResult(**information.summarise(scores, **sampling).as_json())
+    return InformationResult(**information.summarize(scores, **sampling).as_json())
 
 
 def _verifier_rates(verdicts: list[dict[str, Any]], sampling: Sampling) -> VerifierRates:
@@ -217,7 +217,7 @@ def _rate(verdicts: list[dict[str, Any]], sampling: Sampling) -> Estimate:
 
 def _principle(one: Evaluated, principle: Principle, sampling: Sampling) -> PrincipleResult:
     verdicts = [v for v in one.verdicts if v["principle"] == principle.id]
-    figures = information.summarise(one.scores.where(lambda s: principle.id in s.principles), **sampling)
+    figures = information.summarize(one.scores.where(lambda s: principle.id in s.principles), **sampling)
     rate = _rate(verdicts, sampling)
     return PrincipleResult(
         learned=not principle.held_out,

@@ -6,7 +6,15 @@ Nothing here imports torch: `sami --help` and errors in a recipe must answer at 
 """
 
 from sami.recipe.endpoint import Endpoint
-from sami.recipe.judging import Baseline, EndpointJudge, Evaluation, HumanJudge, Judge, LocalJudge, VerifierJudge
+from sami.recipe.judging import (
+    Baseline,
+    EndpointJudge,
+    Evaluation,
+    HumanJudge,
+    Judge,
+    LocalJudge,
+    VerifierJudge,
+)
 from sami.recipe.loading import (
     PACKAGED_RECIPES,
     describe,

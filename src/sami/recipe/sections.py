@@ -16,6 +16,8 @@ from pydantic import (
 
 from sami.schemes import SCHEMES
 
+MOST_SEED = 2**32 - 1  # of numpy, and so of transformers
+
 
 def as_list(value: Any) -> Any:
     return value if isinstance(value, list) or value is None else [value]
@@ -83,15 +85,15 @@ class Queries(Section):
     """Folders of a hub data set that are read, such as helpful-base; [] leaves the choice to the data set."""
     revision: str | None = None
     """Branch, tag or commit of a hub data set."""
-    train: int = Field(default=240, ge=2)
+    train: int = Field(default=240, ge=2, le=1_000_000)
     """Queries to train on; half of them belong to odd iterations, half to even ones."""
-    evaluation: int = Field(default=60, ge=2)
+    evaluation: int = Field(default=60, ge=2, le=1_000_000)
     """Held-out queries; they never occur in training."""
-    min_chars: int = Field(default=1, ge=1)
+    min_chars: int = Field(default=1, ge=1, le=100_000_000)
     """Shorter queries are dropped."""
-    max_chars: int = Field(default=20_000, ge=1)
+    max_chars: int = Field(default=20_000, ge=1, le=100_000_000)
     """Longer queries are dropped."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, le=MOST_SEED)
     """Seed of the split."""
 
     @model_validator(mode="after")
@@ -125,12 +127,12 @@ def _known_scheme(name: str) -> str:
 class Sampling(Section):
     constitutions: int = Field(default=2, ge=2, le=16)
     """C: constitutions, and so responses, of one contrast."""
-    principles_per_constitution: int = Field(default=1, ge=1)
+    principles_per_constitution: int = Field(default=1, ge=1, le=60)
     """k: principles of one constitution, drawn from those that are not held out."""
     scheme: Annotated[str, AfterValidator(_known_scheme)] = "opposite"
     """How constitutions are drawn. opposite: random polarities against their exact opposite; positive_vs_negative: all
     principles against lists with at least one antithesis; independent: distinct random constitutions."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, le=MOST_SEED)
     """Seed of the sampled constitutions."""
 
     @model_validator(mode="after")
@@ -142,9 +144,9 @@ class Sampling(Section):
 
 
 class VLLM(Section):
-    tensor_parallel: int = Field(default=1, ge=1)
+    tensor_parallel: int = Field(default=1, ge=1, le=1024)
     """GPUs that hold one copy of the weights together."""
-    data_parallel: int = Field(default=1, ge=1)
+    data_parallel: int = Field(default=1, ge=1, le=1024)
     """Copies of the weights on this machine, each of which answers a part of the prompts."""
     ray: bool = False
     """Take the GPUs from the Ray cluster that this machine belongs to, so that one copy may span machines."""
@@ -152,7 +154,7 @@ class VLLM(Section):
     """Share of each GPU's memory for weights and cache; on CPU VLLM_CPU_KVCACHE_SPACE counts instead."""
     eager: bool = False
     """Start without compiling the model: ready sooner, slower from then on."""
-    largest_gap: float | None = Field(default=None, gt=0.0)
+    largest_gap: float | None = Field(default=None, gt=0.0, le=1e3)
     """Stop if vLLM's log-probs and the trainer's differ by more nats per token on average; null: 0.1, in fp32 0.01."""
     any_version: bool = False
     """Use a version of vLLM that was not tested with this package."""
@@ -185,17 +187,17 @@ class ChainOfThought(Section):
 class Generation(Section):
     engine: Literal["auto", "transformers", "vllm"] = "auto"
     """What generates; auto takes vllm where there is a GPU and a tested version is installed."""
-    max_new_tokens: int = Field(default=128, ge=1)
+    max_new_tokens: int = Field(default=128, ge=1, le=1_000_000)
     """Longest response in tokens."""
-    temperature: float = Field(default=0.0, ge=0.0)
+    temperature: float = Field(default=0.0, ge=0.0, le=100.0)
     """0 is greedy."""
     top_p: float = Field(default=1.0, gt=0.0, le=1.0)
     """Nucleus sampling; has an effect only at temperature > 0."""
-    batch_size: int = Field(default=128, ge=1)
+    batch_size: int = Field(default=128, ge=1, le=100_000)
     """Sequences generated together."""
-    surplus: float = Field(default=0.1, ge=0.0)
+    surplus: float = Field(default=0.1, ge=0.0, le=100.0)
     """Contrasts generated beyond what the steps need, as a share, to make up for filtered ones."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, le=MOST_SEED)
     """Seed of sampling."""
     chain_of_thought: ChainOfThought | None = None
     """Ask for reasoning before each answer, and keep the answer alone; true takes the defaults, null asks for none."""
@@ -246,33 +248,33 @@ class Filters(Section):
 
 
 class Training(Section):
-    iterations: int = Field(default=2, ge=1)
+    iterations: int = Field(default=2, ge=1, le=1000)
     """Rounds of generate and train."""
     restart_from: Literal["base", "previous"] = "base"
     """Weights that each iteration's training starts from."""
-    steps: Annotated[list[Annotated[int, Field(ge=1)]], BeforeValidator(as_list)] = [12]
+    steps: Annotated[list[Annotated[int, Field(ge=1, le=1_000_000)]], BeforeValidator(as_list)] = [12]
     """Optimiser steps: one number, or one for each iteration."""
-    batch_size: int = Field(default=16, ge=1)
+    batch_size: int = Field(default=16, ge=1, le=100_000)
     """Contrasts per optimiser step."""
-    micro_batch_size: int = Field(default=4, ge=1)
+    micro_batch_size: int = Field(default=4, ge=1, le=100_000)
     """Contrasts per forward pass; changes speed and memory only."""
-    lr: Annotated[list[Annotated[float, Field(gt=0)]], BeforeValidator(as_list)] = [1.5e-5]
+    lr: Annotated[list[Annotated[float, Field(gt=0, le=100)]], BeforeValidator(as_list)] = [1.5e-5]
     """Learning rate: one number, or one for each iteration."""
-    beta: float = Field(default=0.0, ge=0.0)
+    beta: float = Field(default=0.0, ge=0.0, le=1e6)
     """Weight of the KL divergence from the base model, per token of each response under its own constitution."""
     lr_scheduler: Literal["constant", "linear", "cosine"] = "constant"
     """Course of the learning rate over an iteration."""
-    warmup_steps: int = Field(default=0, ge=0)
+    warmup_steps: int = Field(default=0, ge=0, le=1_000_000)
     """Steps over which the learning rate rises from 0; with one step, the first update is void."""
     optimizer: Literal["adamw", "rmsprop"] = "adamw"
     """Optimiser."""
     master_weights: Literal["float32", "bfloat16"] = "float32"
     """Dtype that the optimiser keeps weights in; bfloat16 halves the memory, and loses steps that rounding swallows."""
-    weight_decay: float = Field(default=0.0, ge=0.0)
+    weight_decay: float = Field(default=0.0, ge=0.0, le=1e3)
     """Decoupled weight decay of AdamW."""
-    max_grad_norm: float = Field(default=1.0, gt=0.0)
+    max_grad_norm: float = Field(default=1.0, gt=0.0, le=1e30)
     """Gradients are clipped to this norm."""
-    explode_above: float = Field(default=1e4, gt=0.0)
+    explode_above: float = Field(default=1e4, gt=0.0, le=1e30)
     """A gradient norm above this stops the run."""
     contrast: Literal["both", "columns", "rows"] = "both"
     """Which cross-entropies of the log-prob matrix are trained."""
@@ -288,11 +290,11 @@ class Training(Section):
     """Keep the activations of one layer at a time, for one more forward pass."""
     compile: bool = False
     """Compile the transformer blocks: faster steps after 15 to 25 s; needs a C++ compiler on CPU."""
-    checkpoint_steps: int = Field(default=0, ge=0)
+    checkpoint_steps: int = Field(default=0, ge=0, le=1_000_000)
     """Steps between resumable checkpoints inside an iteration; 0 makes none."""
     report_to: Annotated[list[Literal["tensorboard", "trackio", "wandb", "mlflow"]], BeforeValidator(as_list)] = []
     """Trackers that get one run with the metrics of all iterations: tensorboard, trackio, wandb, mlflow."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, le=MOST_SEED)
     """Seed of the order of contrasts and principles."""
 
     @model_validator(mode="after")
@@ -328,9 +330,9 @@ class Training(Section):
 
 
 class Adapter(Section):
-    r: int = Field(default=16, ge=1)
+    r: int = Field(default=16, ge=1, le=65_536)
     """Rank of the two factors that are trained for each weight matrix."""
-    lora_alpha: int = Field(default=32, ge=1)
+    lora_alpha: int = Field(default=32, ge=1, le=1_000_000)
     """What the factors add is scaled by lora_alpha / r."""
     lora_dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
     """Share of an adapter's inputs that are dropped in training."""
@@ -343,28 +345,28 @@ class Adapter(Section):
 
 
 class Health(Section):
-    leakage: float = Field(default=3.0, ge=0.0)
+    leakage: float = Field(default=3.0, ge=0.0, le=1e6)
     """Responses that copy from the constitution: points above base."""
-    loops: float = Field(default=3.0, ge=0.0)
+    loops: float = Field(default=3.0, ge=0.0, le=1e6)
     """Responses that repeat themselves: points above base."""
-    unfinished: float = Field(default=10.0, ge=0.0)
+    unfinished: float = Field(default=10.0, ge=0.0, le=1e6)
     """Responses cut off by max_new_tokens: points above base."""
-    template_leftovers: float = Field(default=3.0, ge=0.0)
+    template_leftovers: float = Field(default=3.0, ge=0.0, le=1e6)
     """Responses with markers of a prompt template: points above base."""
-    base_logprob_drop: float = Field(default=1.0, ge=0.0)
+    base_logprob_drop: float = Field(default=1.0, ge=0.0, le=1e6)
     """Mean log-prob of the responses under the base model: nats per token below base's own."""
-    distinct_2_ratio: float = Field(default=0.7, ge=0.0)
+    distinct_2_ratio: float = Field(default=0.7, ge=0.0, le=1e6)
     """Share of distinct bigrams: smallest ratio to base."""
-    relevance_ratio: float = Field(default=0.7, ge=0.0)
+    relevance_ratio: float = Field(default=0.7, ge=0.0, le=1e6)
     """How much likelier a response is under its own query: smallest ratio to base."""
 
 
 class Launch(Section):
-    processes: int = Field(default=1, ge=1)
+    processes: int = Field(default=1, ge=1, le=1024)
     """Processes that train on each machine, all with a part of the weights (FSDP2); on GPUs one for each."""
-    nodes: int = Field(default=1, ge=1)
+    nodes: int = Field(default=1, ge=1, le=10_000)
     """Machines that train together, all of which see the run's folder."""
-    rank: int = Field(default=0, ge=0)
+    rank: int = Field(default=0, ge=0, le=10_000)
     """Which of the machines this is; 0 does everything that is done once. Given on each machine's command line."""
     address: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+:[0-9]+$")] | None = None
     """HOST:PORT where machine 0 can be reached by the others; with several machines, all are told."""
