@@ -139,7 +139,7 @@ def test_a_first_iteration_by_another_model_is_done_once_and_bound_to_its_weight
     tiny_model("llama", seed=8).save_pretrained(moved)
     with pytest.raises(InputError, match=r"other inputs:\n- written_by"):
         Pipeline(again, folder).generate(1)
-    with pytest.raises(InputError, match="different recipe"):
+    with pytest.raises(InputError, match="another recipe"):
         Pipeline(load_recipe(write_recipe(tmp_path, base, **changes)), folder).generate(1)
 
 

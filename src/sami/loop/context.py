@@ -205,9 +205,9 @@ class Run:
 
     def unsplit(self, contrasts: Sequence[Contrast]) -> dict[str, int]:
         """How many contrasts hold reasoning without an answer; empty if there is no reasoning in this run."""
-        if self.recipe.generation.chain_of_thought is None and self.prompts.thinking is None:
-            return {}
-        return {"unsplit": sum("unsplit" in contrast.finish_reasons for contrast in contrasts)}
+        reasons = self.recipe.generation.chain_of_thought is not None or self.prompts.thinking is not None
+        count = sum("unsplit" in contrast.finish_reasons for contrast in contrasts)
+        return {"unsplit": count} if reasons or count else {}
 
     def packing(self, contrasts: Sequence[Contrast]) -> bool:
         """Whether responses may share rows on this model: as the recipe says, checked once on the base model."""

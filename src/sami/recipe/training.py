@@ -17,13 +17,13 @@ class Training(Section):
     """Number of rounds; each generates contrasts and trains on them."""
     restart_from: Literal["base", "previous"] = "base"
     """Weights that each iteration's training starts from."""
-    steps: Annotated[list[Annotated[int, Field(ge=1, le=1_000_000)]], BeforeValidator(as_list)] = [12]
+    steps: Annotated[list[Annotated[int, Field(ge=1, le=1_000_000)]], BeforeValidator(as_list)] = Field(default=[12])
     """Optimizer steps: one number, or one for each iteration."""
     batch_size: int = Field(default=16, ge=1, le=100_000)
     """Contrasts per optimizer step."""
     micro_batch_size: int = Field(default=4, ge=1, le=100_000)
     """Largest number of contrasts per forward pass; it changes speed and memory only."""
-    lr: Annotated[list[Annotated[float, Field(gt=0, le=100)]], BeforeValidator(as_list)] = [1.5e-5]
+    lr: Annotated[list[Annotated[float, Field(gt=0, le=100)]], BeforeValidator(as_list)] = Field(default=[1.5e-5])
     """Learning rate: one number, or one for each iteration."""
     beta: Annotated[float, Role.TRAINER] = Field(default=0.0, ge=0.0, le=1e6)
     """Weight of the KL divergence from the base model, per token of each response under its own constitution."""
@@ -59,7 +59,9 @@ class Training(Section):
     """Compile the transformer blocks: faster steps after 15 to 25 s of compilation; needs a C++ compiler on CPU."""
     checkpoint_steps: int = Field(default=0, ge=0, le=1_000_000)
     """Steps between resumable checkpoints inside an iteration; 0 saves none."""
-    report_to: Annotated[list[Literal["tensorboard", "trackio", "wandb", "mlflow"]], BeforeValidator(as_list)] = []
+    report_to: Annotated[list[Literal["tensorboard", "trackio", "wandb", "mlflow"]], BeforeValidator(as_list)] = Field(
+        default=[]
+    )
     """Trackers that receive the metrics of all iterations as one run: tensorboard, trackio, wandb, mlflow."""
     seed: Annotated[int, Role.TRAINER] = Field(default=0, ge=0, le=MOST_SEED)
     """Seed of the order of contrasts and principles."""
