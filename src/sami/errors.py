@@ -41,3 +41,8 @@ def one_line(error: object) -> str:
     """The message of an error on one line, shortened, to be part of another message."""
     text = " ".join(str(error).split())
     return text if len(text) <= MOST_OF_AN_ERROR else f"{text[:MOST_OF_AN_ERROR]}…"
+
+
+def reason(error: Exception) -> str:
+    """Why the system refused something, on one line, without the path, which may be as long as what it was given."""
+    return one_line(error.strerror.lower() if isinstance(error, OSError) and error.strerror else error)

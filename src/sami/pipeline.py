@@ -34,7 +34,7 @@ def run(recipe: Recipe, folder: str | Path) -> dict[str, Any]:
         folder: of the run; made if it does not exist.
 
     Returns:
-        The content of summary.json.
+        The value of summary.json. `sami.loop.results.Summary.model_validate` turns it into typed results.
 
     Raises:
         InputError: anything in the recipe, its data or the folder that cannot work.
@@ -82,6 +82,8 @@ def _announce(run: Run) -> None:
         f"{sum(map(len, queries.train))} queries to train on, {len(queries.evaluation)} held out; "
         f"{len(prepared.iterations)} iterations of {steps} steps with {training.batch_size} contrasts each"
     )
+    if note := run.recipe.launch.without_effect:
+        say(f"note: {note}")
     if dropped := loaded.dropped():
         say(f"{len(loaded.queries)} of {loaded.read} records hold a usable query (dropped: {dropped})")
 

@@ -14,14 +14,17 @@ from typing import Any
 
 import torch
 
+from sami.console import say
 from sami.contrast_plan import Planned, check_sampling, evaluation_plan, training_plan
 from sami.errors import InputError
 from sami.generation import first_iteration
-from sami.generation.engines import chosen_engine
+from sami.generation.engines import with_engine
 from sami.models import adapters, devices, loading, quantization, structure
+from sami.objective import require_objective
 from sami.principle_writing import files as principle_files
 from sami.principles import Principle, load_principles
 from sami.prompts import PromptBuilder
+from sami.prompts.check import PromptCheck
 from sami.queries import LoadedQueries, Splits, load_queries, split_queries
 from sami.recipe import Model, Recipe
 
@@ -140,6 +143,7 @@ def prepare(recipe: Recipe, written: Path | None = None) -> Prepared:
     Raises:
         InputError: anything in the recipe, the principles, the queries or the model that cannot work.
     """
+    require_objective(recipe.training.contrast, recipe.training.estimator)
     recipe = _resolved(recipe)
     _require_whole_weights(recipe.model)
     if recipe.adapter is not None and recipe.adapter.quantize:
@@ -151,15 +155,17 @@ def prepare(recipe: Recipe, written: Path | None = None) -> Prepared:
 
 
 def require_room(model: Model, prompts: PromptBuilder, plan: Iterable[Planned], new_tokens: int) -> None:
-    """Refuse a prompt that leaves no room for `new_tokens` more in a model's context.
+    """Refuse a prompt that does not show all that it should, or leaves no room for `new_tokens` more in the context.
 
     Raises:
         InputError: the first such prompt of the plan.
     """
     context = structure.context_length(loading.load_config(model))
+    for notice in prompts.notices:
+        say(f"{model.source}: {notice}")
+    check = PromptCheck(prompts, model.source)
     for planned in plan:
-        for c in planned.constitutions:
-            longest = len(prompts.generation_prompt(planned.query, c.texts, c.text))
+        for longest in map(len, check(planned.query, planned.constitutions)):
             if context and longest + new_tokens > context:
                 raise InputError(
                     f"The prompt for the query {planned.query[:60]!r} has {longest} tokens and the response may have "
@@ -171,17 +177,15 @@ def require_room(model: Model, prompts: PromptBuilder, plan: Iterable[Planned], 
 def _resolved(recipe: Recipe) -> Recipe:
     """The recipe with this machine's dtype and engine in place of "auto"."""
     dtype = devices.resolve_dtype(recipe.model.dtype)
-    if recipe.training.master_weights == "bfloat16" and dtype != torch.bfloat16:
-        raise InputError(
-            f"training.master_weights is bfloat16, but model.dtype={recipe.model.dtype} means {dtype} on this "
-            f"machine. Set model.dtype=bfloat16 too, which is slow here, or remove training.master_weights."
-        )
-    return recipe.model_copy(
+    resolved = recipe.model_copy(
         update={
             "model": recipe.model.model_copy(update={"dtype": str(dtype).removeprefix("torch.")}),
-            "generation": recipe.generation.model_copy(update={"engine": chosen_engine(recipe.generation)}),
+            "generation": with_engine(recipe.generation),
         }
     )
+    if reason := resolved.conflict():
+        raise InputError(f"model.dtype={recipe.model.dtype} means {dtype} on this machine. {reason}")
+    return resolved
 
 
 def _require_whole_weights(model: Model) -> None:

@@ -8,8 +8,8 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from sami.console import say_once
-from sami.errors import InputError, quoted
+from sami.console import say_once, visible
+from sami.errors import MOST_QUOTED, InputError, one_line, quoted
 from sami.files import cut_values, parse_yaml, read_text
 from sami.text.languages import ENGLISH, language_of
 from sami.text.verifiers import Negate, VerifierSpec
@@ -133,7 +133,8 @@ def _warn_of_cut_sentences(text: str, file: Path) -> None:
 
 
 def _read(entry: Any, number: int, file: Path) -> Principle:
-    name = entry.get("id", f"number {number}") if isinstance(entry, dict) else f"number {number}"
+    given = entry.get("id") if isinstance(entry, dict) else None
+    name = visible(given) if isinstance(given, str) and 0 < len(given) <= MOST_QUOTED else f"number {number}"
     if isinstance(entry, dict) and not entry.get("antithesis"):
         raise InputError(
             f"Principle {name} in {file} has no antithesis. SAMI learns from the contrast between a principle "
@@ -143,6 +144,6 @@ def _read(entry: Any, number: int, file: Path) -> Principle:
         return Principle.model_validate(entry)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        reason = first["msg"].removeprefix("Value error, ")
+        where = visible(".".join(str(part) for part in first["loc"]))[:MOST_QUOTED]
+        reason = one_line(first["msg"].removeprefix("Value error, "))
         raise InputError(f"Principle {name} in {file} cannot be used. {where or 'It'}: {reason}.") from None

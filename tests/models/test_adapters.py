@@ -210,7 +210,7 @@ def test_the_base_is_held_in_bf16_and_the_adapter_in_fp32_without_a_copy(
 ) -> None:
     trainer = make(LoraConfig(r=4, target_modules=["q_proj", "up_proj"]))
     trainer.train()
-    assert trainer._compute is None
+    assert trainer._strategy._copy is None
     for name, weight in trainer.trained_model.named_parameters():
         assert weight.dtype == (torch.float32 if "lora_" in name else torch.bfloat16), name
     assert trainer.state.log_history[1]["weights_changed"] == 1.0  # of the adapter, as it is saved

@@ -182,11 +182,11 @@ def test_what_cannot_be_trained_on_is_refused(
     make: Callable[..., SAMITrainer], source: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = loading.load_model(source, torch.bfloat16, quantize="nf4")
-    with pytest.raises(InputError, match=r"such weights cannot be trained\. Give a peft_config"):
+    with pytest.raises(InputError, match=r"quantized weights cannot be trained\. Pass a peft_config"):
         make(model, None)
     with monkeypatch.context() as patch:
         patch.setattr(SAMIConfig, "world_size", property(lambda self: 2))
-        with pytest.raises(InputError, match=r"quantised and 2 processes train"):
+        with pytest.raises(InputError, match=r"quantized, and 2 processes train"):
             make(model)
     packed = next(module for module in model.modules() if hasattr(module, "quant_state"))
     packed.weight.quant_state.packing_format_for_cpu = True

@@ -66,8 +66,8 @@ def written_by_model(
     completions = complete(engine, planned, own, recipe.generation, label)
     name = writer.source.rstrip("/").split("/")[-1]
     if own.chat == prompts.chat and own.tokenizer.get_vocab() == prompts.tokenizer.get_vocab():
-        eos = prompts.tokenizer.eos_token_id  # the writer may end its turns with another token of the vocabulary
-        completions = [[_ending_with(eos, completion) for completion in row] for row in completions]
+        # The writer may end its turns with another token of the vocabulary.
+        completions = [[_ending_with(prompts.end_id, completion) for completion in row] for row in completions]
         made = as_contrasts(planned, completions, prompts, shuffle_seed=recipe.training.seed)
     else:
         made = as_contrasts(planned, completions, prompts, shuffle_seed=recipe.training.seed, retokenize=True)
@@ -157,7 +157,7 @@ def _written(text: str) -> Completion:
     return Completion([], text, "stop" if text.endswith(SENTENCE_ENDS) else "length")
 
 
-def _ending_with(eos: int, completion: Completion) -> Completion:
+def _ending_with(end_id: int, completion: Completion) -> Completion:
     if completion.finish_reason != "stop":
         return completion
-    return Completion([*completion.token_ids[:-1], eos], completion.text, "stop")
+    return replace(completion, token_ids=[*completion.token_ids[:-1], end_id])

@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import date
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -34,6 +35,7 @@ from sami.principles import Principle, load_principles
 from sami.prompts import PromptBuilder
 from sami.queries import hash_queries
 from sami.recipe import Model, Recipe, WrittenPrinciples, load_recipe
+from sami.recipe.roles import Role, keys_with
 from sami.scoring.logprobs import response_logprobs
 from sami.scoring.packing_check import check_packing
 
@@ -53,7 +55,7 @@ class Run:
             InputError: anything in the recipe, the principles, the queries or the model that cannot work.
         """
         directory = RunDirectory(folder)
-        run = cls(prepare(recipe, directory.principles), directory)
+        run = cls(prepare(_dated(recipe, directory), directory.principles), directory)
         _ = run.trackers  # one that is not installed is refused here
         return run
 
@@ -202,10 +204,10 @@ class Run:
         return respond(engine, planned, prompts or self.prompts, self.recipe, label, shuffle=shuffle, part=part)
 
     def unsplit(self, contrasts: Sequence[Contrast]) -> dict[str, int]:
-        """How many contrasts hold reasoning without an answer; empty if no reasoning was asked for."""
-        if self.recipe.generation.chain_of_thought is None:
-            return {}
-        return {"unsplit": sum("unsplit" in contrast.finish_reasons for contrast in contrasts)}
+        """How many contrasts hold reasoning without an answer; empty if there is no reasoning in this run."""
+        reasons = self.recipe.generation.chain_of_thought is not None or self.prompts.thinking is not None
+        count = sum("unsplit" in contrast.finish_reasons for contrast in contrasts)
+        return {"unsplit": count} if reasons or count else {}
 
     def packing(self, contrasts: Sequence[Contrast]) -> bool:
         """Whether responses may share rows on this model: as the recipe says, checked once on the base model."""
@@ -228,9 +230,10 @@ class Run:
 
     def inputs(self, *sections: str) -> dict[str, Any]:
         """Sections of the recipe, and the principles by content."""
-        # How vLLM runs on a machine does not change what a step is made from, and whoever writes the first
-        # iteration's contrasts is recorded by content, in the step that uses them.
-        apart = {"vllm", "first_model", "first_contrasts"}
+        # Machines do not change what a step is made from, and whoever writes the first iteration's contrasts is
+        # recorded by content, in the step that uses them.
+        machines = {key.partition(".")[2] for key in keys_with(Role.MACHINE, Recipe) if key.startswith("generation.")}
+        apart = {*machines, "first_model", "first_contrasts"}
         chosen = {name: getattr(self.recipe, name).model_dump(exclude=apart) for name in sections}
         given = self.recipe.principles
         file = Path(given) if isinstance(given, str) else self.directory.principles
@@ -252,3 +255,13 @@ class Run:
     @cached_property
     def _base_fingerprint(self) -> str:
         return sources.fingerprint(self.recipe.model)
+
+
+def _dated(recipe: Recipe, directory: RunDirectory) -> Recipe:
+    """The recipe with the date that chat templates show: the day on which the run began, also on later days."""
+    if recipe.prompt.date is not None:
+        return recipe
+    recorded = directory.recorded_recipe()
+    # Runs of earlier versions recorded no date and keep none.
+    day = date.today().isoformat() if recorded is None else (recorded.get("prompt") or {}).get("date")
+    return recipe.model_copy(update={"prompt": recipe.prompt.model_copy(update={"date": day})})

@@ -20,26 +20,14 @@ from pydantic_core import to_jsonable_python
 
 from sami.errors import InputError, one_line
 from sami.files import file_hash, replacing, write_json
-from sami.recipe import VLLM, Launch, Recipe, dump_recipe, flatten
+from sami.recipe import Recipe, dump_recipe, flatten
+from sami.recipe.roles import Role, keys_with
 from sami.recipe.sections import Section
 
 # Paths may change between calls, content may not: steps record content hashes.
-_PLACES = {
-    "principles",
-    "queries.path",
-    "model.source",
-    "generation.first_model.source",
-    "generation.first_contrasts",
-}
-# The machines that a run uses, which may differ from step to step.
-_MACHINES = {f"launch.{name}" for name in Launch.model_fields}
-_MACHINES |= {f"generation.vllm.{name}" for name in VLLM.model_fields}
-# Judges and baselines may be added once a run is finished; verdicts have their own cache keys.
-JUDGING = {
-    f"evaluation.{name}"
-    for name in ("judges", "baselines", "order", "slope", "unscored_limit", "calibration_pairs", "force")
-}
-
+_PATHS = keys_with(Role.PATH, Recipe)
+_MACHINES = keys_with(Role.MACHINE, Recipe)
+JUDGING = keys_with(Role.JUDGING, Recipe)
 
 BASE = "base"
 """The policy of iteration 0: the model as it was."""
@@ -287,15 +275,23 @@ class RunDirectory:
     def _record_file(self, name: str) -> Path:
         return self._records / f"{name}.json"
 
+    def recorded_recipe(self) -> dict[str, Any] | None:
+        """The resolved recipe of the run in this folder; None if there is no run yet."""
+        if not self.recipe.is_file():
+            return None
+        recorded: dict[str, Any] = yaml.safe_load(self.recipe.read_text(encoding="utf-8"))
+        return recorded
+
     def require_recipe(self, recipe: Recipe) -> dict[str, Any]:
         """Refuse a run of another recipe; returns the run's own, which may differ in its judging.
 
         Raises:
             InputError: with the difference.
         """
-        recorded: dict[str, Any] = yaml.safe_load(self.recipe.read_text(encoding="utf-8"))
+        recorded = self.recorded_recipe()
+        assert recorded is not None
         now = recipe.model_dump()
-        moved = _PLACES & _given(recorded) & _given(now)
+        moved = _PATHS & _given(recorded) & _given(now)
         changed = differences(recorded, now, ignore=moved | _MACHINES | JUDGING)
         if changed:
             raise InputError(
@@ -310,12 +306,12 @@ class RunDirectory:
 
 
 def content_hash(path: Path) -> str:
-    """SHA-256 of a file, or of the files in a folder with their names; a model card is not content."""
+    """SHA-256 of a file, or of the files in a folder with their names, without model cards and temporary files."""
     if path.is_file():
         return file_hash(path)
     digest = hashlib.sha256()
     for file in sorted(path.rglob("*")):
-        if file.is_file() and file.name != "README.md":
+        if file.is_file() and file.name != "README.md" and not file.name.startswith("."):
             digest.update(f"{file.relative_to(path).as_posix()} {file_hash(file)}\n".encode())
     return digest.hexdigest()
 

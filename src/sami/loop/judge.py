@@ -16,15 +16,16 @@ from sami.contrasts import read_contrasts, write_contrasts
 from sami.errors import InputError
 from sami.evaluation.calibration import Calibration
 from sami.evaluation.comparison import calibrate_all, every_pair, judge_all
-from sami.evaluation.judges import make_judge
-from sami.evaluation.pairs import Policy, answering, from_contrasts, from_file
+from sami.evaluation.judges import Given, make_judge
+from sami.evaluation.pairs import Policy, from_contrasts
+from sami.evaluation.response_files import answering, from_file
 from sami.files import file_hash
 from sami.loop.context import Run
 from sami.loop.directory import BASE, RunDirectory
 from sami.models import devices, loading, sources
 from sami.prepared import require_room
 from sami.prompts import PromptBuilder
-from sami.recipe import Baseline, LocalJudge, Model
+from sami.recipe import Baseline, Model
 
 
 def calibrate(run: Run) -> list[Calibration]:
@@ -42,8 +43,7 @@ def judge(run: Run, policies: Sequence[str], baselines: Sequence[Policy]) -> dic
 def check(run: Run) -> None:
     """Refuse judges and baselines that cannot work now, rather than after the training."""
     evaluation = run.recipe.evaluation
-    for judge in evaluation.judges:
-        make_judge(judge, run.principles, spent=0.0)
+    judges = [make_judge(settings, Given(run.principles)) for settings in evaluation.judges]
     for baseline in evaluation.baselines:
         if baseline.responses is not None:
             from_file(Path(baseline.responses), None)
@@ -59,7 +59,7 @@ def check(run: Run) -> None:
                 f"The baseline {baseline.name} is trained through TRL, which is not installed: "
                 f"pip install 'sami[baselines]'."
             )
-    used = [judge.model for judge in evaluation.judges if isinstance(judge, LocalJudge)]
+    used = [judge.model_to_check for judge in judges if judge.model_to_check is not None]
     for model in used + [baseline.model for baseline in evaluation.baselines if baseline.model is not None]:
         loading.load_config(model)
 
@@ -78,7 +78,10 @@ def baseline(run: Run, baseline: Baseline) -> Policy:
 
     def respond() -> dict[str, Any]:
         recipe, tokenizer = run.recipe, loading.load_tokenizer(source)
-        prompts = PromptBuilder(tokenizer, baseline.prompt or recipe.prompt, recipe.generation.chain_of_thought)
+        settings = baseline.prompt or recipe.prompt
+        if settings.date is None:
+            settings = settings.model_copy(update={"date": recipe.prompt.date})
+        prompts = PromptBuilder(tokenizer, settings, recipe.generation.chain_of_thought)
         plan = run.prepared.evaluation_plan()
         require_room(source, prompts, plan, recipe.generation.max_new_tokens)
         engine = run.engine_of(loading.Weights.of(source, inputs["policy"]), tokenizer)

@@ -4,7 +4,6 @@ train(run, 1)
 """
 
 import shutil
-from contextlib import suppress
 from typing import Any
 
 import torch
@@ -12,14 +11,18 @@ from transformers.trainer_callback import PrinterCallback
 
 from sami.console import bar, say
 from sami.contrasts import Contrast, read_contrasts
-from sami.costs.memory import micro_batch
+from sami.costs.memory import Devices, caches_gradients
+from sami.costs.shape import Shape
 from sami.files import file_hash
 from sami.loop import launch
 from sami.loop.context import Run
-from sami.models import adapters, devices, loading, quantization
+from sami.models import adapters, devices, loading
+from sami.recipe import Training
+from sami.recipe.roles import Role, keys_with
+from sami.training import memory
 from sami.training.config import SAMIConfig
 from sami.training.metrics_log import Recorder, keep_steps, last_checkpoint, last_line, step_of
-from sami.training.trainer import SAMITrainer, needs_gradient_cache
+from sami.training.trainer import SAMITrainer
 from sami.training.weight_change import require_changed
 
 
@@ -47,10 +50,6 @@ def train(run: Run, iteration: int) -> None:
         else:
             launch.train(run.recipe, run.directory.folder, iteration)
             changed = last_line(metrics)["weights_changed"]
-        for checkpoint in checkpoints.glob("checkpoint-*"):
-            shutil.rmtree(checkpoint)
-        with suppress(OSError):  # there may be none
-            checkpoints.rmdir()
         steps, last = training.steps_of(iteration), last_line(metrics)
         say(
             f"iteration {iteration}: {steps} steps, bound on its training contrasts {last['bound']:.3f} nats "
@@ -60,6 +59,8 @@ def train(run: Run, iteration: int) -> None:
         return {"steps": steps, "weights_changed": changed}
 
     run.directory.step(f"train-{iteration}", inputs, [run.directory.model(iteration)], work)
+    # After the step is recorded: a kill in the middle of this must not leave a run that resumes from half a checkpoint.
+    shutil.rmtree(run.directory.checkpoints(iteration), ignore_errors=True)
 
 
 def train_model(run: Run, iteration: int) -> float | None:
@@ -71,7 +72,7 @@ def train_model(run: Run, iteration: int) -> float | None:
     contrasts = read_contrasts(run.directory.contrasts(iteration))
     resumable = last_checkpoint(run.directory.checkpoints(iteration))
     trainer = SAMITrainer(
-        **_start(run, _start_of(run, iteration)),
+        **starting_point(run, _start_of(run, iteration)),
         args=arguments(run, iteration, contrasts),
         train_dataset=contrasts,
         processing_class=run.tokenizer,
@@ -91,7 +92,7 @@ def train_model(run: Run, iteration: int) -> float | None:
     return _save(run, trained, iteration, last_line(run.directory.metrics(iteration))["weights_changed"])
 
 
-def _start(run: Run, iteration: int) -> dict[str, Any]:
+def starting_point(run: Run, iteration: int) -> dict[str, Any]:
     """Model, new adapter and reference that training starts from; iteration 0 is base."""
     adapter = run.recipe.adapter
     if adapter is not None and iteration > 0 and not adapter.merge:
@@ -143,7 +144,7 @@ def arguments(run: Run, iteration: int, contrasts: list[Contrast]) -> SAMIConfig
     """The trainer's settings for one iteration: the recipe's, and what was decided about its contrasts."""
     t = run.recipe.training
     share = t.batch_size // run.recipe.launch.total  # of a step, for each process
-    micro = micro_batch(run.recipe, run.recipe.launch.total)
+    micro = t.micro_batch(run.recipe.launch.total)
     scheduler = "constant_with_warmup" if t.lr_scheduler == "constant" and t.warmup_steps else t.lr_scheduler
     return SAMIConfig(
         output_dir=str(run.directory.checkpoints(iteration)),
@@ -152,49 +153,33 @@ def arguments(run: Run, iteration: int, contrasts: list[Contrast]) -> SAMIConfig
         gradient_accumulation_steps=share // micro,
         learning_rate=t.lr_of(iteration),
         lr_scheduler_type=scheduler,
-        warmup_steps=t.warmup_steps,
         optim={"adamw": "adamw_torch_fused", "rmsprop": "rmsprop"}[t.optimizer],
-        weight_decay=t.weight_decay,
-        max_grad_norm=t.max_grad_norm,
-        explode_above=t.explode_above,
-        beta=t.beta,
-        contrast=t.contrast,
-        per_token=t.per_token,
-        train_eos=t.train_eos,
         share_prefix=run.packing(contrasts),
         gradient_cache=_caching(run, iteration, contrasts),
-        gradient_checkpointing=t.gradient_checkpointing,
         compile_layers=t.compile,
         compute_dtype="bfloat16" if run.prepared.dtype == torch.bfloat16 else "float32",
-        master_weights=t.master_weights,
         save_strategy="steps" if t.checkpoint_steps else "no",
         save_steps=t.checkpoint_steps or 500,
         save_total_limit=2,  # the last one may be half written when the process is killed
         report_to="none",  # trackers are of the whole run
         disable_tqdm=True,
-        seed=t.seed,
+        **{name: getattr(t, name) for name in keys_with(Role.TRAINER, Training)},
     )
 
 
 def _caching(run: Run, iteration: int, contrasts: list[Contrast]) -> bool:
-    """Whether an iteration trains with the gradient cache: as the recipe says, or decided once by free memory.
+    """Whether an iteration trains with the gradient cache: the recipe decides, or once the memory of a device.
 
     The two routes round differently, so an iteration that is resumed must take the one it began with.
     """
-    training = run.recipe.training
-    if training.gradient_cache is not None:
-        return training.gradient_cache
+    recipe = run.recipe
+    if recipe.training.gradient_cache is not None:
+        return recipe.training.gradient_cache
 
     def decide() -> dict[str, Any]:
-        model = loading.empty_model(run.recipe.model)  # its weights are loaded later
-        total = sum(p.numel() for p in model.parameters())
-        if run.recipe.adapter is None:
-            held = total * (4 + run.prepared.dtype.itemsize) / run.recipe.launch.total  # masters and copy
-        else:
-            narrow = quantization.weights_in_4_bits(model) if run.recipe.adapter.quantize else 0
-            held = quantization.held_bytes(total, narrow, run.prepared.dtype)
-        config, free = loading.load_config(run.recipe.model), devices.free_bytes() - int(held)
-        needed = needs_gradient_cache(config, contrasts, training.micro_batch_size, run.prepared.dtype, free)
-        return {"gradient_cache": needed}
+        shape = Shape.of(loading.load_config(recipe.model), recipe.model.trust_remote_code)
+        on = Devices.here(recipe.launch, run.prepared.dtype, devices.free_bytes())  # weights are loaded later
+        row = memory.longest_constitution(contrasts, shared=run.packing(contrasts))
+        return {"gradient_cache": caches_gradients(shape, recipe, on, run.prepared.adapter_weights(), row)}
 
     return bool(run.directory.step(f"gradient-cache-{iteration}", {}, [], decide)["gradient_cache"])

@@ -1,4 +1,4 @@
-"""Whether packed rows give a model's own log-probs: compared with plain sequences before anything relies on them.
+"""Checks that packed rows give a model's own log-probs, before anything relies on them.
 
 check_packing(model, longest_contrast, pad_token_id)   # PackingCheck(shared=True, difference=3e-6)
 """
@@ -13,17 +13,17 @@ from sami.errors import InputError
 from sami.models.structure import causal_lm
 from sami.scoring.logprobs import require_finite, token_logprobs
 
-# The two paths differ by rounding, about 1e-5 nats in fp32; a mask that is wrong shows as 1e-2 and more.
+# In nats. In fp32 the two paths differ by rounding, about 1e-5; a wrong mask makes 1e-2 and more.
 PACKING_TOLERANCE = 1e-3
-# In bf16 the plain path differs from itself between two paddings; more than this times that is a fault.
+# In bf16 the plain path differs between two paddings; a multiple of that difference above this is a fault.
 NOISE_FACTOR = 3.0
-# Tokens of padding that noise is measured with: on a short contrast a single one may happen to change no rounding.
+# Amounts of padding, in tokens, to measure that noise: on a short contrast a single one may change no rounding.
 PADDINGS = (1, 3, 7, 16, 40)
 
 
 @dataclass(frozen=True)
 class PackingCheck:
-    """Which rows are right for a model, and how far shared ones were off, in nats at the worst token."""
+    """Whether shared rows are right for a model, and how far they are off, in nats at the worst token."""
 
     shared: bool
     difference: float
@@ -33,10 +33,9 @@ class PackingCheck:
 def check_packing(model: nn.Module, contrast: Contrast, pad_token_id: int, share_prefix: bool = True) -> PackingCheck:
     """Compare packed rows with plain sequences on one contrast, in the dtype of the model's weights.
 
-    A plain sequence is a prompt and one response, without padding, packing or a mask of ours. A model on which
-    shared rows differ is scored with one response a row. In fp32 the two may differ by rounding; in other dtypes
-    by what the plain sequences differ from themselves when they are padded. Without `share_prefix` only rows of
-    one response are compared.
+    A plain sequence is a prompt and one response, without padding, packing or a mask of ours. If shared rows differ,
+    the model is scored with one response per row. In fp32 the two may differ by rounding; in other dtypes, by as much
+    as plain sequences change when they are padded. Without `share_prefix`, only rows of one response are compared.
 
     Raises:
         InputError: the model cannot be scored in packed rows at all.
@@ -63,15 +62,15 @@ def check_packing(model: nn.Module, contrast: Contrast, pad_token_id: int, share
         model.train(was_training)
     raise InputError(
         f"{type(causal_lm(model)).__name__} gives other log-probs in padded rows than for single sequences, so its "
-        f"contrasts cannot be scored. It may use an attention that ignores masks; use a model of the llama, mistral, "
-        f"mixtral, qwen or gemma families, or its eager attention."
+        f"contrasts cannot be scored. It may use an attention that ignores masks. Use its eager attention, or a model "
+        f"of the llama, mistral, mixtral, qwen or gemma families."
     )
 
 
 def _obeys_masks(model: nn.Module, contrast: Contrast, pad_token_id: int, alone_CRT: Tensor) -> bool:
-    """Whether scores are those of any other padding token, up to what a larger batch alone rounds otherwise.
+    """Whether scores do not depend on the padding token, up to the rounding of a larger batch.
 
-    How far padded rows are off does not tell in a narrow dtype: a mask that is ignored would count as noise.
+    In a narrow dtype the difference of padded rows proves nothing, because an ignored mask would count as noise.
     """
     one, other = (
         _token_logprobs_beside(model, contrast, pad, False, max(PADDINGS))
@@ -100,8 +99,8 @@ def _token_logprobs_alone(model: nn.Module, contrast: Contrast, copies: int = 1)
 def _token_logprobs_beside(
     model: nn.Module, contrast: Contrast, pad_token_id: int, share_prefix: bool, padding: int
 ) -> Tensor | None:
-    """[C, R, T] in a batch with a contrast of longer prompts, as in a real one; None where the model cannot do it."""
-    # Responses give up what prompts get, so that no sequence grows beyond the model's context.
+    """[C, R, T] in a batch with a contrast of longer prompts, as in real ones; None if the model cannot score it."""
+    # Responses lose what prompts gain, so that no sequence exceeds the model's context.
     padding = min(padding, max(1, max(map(len, contrast.response_ids)) - 1))
     longer = replace(
         contrast,
@@ -113,5 +112,5 @@ def _token_logprobs_beside(
         return token_logprobs(model, batch)[0]
     except torch.OutOfMemoryError:
         raise
-    except (RuntimeError, TypeError, IndexError, ValueError, AttributeError):  # a model that cannot be scored so
+    except (RuntimeError, TypeError, IndexError, ValueError, AttributeError):  # the model cannot be scored so
         return None
