@@ -224,8 +224,4 @@ def _lengths(options: argparse.Namespace) -> str:
     """Where the lengths of the contrasts come from."""
     if options.tiny:
         return "tiny random model on random ids: times are meaningless"
-    return (
-        "random ids with lengths like those of TL;DR posts"
-        if options.data is None
-        else "lengths of TL;DR posts"
-    )
+    return "random ids with lengths like those of TL;DR posts" if options.data is None else "lengths of TL;DR posts"

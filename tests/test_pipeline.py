@@ -267,17 +267,30 @@ def test_queries_that_changed_are_refused(
         run(changed, folder)
 
 
-def test_contrasts_that_were_edited_are_refused(
-    finished: tuple[Path, dict[str, Any]], recipe: Recipe, tmp_path: Path
+def _flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("output", "step"),
+    [
+        ("iteration-1/contrasts.parquet", "generate-1"),
+        ("iteration-2/model/model.safetensors", "train-2"),
+        ("evaluation/responses/iteration-1.parquet", "respond-iteration-1"),
+        ("evaluation/scores/base.json", "score-base"),
+    ],
+)
+def test_an_output_that_changed_is_refused_by_name(
+    finished: tuple[Path, dict[str, Any]], recipe: Recipe, tmp_path: Path, output: str, step: str
 ) -> None:
-    from sami.contrasts import read_contrasts, write_contrasts
     from sami.errors import InputError
     from sami.pipeline import run
 
     folder = shutil.copytree(finished[0], tmp_path / "run")
-    file = folder / "iteration-1" / "contrasts.parquet"
-    write_contrasts(file, read_contrasts(file)[1:])
-    with pytest.raises(InputError, match=r"train-1.*other inputs:\n- contrasts"):
+    _flip_a_bit(folder / output)
+    with pytest.raises(InputError, match=rf"{step} wrote it.*delete it and .*{step}\.json"):
         run(recipe, folder)
 
 

@@ -62,7 +62,7 @@ def evaluation_plan(recipe: Recipe, principles: Sequence[Principle], queries: Se
 def _around(
     principle: Principle, principles: Sequence[Principle], sampling: Sampling, rng: random.Random
 ) -> list[Principle]:
-    """The principle with as few others as a contrast needs, so that every contrast has to do with it.
+    """The principle with as few others as a contrast needs, so that every contrast involves it.
 
     The others are of its own kind, learned or held out, as long as there are enough of those.
     """

@@ -14,15 +14,17 @@ from typing import Any
 
 import torch
 
+from sami.console import say
 from sami.contrast_plan import Planned, check_sampling, evaluation_plan, training_plan
 from sami.errors import InputError
 from sami.generation import first_iteration
-from sami.generation.engines import chosen_engine
+from sami.generation.engines import with_engine
 from sami.models import adapters, devices, loading, quantization, structure
 from sami.objective import require_objective
 from sami.principle_writing import files as principle_files
 from sami.principles import Principle, load_principles
 from sami.prompts import PromptBuilder
+from sami.prompts.check import PromptCheck
 from sami.queries import LoadedQueries, Splits, load_queries, split_queries
 from sami.recipe import Model, Recipe
 
@@ -153,15 +155,17 @@ def prepare(recipe: Recipe, written: Path | None = None) -> Prepared:
 
 
 def require_room(model: Model, prompts: PromptBuilder, plan: Iterable[Planned], new_tokens: int) -> None:
-    """Refuse a prompt that leaves no room for `new_tokens` more in a model's context.
+    """Refuse a prompt that does not show all that it should, or leaves no room for `new_tokens` more in the context.
 
     Raises:
         InputError: the first such prompt of the plan.
     """
     context = structure.context_length(loading.load_config(model))
+    for notice in prompts.notices:
+        say(f"{model.source}: {notice}")
+    check = PromptCheck(prompts, model.source)
     for planned in plan:
-        for c in planned.constitutions:
-            longest = len(prompts.generation_prompt(planned.query, c.texts, c.text))
+        for longest in map(len, check(planned.query, planned.constitutions)):
             if context and longest + new_tokens > context:
                 raise InputError(
                     f"The prompt for the query {planned.query[:60]!r} has {longest} tokens and the response may have "
@@ -176,7 +180,7 @@ def _resolved(recipe: Recipe) -> Recipe:
     resolved = recipe.model_copy(
         update={
             "model": recipe.model.model_copy(update={"dtype": str(dtype).removeprefix("torch.")}),
-            "generation": recipe.generation.model_copy(update={"engine": chosen_engine(recipe.generation)}),
+            "generation": with_engine(recipe.generation),
         }
     )
     if reason := resolved.conflict():

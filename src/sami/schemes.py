@@ -5,7 +5,6 @@
 A new scheme is a class here and a line in `SCHEMES`; `sampling.scheme` in a recipe names it.
 """
 
-import itertools
 import math
 import random
 from abc import ABC, abstractmethod
@@ -74,8 +73,9 @@ class PositiveVsNegative(Scheme):
         self, principles: Sequence[Principle], constitutions: int, k: int, rng: random.Random
     ) -> list[Constitution]:
         chosen = rng.sample(list(principles), k)
-        negative = [flips for flips in itertools.product((True, False), repeat=k) if not all(flips)]
-        drawn = [(True,) * k, *rng.sample(negative, constitutions - 1)]
+        # The bits of a number say which principles are turned into their antitheses: to list all would take 2**k.
+        turned = [0, *rng.sample(range(1, 2**k), constitutions - 1)]
+        drawn = [tuple(not number >> (k - 1 - place) & 1 for place in range(k)) for number in turned]
         return [Constitution(tuple(zip(chosen, polarities, strict=True))) for polarities in drawn]
 
     def count(self, principles: int, k: int) -> int:

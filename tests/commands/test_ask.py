@@ -228,7 +228,7 @@ def test_one_question_as_json(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["q"], "Say under which constitution"),
+        (["q"], "Choose a constitution"),
         (["q", "--principle", "brief", "--constitution", "x"], "not both"),
         (["q", "--principle", "brief", "--opposite", "x"], "--opposite belongs to --constitution"),
         (["--json"], "Give a query"),

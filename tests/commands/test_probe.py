@@ -45,6 +45,7 @@ class Made:
     def __init__(self, recipe: Recipe, principles: Sequence[Principle]) -> None:
         self.recipe, self.principles, self.prompts = recipe, list(principles), self
         self.stop: list[str] = []
+        self.control: dict[int, str] = {}
 
 
 def contrast(principle: str, query: str, responses: tuple[str, str] = ("one", "two")) -> Contrast:

@@ -136,11 +136,11 @@ def test_an_override_that_is_no_assignment_is_refused(file, override):
 
 
 def test_an_override_whose_value_is_not_yaml_is_refused(file):
-    assert "'prompt.stop=[1' is not YAML" in refusal(file, "prompt.stop=[1")
+    assert "'prompt.stop=[1' is not valid YAML" in refusal(file, "prompt.stop=[1")
 
 
 def test_an_override_inside_a_plain_value_is_refused(file):
-    assert "inside principles, which is a plain value" in refusal(file, "principles.path=x")
+    assert "inside 'principles', which is a plain value" in refusal(file, "principles.path=x")
 
 
 # --- unknown keys ---
@@ -297,6 +297,7 @@ def test_a_dumped_recipe_reads_back_equal_with_every_value_written_out(file, tmp
         "prompt.stop=['\\n\\n', 'null', '12']",
         "filters.unwanted=['no', 'yes', '~']",
         "adapter={}",
+        "prompt.thinking={}",
         "generation.chain_of_thought=true",
         "generation.first_model=some/writer",
     ]
@@ -352,12 +353,12 @@ def test_a_missing_recipe_lists_the_packaged_ones(packaged):
 @pytest.mark.parametrize(
     ("content", "part"),
     [
-        ("training: [1", "cannot be read as YAML"),
-        (b"\xff\xfe\x00", "cannot be read as YAML"),
-        ("", "holds no sections"),
-        ("- model", "holds no sections"),
-        ("just text", "holds no sections"),
-        ("!!python/object/apply:os.system ['true']", "cannot be read as YAML"),
+        ("training: [1", "is not valid YAML"),
+        (b"\xff\xfe\x00", "is not valid UTF-8"),
+        ("", "has no sections"),
+        ("- model", "has no sections"),
+        ("just text", "has no sections"),
+        ("!!python/object/apply:os.system ['true']", "is not valid YAML"),
     ],
 )
 def test_a_file_that_is_no_recipe_is_refused(file, content, part):

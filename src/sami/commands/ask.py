@@ -10,7 +10,7 @@ token: above 0 the answer is likelier under the constitution that was asked for.
 
 import difflib
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ import torch
 from sami.contrasts import Contrast, collate
 from sami.errors import InputError
 from sami.generation import Completion, SamplingSettings
-from sami.generation.chain_of_thought import answer_of
+from sami.generation.reasoning import answer_alone
 from sami.generation.transformers_engine import TransformersEngine
 from sami.loop.context import Run
 from sami.loop.directory import BASE, policy_name
@@ -162,17 +162,9 @@ class Trial:
 
     def _answer(self, policy: str, prompt: list[int], on_text: Callable[[str], None]) -> Completion:
         generation = self.run.recipe.generation
-        settings = SamplingSettings(
-            max_new_tokens=self._new,
-            temperature=generation.temperature,
-            top_p=generation.top_p,
-            stop=self.run.prompts.stop,
-            seed=generation.seed,
-        )
+        settings = replace(SamplingSettings.of(generation, self.run.prompts), max_new_tokens=self._new)
         written = TransformersEngine(self.policies[policy], self.run.tokenizer).stream(prompt, settings, on_text)
-        if generation.chain_of_thought is None:
-            return written
-        return answer_of(written, generation.chain_of_thought.marker, self.run.tokenizer)
+        return answer_alone(written, prompt, self.run.prompts, generation.chain_of_thought)
 
     @torch.inference_mode()
     def _fits(self, query: str, choice: Choice, answers: Sequence[Completion]) -> dict[str, list[float]]:

@@ -17,7 +17,7 @@ import torch
 from rich.table import Table
 
 from sami import objective
-from sami.console import bar, say
+from sami.console import bar, say, show, show_json
 from sami.contrast_plan import Planned
 from sami.contrasts import Contrast, row_tokens
 from sami.errors import InputError
@@ -165,7 +165,7 @@ def read_links(
         chosen = [(c, s) for c, s in zip(contrasts, scores, strict=True) if s.principles == [principle.id]]
         chosen = [(c, s) for c, s in chosen if s.query not in texts]
         plain, unleaked = [s for _, s in chosen], [s for _, s in chosen if s.masked is not None]
-        kept = surviving([c for c, _ in chosen], recipe.filters, prepared.prompts.stop)
+        kept = surviving([c for c, _ in chosen], recipe.filters, prepared.prompts.stop, prepared.prompts.control)
         links.append(
             Link(
                 principle=principle,
@@ -183,6 +183,16 @@ def read_links(
     order: dict[Verdict, int] = {"worth training": 0, "weak": 1, "not followed": 2}
     links.sort(key=lambda link: (order[link.verdict(control)], -(link.bound.value or 0.0)))
     return Probe(links, control, 1 / beta, 1 / unleaked_beta, len({s.query for s in scores} - texts), len(texts))
+
+
+def show_links(found: Probe, *, as_json: bool) -> None:
+    """Print the ranking of the principles and what it means."""
+    if as_json:
+        show_json(found.as_json())
+        return
+    show(table(found))
+    for sentence in sentences(found):
+        show(sentence)
 
 
 def table(found: Probe) -> Table:

@@ -15,11 +15,11 @@ from sami.costs.memory import GIB, USABLE, Devices, Needs, host_bytes, needs
 from sami.costs.remedy import remedy
 from sami.costs.workload import Workload, principles_before_writing, workload
 from sami.errors import InputError
-from sami.evaluation.judges import make_judge
+from sami.evaluation.judges import Given, make_judge
 from sami.evaluation.win_rate import queries_needed
 from sami.models import devices
 from sami.objective import require_objective
-from sami.recipe import LocalJudge, Recipe
+from sami.recipe import Recipe
 
 # Fitted to seven runs of a 135M model on two cores whose matrix rate was 1.5 TFLOP/s: shares of that rate, bytes
 # moved for each weight and forward-backward pass (gradients to fp32, the optimizer's part) at 8 GB/s, and seconds to
@@ -308,8 +308,7 @@ def _refusals(recipe: Recipe) -> list[str]:
     principles, found = principles_before_writing(recipe), []
     for judge in recipe.evaluation.judges:
         try:
-            if not isinstance(judge, LocalJudge):
-                make_judge(judge, principles, spent=0.0)
+            make_judge(judge, Given(principles))
         except InputError as error:
             found.append(f"sami run will refuse this: {error}")
     return found
@@ -323,5 +322,5 @@ def _launch_warning(recipe: Recipe, processes: int, gpus: Gpus | None) -> list[s
     return [
         *found,
         f"The recipe launches {recipe.launch.total} processes, and this plan is for {processes}. Run it with "
-        f"launch.processes={processes} launch.nodes=1, or divide {processes} processes over several nodes."
+        f"launch.processes={processes} launch.nodes=1, or divide {processes} processes over several nodes.",
     ]

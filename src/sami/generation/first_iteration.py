@@ -1,7 +1,7 @@
 """Contrasts of the first iteration that the base model does not write: by another model, or from a file.
 
 A base model may not follow the principles well enough to learn from itself. Either way the texts are put under the
-run's own prompts and, where they are not the run's own tokens already, tokenised again.
+run's own prompts and, where they are not the run's own tokens already, tokenized again.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,7 +18,7 @@ from sami.generation.respond import as_contrasts, complete
 from sami.models import loading, sources
 from sami.principles import Constitution, Principle
 from sami.prompts import PromptBuilder
-from sami.queries import Query, normalise
+from sami.queries import Query, normalize
 from sami.recipe import Model, Recipe
 from sami.reference_format import WrittenContrast, read_contrasts
 
@@ -55,7 +55,7 @@ def written_by_model(
     """Another model's answers, prompted as the recipe says, through its own chat template if it has one.
 
     Its token ids are kept where both tokenizers have one vocabulary and both models are prompted in one style;
-    otherwise its texts are tokenised again for the model that is trained.
+    otherwise its texts are tokenized again for the model that is trained.
 
     Args:
         prompts: of the model that is trained.
@@ -66,12 +66,12 @@ def written_by_model(
     completions = complete(engine, planned, own, recipe.generation, label)
     name = writer.source.rstrip("/").split("/")[-1]
     if own.chat == prompts.chat and own.tokenizer.get_vocab() == prompts.tokenizer.get_vocab():
-        eos = prompts.tokenizer.eos_token_id  # the writer may end its turns with another token of the vocabulary
-        completions = [[_ending_with(eos, completion) for completion in row] for row in completions]
+        # The writer may end its turns with another token of the vocabulary.
+        completions = [[_ending_with(prompts.end_id, completion) for completion in row] for row in completions]
         made = as_contrasts(planned, completions, prompts, shuffle_seed=recipe.training.seed)
     else:
-        made = as_contrasts(planned, completions, prompts, shuffle_seed=recipe.training.seed, retokenise=True)
-        name += ", tokenised again"
+        made = as_contrasts(planned, completions, prompts, shuffle_seed=recipe.training.seed, retokenize=True)
+        name += ", tokenized again"
     return Written(made, name)
 
 
@@ -93,14 +93,14 @@ def written_in_file(
     """
     written = read_contrasts(file)
     statements = {
-        normalise(principle.text(positive)): (principle, positive)
+        normalize(principle.text(positive)): (principle, positive)
         for principle in principles
         for positive in (True, False)
     }
     planned = [_planned(contrast, statements, file, recipe) for contrast in written]
-    evaluated = {normalise(query.text) for query in held_out}
+    evaluated = {normalize(query.text) for query in held_out}
     prefix = recipe.prompt.response_prefix.strip()
-    unfit = {"held_out_query": {p.id for p in planned if normalise(p.query) in evaluated}}
+    unfit = {"held_out_query": {p.id for p in planned if normalize(p.query) in evaluated}}
     if prefix:
         unfit["without_prefix"] = {
             p.id
@@ -112,13 +112,13 @@ def written_in_file(
     ]
 
     def put_under(prompts: PromptBuilder) -> Written:
-        return Written(as_contrasts(planned, completions, prompts, retokenise=True), file.name, unfit)
+        return Written(as_contrasts(planned, completions, prompts, retokenize=True), file.name, unfit)
 
     return put_under
 
 
 def without_too_long(written: Written, context: int | None) -> Written:
-    """The same with contrasts unfit whose prompt and response, tokenised again, exceed a model's context."""
+    """The same with contrasts unfit whose prompt and response, tokenized again, exceed a model's context."""
     ids = {
         contrast.id
         for contrast in written.contrasts
@@ -137,14 +137,14 @@ def _planned(
         )
     constitutions = []
     for listed in contrast.constitutions:
-        unknown = [statement for statement in listed if normalise(statement) not in statements]
+        unknown = [statement for statement in listed if normalize(statement) not in statements]
         if unknown:
             raise InputError(
                 f"Contrast {contrast.id} of {file} has the statement {unknown[0]!r}, which is neither definition nor "
                 f"antithesis of a principle in {recipe.principles}. What is trained and what is evaluated must be the "
                 f"same principles: make their file with `sami import-principles {file} --output principles.yaml`."
             )
-        constitutions.append(Constitution(tuple(statements[normalise(statement)] for statement in listed)))
+        constitutions.append(Constitution(tuple(statements[normalize(statement)] for statement in listed)))
     if held_out := [p.id for constitution in constitutions for p, _ in constitution.principles if p.held_out]:
         raise InputError(
             f"Contrast {contrast.id} of {file} is about {held_out[0]}, which is held out in {recipe.principles}. "
@@ -157,7 +157,7 @@ def _written(text: str) -> Completion:
     return Completion([], text, "stop" if text.endswith(SENTENCE_ENDS) else "length")
 
 
-def _ending_with(eos: int, completion: Completion) -> Completion:
+def _ending_with(end_id: int, completion: Completion) -> Completion:
     if completion.finish_reason != "stop":
         return completion
-    return Completion([*completion.token_ids[:-1], eos], completion.text, "stop")
+    return replace(completion, token_ids=[*completion.token_ids[:-1], end_id])

@@ -4,14 +4,14 @@ contrasts = respond(engine, planned, prompts, recipe, "base: answering", shuffle
 """
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from sami.console import bar
 from sami.contrast_plan import Planned
 from sami.contrasts import Contrast
 from sami.generation import Completion, Engine, SamplingSettings
-from sami.generation.chain_of_thought import answer_of
+from sami.generation.reasoning import answer_alone
 from sami.prompts import PromptBuilder
 from sami.recipe import Generation, Recipe
 
@@ -49,26 +49,20 @@ def complete(
 ) -> list[list[Completion]]:
     """A response to each constitution of each planned contrast.
 
-    With a chain of thought the responses are the answers alone. One that cannot be split is kept whole, so that
-    an evaluation has something to look at, and its finish reason is "unsplit".
+    With a chain of thought, or from a thinking model, the responses are the answers alone. One that cannot be split
+    is kept whole, so that there is something to evaluate, and its finish reason is "unsplit".
 
     Args:
         prompts: of the engine's model.
     """
     flat = [prompts.generation_prompt(p.query, c.texts, c.text) for p in planned for c in p.constitutions]
-    settings = SamplingSettings(
-        max_new_tokens=generation.max_new_tokens,
-        temperature=generation.temperature,
-        top_p=generation.top_p,
-        stop=prompts.stop,
-        seed=generation.seed,
-    )
     with bar(label, 1.0, "tokens") as update:
-        written: Iterator[Completion] = iter(engine.generate(flat, settings, update))
-    if generation.chain_of_thought is not None:
-        marker = generation.chain_of_thought.marker
-        written = (answer_of(completion, marker, prompts.tokenizer) for completion in written)
-    return [[next(written) for _ in p.constitutions] for p in planned]
+        written = engine.generate(flat, SamplingSettings.of(generation, prompts), update)
+    answers = (
+        answer_alone(completion, prompt, prompts, generation.chain_of_thought)
+        for prompt, completion in zip(flat, written, strict=True)
+    )
+    return [[next(answers) for _ in p.constitutions] for p in planned]
 
 
 def as_contrasts(
@@ -77,7 +71,7 @@ def as_contrasts(
     prompts: PromptBuilder,
     *,
     shuffle_seed: int | None = None,
-    retokenise: bool = False,
+    retokenize: bool = False,
     part: slice = slice(0, None),
 ) -> list[Contrast]:
     """The contrasts that a model scores or trains on.
@@ -86,7 +80,7 @@ def as_contrasts(
         completions: a row for each planned contrast of the part, with one for each of its constitutions.
         prompts: of the model that scores or trains.
         shuffle_seed: the principles' order is shuffled in the training prompt; None keeps it.
-        retokenise: the ids of the completions are another tokenizer's, so their texts are tokenised again.
+        retokenize: the ids of the completions are another tokenizer's, so their texts are tokenized again.
         part: only these of the planned contrasts, as they are among all.
     """
     rng = random.Random(f"order of principles, seed {shuffle_seed}")
@@ -94,8 +88,10 @@ def as_contrasts(
     made = []
     for p, own, listed in zip(planned[part], completions, orders[part], strict=True):
         prompt_ids = [prompts.training_prompt(p.query, c.texts, c.text) for c in listed]
-        if retokenise:
-            own = [retokenised(c, ids, prompts.tokenizer) for c, ids in zip(own, prompt_ids, strict=True)]
+        if retokenize:
+            own = [
+                retokenized(c, ids, prompts.tokenizer, prompts.end_id) for c, ids in zip(own, prompt_ids, strict=True)
+            ]
         made.append(
             Contrast(
                 id=p.id,
@@ -106,16 +102,22 @@ def as_contrasts(
                 responses=[c.text for c in own],
                 finish_reasons=[c.finish_reason for c in own],
                 principles=[[(q.id, positive) for q, positive in c.principles] for c in p.constitutions],
+                reasoning=[c.reasoning for c in own] if any(c.reasoning for c in own) else [],
             )
         )
     return made
 
 
-def retokenised(completion: Completion, prompt_ids: list[int], tokenizer: "PreTrainedTokenizerBase") -> Completion:
+def retokenized(
+    completion: Completion, prompt_ids: list[int], tokenizer: "PreTrainedTokenizerBase", end_id: int | None = None
+) -> Completion:
     """The text of a completion as this tokenizer's ids after a prompt: set off by a space where the prompt ends in
-    a word, and with the tokenizer's EOS where the completion finished.
+    a word, and with an end token where the completion finished.
 
     These ids were not generated: another split of the same text may be the one that a model would have sampled.
+
+    Args:
+        end_id: the end token; by default the tokenizer's EOS.
     """
 
     def text(ids: list[int]) -> str:
@@ -128,6 +130,6 @@ def retokenised(completion: Completion, prompt_ids: list[int], tokenizer: "PreTr
     spellings = [list(tokenizer(start + body, add_special_tokens=False)["input_ids"]) for start in ("", gap)]
     ids = next((ids for ids in spellings if text([*prompt_ids, *ids]) == before + gap + body), spellings[-1])
     if completion.finish_reason == "stop" or not ids:  # an empty response is kept for the filters to count
-        ids.append(tokenizer.eos_token_id)
+        ids.append(tokenizer.eos_token_id if end_id is None else end_id)
     decoded = str(tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
-    return Completion(ids, decoded, completion.finish_reason)
+    return Completion(ids, decoded, completion.finish_reason, completion.reasoning)

@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import date
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -53,7 +54,7 @@ class Run:
             InputError: anything in the recipe, the principles, the queries or the model that cannot work.
         """
         directory = RunDirectory(folder)
-        run = cls(prepare(recipe, directory.principles), directory)
+        run = cls(prepare(_dated(recipe, directory), directory.principles), directory)
         _ = run.trackers  # one that is not installed is refused here
         return run
 
@@ -143,7 +144,13 @@ class Run:
     # Weights and engines. Iteration 0 is base.
 
     def source(self, iteration: int) -> tuple[Model, Path | None]:
-        """The model of an iteration, and the folder of its adapter if it has one."""
+        """The model of an iteration, and the folder of its adapter if it has one.
+
+        Raises:
+            InputError: its weights changed after training wrote them.
+        """
+        if iteration > 0:
+            self.directory.require_intact(f"train-{iteration}")
         folder = self.directory.model(iteration).resolve()
         if iteration > 0 and adapters.base_of(folder) is None:
             return Model(source=str(folder)), None
@@ -196,8 +203,8 @@ class Run:
         return respond(engine, planned, prompts or self.prompts, self.recipe, label, shuffle=shuffle, part=part)
 
     def unsplit(self, contrasts: Sequence[Contrast]) -> dict[str, int]:
-        """How many contrasts hold reasoning without an answer; empty if no reasoning was asked for."""
-        if self.recipe.generation.chain_of_thought is None:
+        """How many contrasts hold reasoning without an answer; empty if there is no reasoning in this run."""
+        if self.recipe.generation.chain_of_thought is None and self.prompts.thinking is None:
             return {}
         return {"unsplit": sum("unsplit" in contrast.finish_reasons for contrast in contrasts)}
 
@@ -246,3 +253,13 @@ class Run:
     @cached_property
     def _base_fingerprint(self) -> str:
         return sources.fingerprint(self.recipe.model)
+
+
+def _dated(recipe: Recipe, directory: RunDirectory) -> Recipe:
+    """The recipe with the date that chat templates show: the day on which the run began, also on later days."""
+    if recipe.prompt.date is not None:
+        return recipe
+    recorded = directory.recorded_recipe()
+    # Runs of earlier versions recorded no date and keep none.
+    day = date.today().isoformat() if recorded is None else (recorded.get("prompt") or {}).get("date")
+    return recipe.model_copy(update={"prompt": recipe.prompt.model_copy(update={"date": day})})

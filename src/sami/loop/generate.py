@@ -116,7 +116,8 @@ def _filtered(
 ) -> dict[str, Any]:
     """Write the contrasts that pass the filters, as many as the steps need; returns the counts."""
     unfit = None if written is None else written.unfit
-    kept, dropped = filter_contrasts(contrasts, run.recipe.filters, run.prompts.stop, unfit)
+    prompts = run.prompts
+    kept, dropped = filter_contrasts(contrasts, run.recipe.filters, prompts.stop, unfit, prompts.control)
     needed = run.recipe.training.steps_of(iteration) * run.recipe.training.batch_size
     write_contrasts(run.directory.contrasts(iteration), kept[:needed])
     taken = ", ".join(f"{name} {count}" for name, count in dropped.items() if count) or "none"

@@ -16,15 +16,16 @@ from sami.contrasts import read_contrasts, write_contrasts
 from sami.errors import InputError
 from sami.evaluation.calibration import Calibration
 from sami.evaluation.comparison import calibrate_all, every_pair, judge_all
-from sami.evaluation.judges import make_judge
-from sami.evaluation.pairs import Policy, answering, from_contrasts, from_file
+from sami.evaluation.judges import Given, make_judge
+from sami.evaluation.pairs import Policy, from_contrasts
+from sami.evaluation.response_files import answering, from_file
 from sami.files import file_hash
 from sami.loop.context import Run
 from sami.loop.directory import BASE, RunDirectory
 from sami.models import devices, loading, sources
 from sami.prepared import require_room
 from sami.prompts import PromptBuilder
-from sami.recipe import Baseline, LocalJudge, Model
+from sami.recipe import Baseline, Model
 
 
 def calibrate(run: Run) -> list[Calibration]:
@@ -42,8 +43,7 @@ def judge(run: Run, policies: Sequence[str], baselines: Sequence[Policy]) -> dic
 def check(run: Run) -> None:
     """Refuse judges and baselines that cannot work now, rather than after the training."""
     evaluation = run.recipe.evaluation
-    for judge in evaluation.judges:
-        make_judge(judge, run.principles, spent=0.0)
+    judges = [make_judge(settings, Given(run.principles)) for settings in evaluation.judges]
     for baseline in evaluation.baselines:
         if baseline.responses is not None:
             from_file(Path(baseline.responses), None)
@@ -51,15 +51,15 @@ def check(run: Run) -> None:
             RunDirectory(baseline.run).last_model()
         if baseline.train is not None and run.recipe.adapter is not None:
             raise InputError(
-                f"The baseline {baseline.name} would train all weights, and the recipe trains an adapter, so "
-                f"the comparison would be unfair. Remove the baseline, or the section `adapter`."
+                f"The baseline {baseline.name} would train all weights while the recipe trains an adapter, so the "
+                f"comparison would be unfair. Remove the baseline, or the section `adapter`."
             )
         if baseline.train is not None and importlib.util.find_spec("trl") is None:
             raise InputError(
                 f"The baseline {baseline.name} is trained through TRL, which is not installed: "
                 f"pip install 'sami[baselines]'."
             )
-    used = [judge.model for judge in evaluation.judges if isinstance(judge, LocalJudge)]
+    used = [judge.model_to_check for judge in judges if judge.model_to_check is not None]
     for model in used + [baseline.model for baseline in evaluation.baselines if baseline.model is not None]:
         loading.load_config(model)
 

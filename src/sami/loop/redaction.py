@@ -1,4 +1,4 @@
-"""A recipe as others may see it: on a model card and in a tracker."""
+"""A recipe as others may see it, on a model card and in a tracker: without paths of this machine and servers."""
 
 import os
 from pathlib import Path
@@ -6,12 +6,12 @@ from typing import Any
 
 from sami.recipe import Recipe
 
-# Keys of a recipe whose text may be a place on this machine; any other text, such as a prompt, is never one.
+# The only keys of a recipe whose text can be a path; other text, such as a prompt, is never shortened.
 _PLACES = {"source", "path", "principles", "first_contrasts"}
 
 
 def shareable(recipe: Recipe) -> dict[str, Any]:
-    """Its values with files by name instead of where they lie here, without servers and the folders of judging."""
+    """The recipe's values, with local paths cut to their file names and without servers, judges and baselines."""
     values = recipe.model_dump()
     for place in ("judges", "baselines"):
         del values["evaluation"][place]
@@ -21,7 +21,7 @@ def shareable(recipe: Recipe) -> dict[str, Any]:
 
 
 def is_local(path: str) -> bool:
-    """Whether a source is a place on this machine rather than a name that means the same everywhere."""
+    """Whether a source is a path on this machine, rather than a name that means the same everywhere."""
     return os.path.isabs(os.path.expanduser(path)) or (not path.startswith("pypi:") and os.path.exists(path))
 
 

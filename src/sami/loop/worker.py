@@ -43,10 +43,10 @@ def train_in_process(recipe: Path, folder: Path, iteration: int) -> None:
             file.write(str(error))  # the first process that has something to say
         raise
     torch.distributed.barrier()
-    atexit._run_exitfuncs()  # trackers send what they hold
+    atexit._run_exitfuncs()  # trackers flush their buffers
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(0)  # threads of gloo that still stand at the interpreter's end abort it now and then
+    os._exit(0)  # gloo threads that are still alive at interpreter exit occasionally abort it
 
 
 if __name__ == "__main__":

@@ -20,7 +20,8 @@ from sami.errors import InputError
 from sami.principles import Principle
 from sami.recipe.writing import checked_names, identifier, parted, too_few
 from sami.text.degeneration import repeated_loop, template_leftover
-from sami.text.leaks import FUNCTION_WORDS, content_words
+from sami.text.languages import ENGLISH, FUNCTION_WORDS
+from sami.text.leaks import content_words
 from sami.text.words import word_spans
 
 ATTEMPTS = 16  # at each sentence, and at the list of names
@@ -226,7 +227,7 @@ def read_names(answer: str, opening: str) -> list[str]:
     names = [item for item in items if item.isalpha() and len(item) > 2 and _is_english([item])]
     if len(names) < 2:
         raise _UnusableError("it is no list of English words between commas")
-    return [name for name in names if name not in FUNCTION_WORDS]
+    return [name for name in names if name not in FUNCTION_WORDS[ENGLISH]]
 
 
 def _is_english(words: Sequence[str]) -> bool:
@@ -238,7 +239,7 @@ def _is_english(words: Sequence[str]) -> bool:
     ):
         return False
     known = sum(word.partition("'")[0] in _dictionary() for word in words) / len(words)
-    return known >= FEWEST_ENGLISH and (len(words) < 8 or any(word in FUNCTION_WORDS for word in words))
+    return known >= FEWEST_ENGLISH and (len(words) < 8 or any(word in FUNCTION_WORDS[ENGLISH] for word in words))
 
 
 @cache

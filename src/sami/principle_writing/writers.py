@@ -8,7 +8,7 @@ from typing import Any
 from sami.console import say
 from sami.errors import InputError
 from sami.principle_writing.questions import Ask, Question, scripted
-from sami.recipe import EndpointWriter, LocalWriter, Prompt, ScriptedWriter
+from sami.recipe import EndpointWriter, LocalWriter, ScriptedWriter
 
 MOST_NEW_TOKENS = 64
 
@@ -65,12 +65,9 @@ class Local:
         ]
 
     def _ids(self, question: Question) -> list[int]:
-        from sami.prompts import PromptBuilder
+        from sami.prompts import question_prompt
 
-        # A base model has no turns, so the question is text that the answer follows.
-        after = question.opening if getattr(self._tokenizer, "chat_template", None) else f"\n\n{question.opening}"
-        prompt = Prompt(generation_template="{{ query }}", response_prefix=after)
-        return PromptBuilder(self._tokenizer, prompt).generation_prompt(question.prompt, [], "")
+        return question_prompt(self._tokenizer, question.prompt, question.opening)
 
     @staticmethod
     def _full_stop(text: str, finish_reason: str) -> str:
@@ -94,33 +91,32 @@ class Served:
             raise group.exceptions[0] from None
 
     async def _ask_all(self, questions: Sequence[Question]) -> list[str]:
-        client = self._chat.client()
         free = asyncio.Semaphore(self._settings.concurrency)
 
         async def answer(question: Question) -> str:
             async with free:
-                return await self._ask(client, question)
+                return await self._ask(question)
 
-        async with client:
-            await self._chat.check_server(client)
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(answer(question)) for question in questions]
+        async with self._chat, asyncio.TaskGroup() as group:
+            tasks = [group.create_task(answer(question)) for question in questions]
         return [task.result() for task in tasks]
 
-    async def _ask(self, client: Any, question: Question) -> str:
+    async def _ask(self, question: Question) -> str:
         from sami.chat_client import UNANSWERED, StatusError
 
         text = f'{question.prompt}\n\nAnswer with one line that starts with "{question.opening}", and nothing else.'
         s = self._settings
         try:
             completion = await self._chat.complete(
-                client, text, temperature=s.temperature, seed=question.seed, max_tokens=s.max_tokens
+                text, temperature=s.temperature, seed=question.seed, max_tokens=s.max_tokens
             )
+        except InputError:
+            raise
         except UNANSWERED as error:
             end = self._chat.end(error) if isinstance(error, StatusError) else None
-            words = "it took too long" if isinstance(error, TimeoutError) else self._chat.clean(error)
             raise end or InputError(
-                f"The writer {s.model} at {s.url} did not answer: {words}. Run the same command again, or change the "
-                f"writer's settings."
+                f"The writer {s.model} at {s.url} did not answer: {self._chat.explain(error)}. Run the same command "
+                f"again, or change the writer's settings."
             ) from None
-        return self._chat.clean(getattr(completion.choices[0].message, "content", None) or "", whole=True)
+        words, refusal = self._chat.answer(completion)
+        return words or refusal or ""  # a refusal is an answer that cannot be used: it is quoted, and asked again

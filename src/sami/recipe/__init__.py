@@ -6,7 +6,15 @@ Nothing here imports torch: `sami --help` and errors in a recipe must answer at 
 """
 
 from sami.recipe.endpoint import Endpoint
-from sami.recipe.judging import Baseline, EndpointJudge, Evaluation, HumanJudge, Judge, LocalJudge, VerifierJudge
+from sami.recipe.judging import (
+    Baseline,
+    EndpointJudge,
+    Evaluation,
+    HumanJudge,
+    Judge,
+    LocalJudge,
+    VerifierJudge,
+)
 from sami.recipe.loading import (
     PACKAGED_RECIPES,
     describe,
@@ -30,6 +38,7 @@ from sami.recipe.sections import (
     Queries,
     Sampling,
     Section,
+    Thinking,
     Training,
 )
 from sami.recipe.writing import EndpointWriter, LocalWriter, ScriptedWriter, WrittenPrinciples
@@ -59,6 +68,7 @@ __all__ = [
     "Sampling",
     "ScriptedWriter",
     "Section",
+    "Thinking",
     "Training",
     "VerifierJudge",
     "WrittenPrinciples",

@@ -22,6 +22,8 @@ from sami.recipe.sections import (
 )
 from sami.recipe.writing import PrinciplesSource, WrittenPrinciples
 
+MOST_CONTRASTS = 1_000_000  # in all iterations; the paper's largest recipe here needs 4,608
+
 
 class Recipe(Section):
     """A run: model, queries and principles are required, everything else has a default."""
@@ -77,6 +79,18 @@ class Recipe(Section):
             master_weights=self.training.master_weights,
             compute_dtype=self.model.dtype,
         ).conflict()
+
+    @model_validator(mode="after")
+    def _work_is_bounded(self) -> Self:
+        steps = sum(self.training.steps_of(i) for i in range(1, self.training.iterations + 1))
+        contrasts = steps * self.training.batch_size * (1 + self.generation.surplus)
+        if contrasts > MOST_CONTRASTS:
+            raise ValueError(
+                f"{steps:,} steps of {self.training.batch_size:,} contrasts with a surplus of "
+                f"{self.generation.surplus:g} need {contrasts:,.0f} contrasts, and a run generates at most "
+                f"{MOST_CONTRASTS:,}; lower training.steps, training.batch_size or generation.surplus"
+            )
+        return self
 
     @model_validator(mode="after")
     def _can_be_trained(self) -> Self:

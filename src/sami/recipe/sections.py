@@ -1,6 +1,7 @@
 """The sections of a recipe: every setting with its default and its meaning."""
 
 from collections.abc import Callable
+from datetime import date
 from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import (
@@ -16,9 +17,16 @@ from pydantic import (
 
 from sami.schemes import SCHEMES
 
+MOST_SEED = 2**32 - 1  # of numpy, and so of transformers
+
 
 def as_list(value: Any) -> Any:
     return value if isinstance(value, list) or value is None else [value]
+
+
+def as_iso_date(value: Any) -> Any:
+    """YAML reads an unquoted date as one."""
+    return value.isoformat() if isinstance(value, date) else value
 
 
 class Section(BaseModel):
@@ -83,15 +91,15 @@ class Queries(Section):
     """Folders of a hub data set that are read, such as helpful-base; [] leaves the choice to the data set."""
     revision: str | None = None
     """Branch, tag or commit of a hub data set."""
-    train: int = Field(default=240, ge=2)
+    train: int = Field(default=240, ge=2, le=1_000_000)
     """Queries to train on; half of them belong to odd iterations, half to even ones."""
-    evaluation: int = Field(default=60, ge=2)
+    evaluation: int = Field(default=60, ge=2, le=1_000_000)
     """Held-out queries; they never occur in training."""
-    min_chars: int = Field(default=1, ge=1)
+    min_chars: int = Field(default=1, ge=1, le=100_000_000)
     """Shorter queries are dropped."""
-    max_chars: int = Field(default=20_000, ge=1)
+    max_chars: int = Field(default=20_000, ge=1, le=100_000_000)
     """Longer queries are dropped."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, le=MOST_SEED)
     """Seed of the split."""
 
     @model_validator(mode="after")
@@ -101,19 +109,57 @@ class Queries(Section):
         return self
 
 
+class Thinking(Section):
+    open: str = Field(default="<think>", min_length=1)
+    """Text that starts a model's reasoning."""
+    close: str = Field(default="</think>", min_length=1)
+    """Text that ends a model's reasoning; the answer follows it."""
+
+
+# Arguments of `apply_chat_template` that are not for the template.
+_NOT_OF_THE_TEMPLATE = {"conversation", "messages", "tools", "documents", "chat_template", "add_generation_prompt"}
+_NOT_OF_THE_TEMPLATE |= {"continue_final_message", "tokenize", "padding", "truncation", "max_length", "return_tensors"}
+_NOT_OF_THE_TEMPLATE |= {"return_dict", "return_assistant_tokens_mask", "tokenizer_kwargs"}
+
+
 class Prompt(Section):
     style: Literal["auto", "chat", "plain"] = "auto"
     """chat: the model's chat template; plain: text for a base model; auto: chat where a template exists."""
     system: str | None = None
-    """System message (chat) or first line (plain); null keeps the default."""
+    """System turn (chat) or first line (plain), as text or as a Jinja template; null keeps the default."""
+    constitution_in: Literal["user", "system"] = "user"
+    """Turn that states the constitution. A model without a system role gets the system text in the user turn."""
     generation_template: str | None = None
-    """Jinja template over `query`, `constitution`, `principles`, `system`; null keeps the default."""
+    """Jinja template of the user turn over `query`, `constitution`, `principles`, `system`; null keeps the default."""
     training_template: str | None = None
     """The same for training; null: the generation template (chat), or the default without example (plain)."""
+    template_kwargs: dict[str, Any] | None = None
+    """Arguments of the model's chat template, such as {enable_thinking: false}; null: none."""
+    thinking: Thinking | None = None
+    """Text around the reasoning of a thinking model, which is never trained on or judged; null: the chat template's."""
+    date: Annotated[str | None, BeforeValidator(as_iso_date)] = None
+    """Date (YYYY-MM-DD) that chat templates show; null: the day on which the run began, which is recorded."""
     response_prefix: str = ""
     """Text that every response starts from; it counts as prompt in generation and in training."""
     stop: list[Annotated[str, Field(min_length=1)]] | None = None
-    """Strings that end a response besides EOS; null keeps the default (none for chat, next turn for plain)."""
+    """Strings that end a response besides EOS and the template's end of turn; null: none (chat), next turn (plain)."""
+
+    @field_validator("template_kwargs")
+    @classmethod
+    def _for_the_template(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
+        if reserved := sorted((value or {}).keys() & _NOT_OF_THE_TEMPLATE):
+            raise ValueError(f"{reserved[0]} is set by sami itself and is not an argument of a template; remove it")
+        return value
+
+    @field_validator("date")
+    @classmethod
+    def _is_a_date(cls, value: str | None) -> str | None:
+        if value is not None:
+            try:
+                date.fromisoformat(value)
+            except ValueError:
+                raise ValueError(f"{value!r} is not a date; write it as YYYY-MM-DD") from None
+        return value
 
 
 def _known_scheme(name: str) -> str:
@@ -125,12 +171,12 @@ def _known_scheme(name: str) -> str:
 class Sampling(Section):
     constitutions: int = Field(default=2, ge=2, le=16)
     """C: constitutions, and so responses, of one contrast."""
-    principles_per_constitution: int = Field(default=1, ge=1)
+    principles_per_constitution: int = Field(default=1, ge=1, le=60)
     """k: principles of one constitution, drawn from those that are not held out."""
     scheme: Annotated[str, AfterValidator(_known_scheme)] = "opposite"
     """How constitutions are drawn. opposite: random polarities against their exact opposite; positive_vs_negative: all
     principles against lists with at least one antithesis; independent: distinct random constitutions."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, le=MOST_SEED)
     """Seed of the sampled constitutions."""
 
     @model_validator(mode="after")
@@ -142,20 +188,20 @@ class Sampling(Section):
 
 
 class VLLM(Section):
-    tensor_parallel: int = Field(default=1, ge=1)
-    """GPUs that hold one copy of the weights together."""
-    data_parallel: int = Field(default=1, ge=1)
-    """Copies of the weights on this machine, each of which answers a part of the prompts."""
+    tensor_parallel: int = Field(default=1, ge=1, le=1024)
+    """GPUs that together hold one copy of the weights."""
+    data_parallel: int = Field(default=1, ge=1, le=1024)
+    """Copies of the weights on this machine; each one answers a part of the prompts."""
     ray: bool = False
-    """Take the GPUs from the Ray cluster that this machine belongs to, so that one copy may span machines."""
+    """Use the GPUs of the Ray cluster that this machine belongs to, so that one copy may span several machines."""
     memory: float = Field(default=0.9, gt=0.0, le=1.0)
-    """Share of each GPU's memory for weights and cache; on CPU VLLM_CPU_KVCACHE_SPACE counts instead."""
+    """Share of each GPU's memory for weights and cache; on CPU, VLLM_CPU_KVCACHE_SPACE applies instead."""
     eager: bool = False
-    """Start without compiling the model: ready sooner, slower from then on."""
-    largest_gap: float | None = Field(default=None, gt=0.0)
-    """Stop if vLLM's log-probs and the trainer's differ by more nats per token on average; null: 0.1, in fp32 0.01."""
+    """Do not compile the model: it starts sooner and generates more slowly."""
+    largest_gap: float | None = Field(default=None, gt=0.0, le=1e3)
+    """Largest mean gap between the log-probs of vLLM and the trainer, in nats per token; null: 0.1, or 0.01 in fp32."""
     any_version: bool = False
-    """Use a version of vLLM that was not tested with this package."""
+    """Allow a version of vLLM that was not tested with this package."""
 
 
 class ChainOfThought(Section):
@@ -164,54 +210,54 @@ class ChainOfThought(Section):
         "alone.",
         min_length=1,
     )
-    """What a model is asked for besides the answer; {marker} stands for the marker."""
+    """Instruction that asks for reasoning; {marker} is replaced by the marker."""
     marker: str = Field(default="Answer:", min_length=1)
-    """What stands between reasoning and answer; a response that does not hold it exactly once cannot be split."""
+    """Text between reasoning and answer; a response must contain it exactly once to be split."""
 
     @model_validator(mode="after")
     def _asks_for_the_marker(self) -> Self:
         if not self.marker.strip():
-            raise ValueError("marker is white space, which reasoning holds as well; give a word such as Answer:")
+            raise ValueError("marker is white space, which reasoning contains as well; use a word such as Answer:")
         if "{marker}" not in self.instruction and self.marker not in self.instruction:
-            raise ValueError(f"instruction does not ask for the marker {self.marker!r}; write {{marker}} into it")
+            raise ValueError(f"instruction does not ask for the marker {self.marker!r}; put {{marker}} into it")
         return self
 
     @property
     def text(self) -> str:
-        """The instruction as a model reads it."""
+        """The instruction as the model reads it."""
         return self.instruction.replace("{marker}", self.marker)
 
 
 class Generation(Section):
-    engine: Literal["auto", "transformers", "vllm"] = "auto"
-    """What generates; auto takes vllm where there is a GPU and a tested version is installed."""
-    max_new_tokens: int = Field(default=128, ge=1)
+    engine: str = Field(default="auto", min_length=1)
+    """Engine that generates: auto, transformers or vllm. auto uses vllm on a GPU if a tested version is installed."""
+    max_new_tokens: int = Field(default=128, ge=1, le=1_000_000)
     """Longest response in tokens."""
-    temperature: float = Field(default=0.0, ge=0.0)
-    """0 is greedy."""
+    temperature: float = Field(default=0.0, ge=0.0, le=100.0)
+    """Sampling temperature; 0 is greedy."""
     top_p: float = Field(default=1.0, gt=0.0, le=1.0)
-    """Nucleus sampling; has an effect only at temperature > 0."""
-    batch_size: int = Field(default=128, ge=1)
-    """Sequences generated together."""
-    surplus: float = Field(default=0.1, ge=0.0)
-    """Contrasts generated beyond what the steps need, as a share, to make up for filtered ones."""
-    seed: int = Field(default=0, ge=0)
+    """Probability mass of nucleus sampling; it has an effect only at temperature > 0."""
+    batch_size: int = Field(default=128, ge=1, le=100_000)
+    """Sequences that are generated together."""
+    surplus: float = Field(default=0.1, ge=0.0, le=100.0)
+    """Share of contrasts generated in addition to those that the steps need, to make up for filtered ones."""
+    seed: int = Field(default=0, ge=0, le=MOST_SEED)
     """Seed of sampling."""
     chain_of_thought: ChainOfThought | None = None
-    """Ask for reasoning before each answer, and keep the answer alone; true takes the defaults, null asks for none."""
+    """Ask for reasoning before each answer and keep the answer only; true uses the defaults, null asks for none."""
     first_model: Annotated[Model | None, BeforeValidator(as_model)] = None
-    """Another model that writes the first iteration's contrasts; null: the base model does."""
+    """Another model that writes the contrasts of the first iteration; null: the base model writes them."""
     first_contrasts: str | None = None
-    """File of contrasts for the first iteration, in the reference implementation's format; null: they are generated."""
+    """File with the contrasts of the first iteration, in the format of the paper's code; null: they are generated."""
     vllm: VLLM = VLLM()
-    """How vLLM runs; nothing here is part of what identifies a run."""
+    """How vLLM runs; these settings do not identify a run."""
 
     @model_validator(mode="after")
     def _only_where_it_has_an_effect(self) -> Self:
         if self.temperature == 0 and self.top_p < 1:
             raise ValueError("top_p has no effect at temperature 0; raise temperature or remove top_p")
-        if self.engine == "transformers" and self.vllm != VLLM():
-            raise ValueError("vllm has no effect on engine 'transformers'; set engine to vllm or auto, or remove it")
+        if self.engine not in ("auto", "vllm") and self.vllm != VLLM():
+            raise ValueError(f"vllm has no effect on engine {self.engine!r}; set engine to vllm or auto, or remove it")
         if self.first_model is not None and self.first_contrasts is not None:
             raise ValueError("first_model and first_contrasts are both given; the first iteration takes one of them")
         return self
@@ -246,33 +292,33 @@ class Filters(Section):
 
 
 class Training(Section):
-    iterations: int = Field(default=2, ge=1)
+    iterations: int = Field(default=2, ge=1, le=1000)
     """Number of rounds; each generates contrasts and trains on them."""
     restart_from: Literal["base", "previous"] = "base"
     """Weights that each iteration's training starts from."""
-    steps: Annotated[list[Annotated[int, Field(ge=1)]], BeforeValidator(as_list)] = [12]
+    steps: Annotated[list[Annotated[int, Field(ge=1, le=1_000_000)]], BeforeValidator(as_list)] = [12]
     """Optimizer steps: one number, or one for each iteration."""
-    batch_size: int = Field(default=16, ge=1)
+    batch_size: int = Field(default=16, ge=1, le=100_000)
     """Contrasts per optimizer step."""
-    micro_batch_size: int = Field(default=4, ge=1)
+    micro_batch_size: int = Field(default=4, ge=1, le=100_000)
     """Largest number of contrasts per forward pass; it changes speed and memory only."""
-    lr: Annotated[list[Annotated[float, Field(gt=0)]], BeforeValidator(as_list)] = [1.5e-5]
+    lr: Annotated[list[Annotated[float, Field(gt=0, le=100)]], BeforeValidator(as_list)] = [1.5e-5]
     """Learning rate: one number, or one for each iteration."""
-    beta: float = Field(default=0.0, ge=0.0)
+    beta: float = Field(default=0.0, ge=0.0, le=1e6)
     """Weight of the KL divergence from the base model, per token of each response under its own constitution."""
     lr_scheduler: Literal["constant", "linear", "cosine"] = "constant"
     """Learning-rate schedule over an iteration."""
-    warmup_steps: int = Field(default=0, ge=0)
+    warmup_steps: int = Field(default=0, ge=0, le=1_000_000)
     """Steps over which the learning rate rises from 0. A warmup of one step makes the first update zero."""
     optimizer: Literal["adamw", "rmsprop"] = "adamw"
     """Optimizer."""
     master_weights: Literal["float32", "bfloat16"] = "float32"
     """Dtype of the weights that the optimizer updates; bfloat16 halves the memory, and rounding loses small steps."""
-    weight_decay: float = Field(default=0.0, ge=0.0)
+    weight_decay: float = Field(default=0.0, ge=0.0, le=1e3)
     """Decoupled weight decay of AdamW."""
-    max_grad_norm: float = Field(default=1.0, gt=0.0)
+    max_grad_norm: float = Field(default=1.0, gt=0.0, le=1e30)
     """Gradients are clipped to this norm."""
-    explode_above: float = Field(default=1e4, gt=0.0)
+    explode_above: float = Field(default=1e4, gt=0.0, le=1e30)
     """A gradient norm above this stops the run."""
     contrast: Literal["both", "columns", "rows"] = "both"
     """Direction: columns ask which constitution produced a response, rows which response a constitution produced."""
@@ -290,11 +336,11 @@ class Training(Section):
     """Keep the activations of one layer at a time, for one more forward pass."""
     compile: bool = False
     """Compile the transformer blocks: faster steps after 15 to 25 s of compilation; needs a C++ compiler on CPU."""
-    checkpoint_steps: int = Field(default=0, ge=0)
+    checkpoint_steps: int = Field(default=0, ge=0, le=1_000_000)
     """Steps between resumable checkpoints inside an iteration; 0 saves none."""
     report_to: Annotated[list[Literal["tensorboard", "trackio", "wandb", "mlflow"]], BeforeValidator(as_list)] = []
     """Trackers that receive the metrics of all iterations as one run: tensorboard, trackio, wandb, mlflow."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, le=MOST_SEED)
     """Seed of the order of contrasts and principles."""
 
     @model_validator(mode="after")
@@ -335,9 +381,9 @@ class Training(Section):
 
 
 class Adapter(Section):
-    r: int = Field(default=16, ge=1)
+    r: int = Field(default=16, ge=1, le=65_536)
     """Rank of the two factors that are trained for each weight matrix."""
-    lora_alpha: int = Field(default=32, ge=1)
+    lora_alpha: int = Field(default=32, ge=1, le=1_000_000)
     """The product of the factors is scaled by lora_alpha / r."""
     lora_dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
     """Probability that an input of the adapter is dropped in training."""
@@ -350,28 +396,28 @@ class Adapter(Section):
 
 
 class Health(Section):
-    leakage: float = Field(default=3.0, ge=0.0)
+    leakage: float = Field(default=3.0, ge=0.0, le=1e6)
     """Responses that copy from the constitution: points above base."""
-    loops: float = Field(default=3.0, ge=0.0)
+    loops: float = Field(default=3.0, ge=0.0, le=1e6)
     """Responses that repeat themselves: points above base."""
-    unfinished: float = Field(default=10.0, ge=0.0)
+    unfinished: float = Field(default=10.0, ge=0.0, le=1e6)
     """Responses cut off by max_new_tokens: points above base."""
-    template_leftovers: float = Field(default=3.0, ge=0.0)
+    template_leftovers: float = Field(default=3.0, ge=0.0, le=1e6)
     """Responses with markers of a prompt template: points above base."""
-    base_logprob_drop: float = Field(default=1.0, ge=0.0)
+    base_logprob_drop: float = Field(default=1.0, ge=0.0, le=1e6)
     """Mean log-prob of the responses under the base model: nats per token below base's own."""
-    distinct_2_ratio: float = Field(default=0.7, ge=0.0)
+    distinct_2_ratio: float = Field(default=0.7, ge=0.0, le=1e6)
     """Share of distinct bigrams: smallest ratio to base."""
-    relevance_ratio: float = Field(default=0.7, ge=0.0)
+    relevance_ratio: float = Field(default=0.7, ge=0.0, le=1e6)
     """How much likelier a response is under its own query: smallest ratio to base."""
 
 
 class Launch(Section):
-    processes: int = Field(default=1, ge=1)
+    processes: int = Field(default=1, ge=1, le=1024)
     """Training processes on each node; they shard the weights (FSDP2). On GPUs, one process per GPU."""
-    nodes: int = Field(default=1, ge=1)
+    nodes: int = Field(default=1, ge=1, le=10_000)
     """Nodes that train together; the run's folder must be visible to all of them."""
-    rank: int = Field(default=0, ge=0)
+    rank: int = Field(default=0, ge=0, le=10_000)
     """Rank of this node, given on its command line. Node 0 also does everything that is done once."""
     address: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+:[0-9]+$")] | None = None
     """HOST:PORT of node 0. Required on every node when nodes > 1."""

@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator
 
 from sami.errors import InputError
 from sami.recipe.endpoint import Endpoint
-from sami.recipe.sections import Model, Section, as_model
+from sami.recipe.sections import MOST_SEED, Model, Section, as_model
 
 # A small instruct model that a package index has: the method's weak writer.
 DEFAULT_WRITER = Model(
@@ -22,9 +22,9 @@ class LocalWriter(Section):
     """A causal language model in this process, through its chat template where it has one."""
     model: Annotated[Model, BeforeValidator(as_model)] = DEFAULT_WRITER
     """Which model: a source, or a section as in the recipe's `model`."""
-    temperature: float = Field(default=0.5, gt=0.0)
+    temperature: float = Field(default=0.5, gt=0.0, le=100.0)
     """Of sampling; above 0, for a question that is asked again must be able to get another answer."""
-    batch_size: int = Field(default=32, ge=1)
+    batch_size: int = Field(default=32, ge=1, le=100_000)
     """Questions answered together."""
 
     @property
@@ -35,9 +35,9 @@ class LocalWriter(Section):
 class EndpointWriter(Endpoint):
     kind: Literal["endpoint"]
     """A server that speaks the OpenAI chat protocol."""
-    temperature: float = Field(default=0.7, gt=0.0)
+    temperature: float = Field(default=0.7, gt=0.0, le=100.0)
     """Of sampling; above 0, for a question that is asked again must be able to get another answer."""
-    max_tokens: int = Field(default=512, ge=1)
+    max_tokens: int = Field(default=512, ge=1, le=1_000_000)
     """Longest answer."""
 
     @property
@@ -125,11 +125,11 @@ class WrittenPrinciples(Section):
     names: list[str] | None = None
     """Names of the principles, adjectives mostly, at least two, each alone or with its opposite's
     ("concise/comprehensive"); null has the writer name them too."""
-    count: int | None = Field(default=None, ge=2)
+    count: int | None = Field(default=None, ge=2, le=1000)
     """How many principles are written where names are not given; null: 4."""
     writer: Writer = LocalWriter()
     """Who writes: a model's source, or a section with `kind` local or endpoint; or "scripted", without a model."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, le=MOST_SEED)
     """Seed of the writer's sampling; each attempt at a sentence has its own."""
 
     @field_validator("names")

@@ -10,6 +10,8 @@ import re
 from collections import Counter
 from collections.abc import Hashable, Iterator, Sequence
 
+import regex
+
 from sami.text.words import word_spans
 
 _LONGEST_PHRASE = 50  # words
@@ -50,7 +52,7 @@ def repeated_loop(
         raise ValueError("A unit that stands once is not repeated: every number of times must be 2 or more.")
 
     def phrase_loops(words: Sequence[str], times: int) -> bool:
-        letters = sum(character.isalpha() for word in words for character in word)
+        letters = sum(map(_letters, words))
         return times >= (phrase_times if letters > 3 else interjection_times if letters else run_times)
 
     def sentence_loops(sentences: Sequence[tuple[str, ...]], times: int) -> bool:
@@ -86,14 +88,27 @@ def _periodic(sequence: Sequence[Hashable], longest: int, times: int) -> Iterato
                 yield run.start(), period, (run.end() - run.start()) // period + 1
 
 
+_SYLLABLES = regex.compile(r"[\p{Han}\p{Hangul}]")
+
+
+def _letters(word: str) -> int:
+    """Letters of a word; an ideograph or a syllable of Hangul counts as two, once however often it occurs."""
+    syllables = _SYLLABLES.findall(word)
+    return sum(map(str.isalpha, word)) - len(syllables) + 2 * len(set(syllables))
+
+
 def _is_power(unit: Sequence[Hashable]) -> bool:
     """Whether the unit is itself a shorter unit repeated: such stretches count with the shorter one."""
     size = len(unit)
     return any(size % part == 0 and unit[part:] == unit[:-part] for part in range(1, size // 2 + 1))
 
 
-_SENTENCE_END = re.compile(r"\n+|(?<=[.!?…])[\"'”’)*]*\s+|(?<=[。！？])")
-_ITEM = re.compile(r"\A\W*\d{1,3}[.):\]]\s")
+# Stops of scripts without spaces end a sentence by themselves, others before a space.
+_SENTENCE_END = regex.compile(
+    r"\n+|(?<=[\p{Sentence_Terminal}…])[\"'”’)*]*\s+|(?<=[\p{Sentence_Terminal}&&[\p{East_Asian_Width=W}\p{East_Asian_Width=F}]])",
+    regex.V1,
+)
+_ITEM = regex.compile(r"\A\W*\p{Nd}{1,3}(?:[.):\]]\s|[．、）：])")
 
 
 def _sentences(text: str) -> tuple[list[str], list[tuple[str, ...]]]:
