@@ -34,7 +34,7 @@ def run(recipe: Recipe, folder: str | Path) -> dict[str, Any]:
         folder: of the run; made if it does not exist.
 
     Returns:
-        The content of summary.json.
+        The value of summary.json. `sami.loop.results.Summary.model_validate` turns it into typed results.
 
     Raises:
         InputError: anything in the recipe, its data or the folder that cannot work.

@@ -236,7 +236,7 @@ def judged(tmp_path: Path, plain_tokenizer: PreTrainedTokenizerFast) -> Write:
         sound = [[f"The light of day {n} scatters.", f"Because number {n} is so, you see."] for n in range(8)]
         write("base", sound, WEAK, WEAK, WEAK)
         write("iteration-1", responses, own, masked, plain, **figures)
-        return summary.summarise(directory, recipe, principles, ["base", "iteration-1"])
+        return summary.summarize(directory, recipe, principles, ["base", "iteration-1"]).as_json()
 
     return result
 
@@ -252,7 +252,6 @@ def test_a_healthy_policy_that_base_recognizes_is_called_better(judged: Write) -
     assert value["policies"][1]["health"]["failures"] == []
     assert verdict["learned"]["base_bound"]["low"] > 0
     assert "is better than base" in verdict["reason"]
-    assert summary.sentences(value)[-1] == verdict["reason"]
 
 
 @pytest.mark.parametrize("by_base", [HALF, SHARP, WEAK, None])

@@ -20,6 +20,7 @@ from sami.generation.transformers_engine import TransformersEngine
 from sami.loop import model_card
 from sami.loop.context import Run
 from sami.loop.redaction import shareable
+from sami.loop.results import Summary
 from sami.models import sources
 from sami.pipeline import run
 from sami.recipe import Model, Recipe, load_recipe
@@ -49,10 +50,10 @@ def text_of(finished: Path, iteration: int) -> str:
 
 
 def card_of(finished: Path, iteration: int = 2, **changes: Any) -> str:
-    """The card with other principles, recipe or summary than the run's."""
+    """The card of the run, with some arguments replaced."""
     opened = Run.open(finished)
     arguments = {
-        "summary": json.loads(opened.directory.summary.read_text()),
+        "summary": Summary.read(opened.directory.summary),
         "iteration": iteration,
         "folder": opened.directory.model(iteration),
         "name": "run",
@@ -104,14 +105,14 @@ def test_the_metadata_reads_back(finished_run: Path, adapter_run: Path) -> None:
     assert ModelCard.load(adapter_run / "iteration-1" / "model" / "README.md").data.library_name == "peft"
 
 
-def test_no_place_of_this_machine_is_in_a_card(finished_run: Path, adapter_run: Path) -> None:
+def test_no_path_of_this_machine_is_in_a_card(finished_run: Path, adapter_run: Path) -> None:
     for text in (text_of(finished_run, 1), text_of(adapter_run, 1)):
         assert not re.search(r"(?<![\w:/.])/(?:tmp|home|root|work|var|Users)/", text)
         assert str(finished_run.parent) not in text
     assert "path: queries.jsonl" in text_of(finished_run, 1)
 
 
-def test_only_what_names_a_place_is_shortened_and_no_server_is_told(
+def test_only_paths_are_shortened_and_servers_are_left_out(
     finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -149,14 +150,13 @@ def test_a_recipe_of_the_hub_names_base_and_data(finished_run: Path) -> None:
     assert (data.base_model, data.datasets) == ("owner/base-model", ["owner/queries"])
 
 
-def test_where_limits_are_broken_the_card_says_so_and_warns(finished_run: Path) -> None:
-    summary = json.loads((finished_run / "summary.json").read_text())
-    summary["policies"][2]["health"]["failures"] = ["loops rose from 0 % to 40 % (limit 3 points)"]
-    summary["verdict"] = "iteration-2 is not called better: loops rose."
+def test_a_card_names_broken_limits_and_warns(finished_run: Path) -> None:
+    summary = Summary.read(finished_run / "summary.json")
+    summary.policies[2].health.failures = ["loops rose from 0 % to 40 % (limit 3 points)"]
     text = card_of(finished_run, summary=summary)
     assert "Health limits are broken" in text
     assert "loops rose from 0 % to 40 %" in text
-    assert "iteration-2 is not called better" in text
+    assert "iteration-2 is not called better than base: loops rose from 0 %" in text
     assert "fewer than 50 queries" in text  # three queries are few, and win rates must say so
     assert "All health limits of the run hold" not in text
 
@@ -213,16 +213,16 @@ def test_the_code_of_the_card_answers_as_the_run_does(
     assert kind == "peft" or told != base
 
 
-# Licence and fingerprint.
+# License and fingerprint.
 
 
-def test_the_licence_is_read_where_the_weights_come_from(tmp_path: Path) -> None:
-    assert model_card.base_licence(Model(source=str(tmp_path))) is None
+def test_the_license_is_read_where_the_weights_come_from(tmp_path: Path) -> None:
+    assert model_card.base_license(Model(source=str(tmp_path))) is None
     (tmp_path / "README.md").write_text("---\nlicense: apache-2.0\n---\n# Base\n")
-    assert model_card.base_licence(Model(source=str(tmp_path))) == "apache-2.0"
+    assert model_card.base_license(Model(source=str(tmp_path))) == "apache-2.0"
     (tmp_path / sources.SOURCE_FILE).write_text('{"license": "mit"}')  # converted weights
-    assert model_card.base_licence(Model(source=str(tmp_path))) == "mit"
-    assert model_card.base_licence(Model(source="nobody/nothing")) is None
+    assert model_card.base_license(Model(source=str(tmp_path))) == "mit"
+    assert model_card.base_license(Model(source="nobody/nothing")) is None
 
 
 def test_a_card_is_no_part_of_the_weights(finished_run: Path, tmp_path: Path) -> None:

@@ -4,11 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sami.console import show, show_json, warn
+from sami.commands.run import show_judging
+from sami.console import show, show_json
 from sami.evaluation import comparison, win_rate_table
 from sami.evaluation.calibration import Calibration
 from sami.evaluation.file_comparison import Comparison, Files
-from sami.loop.judged_summary import length_table
+from sami.loop.results import Judged
+from sami.loop.summary_text import length_table
 from sami.pipeline import Pipeline
 from sami.recipe import Evaluation, Recipe
 from sami.report import write_report
@@ -38,16 +40,15 @@ def _show_verdicts(value: dict[str, Any], folder: Path, as_json: bool) -> None:
     if as_json:
         show_json(value)
         return
-    for table in win_rate_table.tables(value["win_rates"]):
+    judged = Judged.model_validate(value)
+    rates = [one.as_json() for one in judged.win_rates]
+    for table in win_rate_table.tables(rates):
         show(table)
-    if "lengths" in value:
-        show(length_table(value["lengths"]))
-    for pair in value["agreement"]:
-        show(win_rate_table.agreement_sentence(pair))
-    for warning in win_rate_table.warnings(value["win_rates"]):
-        warn(warning)
-    if "verdict" in value:
-        show(value["verdict"])
+    if judged.lengths:
+        show(length_table(judged.lengths))
+    show_judging(judged)
+    if judged.verdict:
+        show(judged.verdict)
     show(f"All verdicts: {folder / 'verdicts.jsonl'}.")
 
 

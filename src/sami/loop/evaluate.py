@@ -13,9 +13,10 @@ from sami.evaluation.score import measure
 from sami.files import file_hash, write_json
 from sami.generation import SamplingSettings
 from sami.generation.transformers_engine import TransformersEngine
-from sami.loop import model_card, summary
+from sami.loop import model_card, summary, summary_text
 from sami.loop.context import Run
 from sami.loop.directory import policy_name
+from sami.loop.results import Summary
 from sami.models import devices
 
 
@@ -48,15 +49,15 @@ def evaluate(run: Run, iteration: int) -> None:
 def _report(run: Run, iteration: int, fresh: bool) -> None:
     """Show the policy's figures in a line; hand them to the trackers if they are new; write its card if it has none."""
     policies = [policy_name(i) for i in range(iteration + 1)]
-    done = summary.summarise(run.directory, run.recipe, run.principles, policies)
-    say(summary.headline(done["policies"][-1]))
+    done = summary.summarize(run.directory, run.recipe, run.principles, policies)
+    say(summary_text.headline(done.policies[-1]))
     if fresh:
-        run.trackers.evaluated(done["policies"][-1])
+        run.trackers.evaluated(done.policies[-1])
     if iteration > 0 and not (run.directory.model(iteration) / model_card.FILE).is_file():
         write_card(run, done, iteration)
 
 
-def write_card(run: Run, value: dict[str, Any], iteration: int) -> None:
+def write_card(run: Run, value: Summary, iteration: int) -> None:
     """Write the model card of an iteration from a summary."""
     model_card.write(
         run.directory.model(iteration),

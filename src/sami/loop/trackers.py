@@ -26,6 +26,7 @@ from sami.errors import InputError, one_line
 from sami.files import write_json
 from sami.loop.directory import JUDGING
 from sami.loop.redaction import shareable
+from sami.loop.results import PolicyResult
 from sami.recipe import Recipe, flatten
 
 PROJECT = "sami"
@@ -214,9 +215,9 @@ class RunTrackers:
         with self._opened(before + resumed_at) as opened:
             yield [_LogsSteps(opened, before, iteration)] if opened else []
 
-    def evaluated(self, policy: dict[str, Any]) -> None:
-        """Log an evaluation, as summary.json has it, at the step after which it was made."""
-        step = self._steps_before(policy["iteration"] + 1)
+    def evaluated(self, policy: PolicyResult) -> None:
+        """Log the evaluation of one of the run's policies, at the step after which it was made."""
+        step = self._steps_before((policy.iteration or 0) + 1)
         figures = {f"eval/{name}": value for name, value in _figures(policy).items() if value is not None}
         with self._opened(None) as opened:
             for tracker in opened:
@@ -290,16 +291,21 @@ class _LogsSteps(TrainerCallback):
             tracker.log(numbers | {"train/iteration": self._iteration}, self._before + state.global_step)
 
 
-def _figures(policy: dict[str, Any]) -> dict[str, float | None]:
-    """The figures of an evaluation that one compares over iterations."""
-    information, held_out, health = policy["information"], policy["information_held_out"], policy["health"]
+def _figures(policy: PolicyResult) -> dict[str, float | None]:
+    """The figures of an evaluation that are worth comparing over iterations."""
+    health = policy.health
     return {
-        "bound": information["bound"],
-        "base_bound": information["base_bound"],
-        "base_bound_held_out": held_out["base_bound"],
-        "column_accuracy": information["column_accuracy"],
-        "verifier_rate": policy["verifier"]["learned"]["value"],
-        "verifier_rate_held_out": policy["verifier"]["held_out"]["value"],
-        **{name: health[name] for name in ("words", "unfinished", "loops", "leakage", "relevance", "forgetting")},
-        "broken_health_limits": float(len(health["failures"])),
+        "bound": policy.information.bound,
+        "base_bound": policy.information.base_bound,
+        "base_bound_held_out": policy.information_held_out.base_bound,
+        "column_accuracy": policy.information.column_accuracy,
+        "verifier_rate": policy.verifier.learned.value,
+        "verifier_rate_held_out": policy.verifier.held_out.value,
+        "words": health.words,
+        "unfinished": health.unfinished,
+        "loops": health.loops,
+        "leakage": health.leakage,
+        "relevance": health.relevance,
+        "forgetting": health.forgetting,
+        "broken_health_limits": float(len(health.failures)),
     }
