@@ -10,11 +10,11 @@ from sami.errors import InputError
 from sami.principle_writing.questions import Ask, Question, scripted
 from sami.recipe import EndpointWriter, LocalWriter, ScriptedWriter
 
-MOST_NEW_TOKENS = 64
+MOST_NEW_TOKENS = 64  # of one answer
 
 
 def make_ask(settings: LocalWriter | EndpointWriter | ScriptedWriter) -> Ask:
-    """The writer that a section describes; a local model is loaded at the first question."""
+    """The writer that a section describes; a local model is loaded when it is first asked."""
     match settings:
         case LocalWriter():
             return Local(settings)
@@ -25,9 +25,9 @@ def make_ask(settings: LocalWriter | EndpointWriter | ScriptedWriter) -> Ask:
 
 
 class Local:
-    """A causal language model that is made to start each answer with its opening.
+    """A causal language model in this process, which starts each answer with its opening.
 
-    Through its chat template where it has one; a line or a sentence ends the answer.
+    It is prompted through its chat template if it has one. An answer ends with its first line or sentence.
     """
 
     def __init__(self, settings: LocalWriter) -> None:
@@ -71,12 +71,12 @@ class Local:
 
     @staticmethod
     def _full_stop(text: str, finish_reason: str) -> str:
-        """The stop that ended the generation is not part of its text."""
+        """The full stop that ended the generation, which its text lacks."""
         return "." if finish_reason == "stop" and text[-1:] not in tuple(".!?") else ""
 
 
 class Served:
-    """A server that speaks the OpenAI chat protocol; it is told how to start its answers."""
+    """A server that speaks the OpenAI chat protocol, instructed how to start its answers."""
 
     def __init__(self, settings: EndpointWriter) -> None:
         from sami.chat_client import Chat
@@ -116,7 +116,7 @@ class Served:
             end = self._chat.end(error) if isinstance(error, StatusError) else None
             raise end or InputError(
                 f"The writer {s.model} at {s.url} did not answer: {self._chat.explain(error)}. Run the same command "
-                f"again, or change the writer's settings."
+                f"again, or change the settings of the writer."
             ) from None
         words, refusal = self._chat.answer(completion)
         return words or refusal or ""  # a refusal is an answer that cannot be used: it is quoted, and asked again
