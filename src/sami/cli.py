@@ -232,6 +232,7 @@ def report(
 def try_run(
     run: options.RunArgument,
     query: options.Query = None,
+    conversation: options.ConversationFile = None,
     principle: options.ById = None,
     antithesis: options.Against = None,
     constitution: options.OwnConstitution = None,
@@ -242,13 +243,14 @@ def try_run(
 ) -> None:
     """Ask the base model and a trained model, side by side, and see which constitution their answers fit."""
     by_id = bool(principle or antithesis)
-    options.check_question(query, by_id, constitution, opposite, as_json)
+    options.check_question(query is not None or conversation is not None, by_id, constitution, opposite, as_json)
     environment.start()
     from sami.commands import ask as command
     from sami.commands import ask_session
 
+    asked = query if conversation is None else command.conversation_in(conversation, query)
     trial = command.Trial(run, iteration, max_new_tokens)
-    if query is None:
+    if asked is None:
         _editable_input()
         ask_session.converse(trial, result_console())
         return
@@ -257,9 +259,9 @@ def try_run(
     else:
         choice = trial.principles(principle or [], antithesis or [])
     if as_json:
-        show_json(trial.ask(query, choice).as_json())
+        show_json(trial.ask(asked, choice).as_json())
     else:
-        ask_session.show(trial, query, choice, result_console())
+        ask_session.show(trial, asked, choice, result_console())
 
 
 @app.command(epilog="Example: sami inspect runs/quickstart --contrast 2-00003")

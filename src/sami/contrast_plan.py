@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sami.principles import Constitution, Principle
-from sami.queries import Query
+from sami.queries import Asked, Query
 from sami.recipe import Recipe, Sampling
 from sami.schemes import SCHEMES, require_enough, sample_constitutions
 
@@ -20,7 +20,7 @@ class Planned:
     """A contrast before its responses: a query and the constitutions to answer it under."""
 
     id: str
-    query: str
+    query: Asked
     constitutions: list[Constitution]
 
 
@@ -42,7 +42,7 @@ def training_plan(
         if number % len(order) == 0:
             rng.shuffle(order)
         constitutions = _sample(next(groups), recipe.sampling, rng)
-        planned.append(Planned(f"{iteration}-{number:05d}", order[number % len(order)].text, constitutions))
+        planned.append(Planned(f"{iteration}-{number:05d}", order[number % len(order)].asked, constitutions))
     return planned
 
 
@@ -55,7 +55,7 @@ def evaluation_plan(recipe: Recipe, principles: Sequence[Principle], queries: Se
     for query in queries:
         for principle in itertools.islice(turns, each):
             constitutions = _sample(_around(principle, principles, recipe.sampling, rng), recipe.sampling, rng)
-            planned.append(Planned(f"{query.id}-{principle.id}", query.text, constitutions))
+            planned.append(Planned(f"{query.id}-{principle.id}", query.asked, constitutions))
     return planned
 
 

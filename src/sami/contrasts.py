@@ -22,6 +22,8 @@ import pyarrow.parquet as pq
 
 from sami.errors import InputError, one_line
 from sami.files import replacing
+from sami.queries import Asked, Conversation
+from sami.queries.conversation import Message
 
 if TYPE_CHECKING:
     import torch
@@ -38,7 +40,8 @@ class Contrast:
     "stop"; "unsplit" is reasoning without an answer, which is evaluated and never trained on. `prompt_ids[i]` is the
     training prompt of constitution i. `principles[i]` holds the (principle id, is it the definition rather than the
     antithesis) pairs of constitution i. `reasoning[i]` is the text that was written before response i, to be shown
-    only; the list is empty if no response has any.
+    only; the list is empty if no response has any. `messages` holds the turns of a query that is a conversation, of
+    which `query` is the text; it is empty for a query of plain text.
     """
 
     id: str
@@ -50,6 +53,17 @@ class Contrast:
     finish_reasons: list[FinishReason]
     principles: list[list[tuple[str, bool]]]
     reasoning: list[str] = field(default_factory=list)
+    messages: list[Message] = field(default_factory=list)
+
+    @property
+    def asked(self) -> Asked:
+        """The query as prompts take it."""
+        return Conversation.of(self.messages) if self.messages else self.query
+
+    @property
+    def said(self) -> str:
+        """What was said before the response: the words of all turns, without the names of their roles."""
+        return "\n\n".join(message["content"] for message in self.messages) if self.messages else self.query
 
     def __post_init__(self) -> None:
         c, r = len(self.prompt_ids), len(self.response_ids)
@@ -75,6 +89,7 @@ SCHEMA = pa.schema(
         "finish_reasons": pa.list_(pa.string()),
         "principles": pa.list_(pa.list_(pa.struct({"id": pa.string(), "positive": pa.bool_()}))),
         "reasoning": pa.list_(pa.string()),
+        "messages": pa.list_(pa.struct({"role": pa.string(), "content": pa.string()})),
     }
 )
 
@@ -105,8 +120,8 @@ def read_contrasts(path: Path) -> list[Contrast]:
     if missing:
         raise InputError(f"{path} is not a contrasts file: the columns {', '.join(missing)} are missing.")
     try:
-        if "reasoning" not in table.column_names:  # files of earlier versions
-            table = table.append_column("reasoning", pa.array([[]] * len(table), SCHEMA.field("reasoning").type))
+        for name in {"reasoning", "messages"}.difference(table.column_names):  # files of earlier versions
+            table = table.append_column(name, pa.array([[]] * len(table), SCHEMA.field(name).type))
         rows = table.select(SCHEMA.names).cast(SCHEMA).to_pylist()
         return [
             Contrast(**{**row, "principles": [[(p["id"], p["positive"]) for p in c] for c in row["principles"]]})

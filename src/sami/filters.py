@@ -106,5 +106,5 @@ def _checks(filters: Filters, stop: Sequence[str], control: Mapping[int, str]) -
     if filters.loops:
         checks["loops"] = lambda c: any(repeated_loop(r) is not None for r in c.responses)
     if filters.leaks:
-        checks["leaks"] = lambda c: any(leakage(r, c.constitutions, c.query) is not None for r in c.responses)
+        checks["leaks"] = lambda c: any(leakage(r, c.constitutions, c.said) is not None for r in c.responses)
     return checks

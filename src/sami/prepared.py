@@ -161,15 +161,17 @@ def require_room(model: Model, prompts: PromptBuilder, plan: Iterable[Planned], 
         InputError: the first such prompt of the plan.
     """
     context = structure.context_length(loading.load_config(model))
-    for notice in prompts.notices:
+    plan = list(plan)
+    own_system = any(not isinstance(p.query, str) and p.query.system is not None for p in plan)
+    for notice in prompts.notices(own_system=own_system):
         say(f"{model.source}: {notice}")
     check = PromptCheck(prompts, model.source)
     for planned in plan:
         for longest in map(len, check(planned.query, planned.constitutions)):
             if context and longest + new_tokens > context:
                 raise InputError(
-                    f"The prompt for the query {planned.query[:60]!r} has {longest} tokens and the response may have "
-                    f"{new_tokens} more, but the context of {model.source} is {context} tokens. Lower "
+                    f"The prompt for the query {str(planned.query)[:60]!r} has {longest} tokens and the response may "
+                    f"have {new_tokens} more, but the context of {model.source} is {context} tokens. Lower "
                     f"queries.max_chars or generation.max_new_tokens."
                 )
 

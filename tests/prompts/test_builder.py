@@ -108,7 +108,7 @@ def test_a_model_without_a_system_role_gets_the_text_in_the_user_turn(settings, 
     asked = tokenizer.decode(prompts.generation_prompt(QUERY, [BRIEF], BRIEF))
     assert asked == f"<|im_start|>user\n{user_turn}<|im_end|>\n<|im_start|>model\n"
     said = ["the model's chat template has no system role, so the system text comes first in the user's turn"]
-    assert prompts.notices == ([] if "generation_template" in settings else said)
+    assert prompts.notices() == ([] if "generation_template" in settings else said)
 
 
 @pytest.mark.parametrize(
@@ -279,7 +279,7 @@ def test_arguments_of_the_chat_template_reach_it_and_others_are_noticed():
     tokenizer = given.tokenizer_with(given.THINKS)
     settings = {"template_kwargs": {"enable_thinking": False, "colour": 1}, "date": "2024-02-29"}
     assert text(tokenizer, KINDS[0], **settings).endswith("<think>\n\n</think>\n\n")
-    [notice] = builder(tokenizer, **settings).notices
+    [notice] = builder(tokenizer, **settings).notices()
     assert notice.startswith("prompt.template_kwargs.colour has no effect")
     dated = given.tokenizer_with(given.DATED)
     assert text(dated, KINDS[0], date="2024-02-29").startswith("Today is 29 Feb 2024.")

@@ -19,6 +19,7 @@ import torch
 
 from sami.contrasts import Contrast, collate
 from sami.errors import InputError, quoted
+from sami.files import parse_json
 from sami.generation import Completion, SamplingSettings
 from sami.generation.reasoning import answer_alone
 from sami.generation.transformers_engine import TransformersEngine
@@ -26,6 +27,9 @@ from sami.loop.context import Run
 from sami.loop.directory import BASE, policy_name
 from sami.models import structure
 from sami.principles import Constitution, Principle
+from sami.queries import Asked
+from sami.queries.conversation import as_conversation, messages_of
+from sami.queries.formats import conversation_of
 from sami.scoring.logprobs import logprob_matrix
 
 
@@ -65,6 +69,7 @@ class Told:
     """A query with the answers of base and the trained policy."""
 
     query: str
+    """The text of all turns, of a conversation."""
     constitution: str
     opposite: str
     answers: tuple[Answer, ...]
@@ -117,6 +122,29 @@ def principle_called(known: Sequence[Principle], name: str) -> Principle:
     raise InputError(f"There is no principle {quoted(name)}. {hint}")
 
 
+def conversation_in(file: Path, query: str | None = None) -> Asked:
+    """What the messages of a JSON file ask, as a list or as the `messages` of an object.
+
+    Args:
+        query: the next user turn; by default the last user turn of the file is to be answered.
+
+    Raises:
+        InputError: the file cannot be read, or does not hold a conversation.
+    """
+    try:
+        value = parse_json(file.read_bytes(), str(file))
+    except OSError as error:
+        raise InputError(f"{file} cannot be read: {error.strerror}. Check the file and its permissions.") from None
+    messages = value.get("messages") if isinstance(value, dict) else value
+    if not isinstance(messages, list):
+        raise InputError(
+            f"{file} is not a conversation. Give a list of messages with `role` and `content`, or an object with such "
+            "a list under `messages`."
+        )
+    added = [] if query is None else [{"role": "user", "content": query}]
+    return conversation_of(str(file), "messages", [*messages, *added])
+
+
 class Trial:
     """Base and one trained policy of a run, loaded to answer questions.
 
@@ -145,7 +173,7 @@ class Trial:
         """A constitution of the run's principles; see `of_principles`."""
         return of_principles(self.known, definitions, antitheses)
 
-    def ask(self, query: str, choice: Choice, on_text: OnText = lambda policy, text: None) -> Told:
+    def ask(self, query: Asked, choice: Choice, on_text: OnText = lambda policy, text: None) -> Told:
         """Answers of base and of the trained policy, greedy unless the recipe of the run samples.
 
         Args:
@@ -154,13 +182,13 @@ class Trial:
         Raises:
             InputError: an empty query, or a prompt that leaves no room for an answer.
         """
-        if not query.strip():
+        if not as_conversation(query).last.strip():
             raise InputError("The query is empty. Give a question.")
         prompt = self._room(self._prompt(query, choice.constitution, train=False))
         completions = {name: self._answer(name, prompt, partial(on_text, name)) for name in self.policies}
         fits = self._fits(query, choice, list(completions.values()))
         return Told(
-            query,
+            str(query),
             choice.constitution.text,
             choice.opposite.text,
             tuple(
@@ -176,18 +204,19 @@ class Trial:
         return answer_alone(written, prompt, self.run.prompts, generation.chain_of_thought)
 
     @torch.inference_mode()
-    def _fits(self, query: str, choice: Choice, answers: Sequence[Completion]) -> dict[str, list[float]]:
+    def _fits(self, query: Asked, choice: Choice, answers: Sequence[Completion]) -> dict[str, list[float]]:
         """For each policy, the fit of each answer: its log-prob difference in nats per token."""
         wordings = (choice.constitution, choice.opposite)
         contrast = Contrast(
             id="asked",
-            query=query,
+            query=str(query),
             constitutions=[wording.text for wording in wordings],
             prompt_ids=[self._prompt(query, wording, train=True) for wording in wordings],
             response_ids=[one.token_ids for one in answers],  # one for each policy rather than for each constitution
             responses=[one.text for one in answers],
             finish_reasons=[one.finish_reason for one in answers],
             principles=[[], []],
+            messages=messages_of(query),
         )
         batch = collate([contrast], self.run.tokenizer.pad_token_id, share_prefix=False)
         fits = {}
@@ -196,7 +225,7 @@ class Trial:
             fits[name] = (matrix_CR[0] - matrix_CR[1]).tolist()
         return fits
 
-    def _prompt(self, query: str, wording: Wording, *, train: bool) -> list[int]:
+    def _prompt(self, query: Asked, wording: Wording, *, train: bool) -> list[int]:
         build = self.run.prompts.training_prompt if train else self.run.prompts.generation_prompt
         return build(query, list(wording.principles), wording.text)
 

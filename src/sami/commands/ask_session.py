@@ -1,6 +1,7 @@
 """`sami try` in a terminal: answers side by side as they are generated, and a prompt for the next question."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from rich.console import Console, RenderableType
 from rich.live import Live
@@ -13,12 +14,14 @@ from sami.console import visible
 from sami.errors import InputError
 from sami.loop.directory import BASE
 from sami.principles import Principle
+from sami.queries import Asked, Conversation
+from sami.queries.conversation import as_asked
 
 # Reads one line, in which the editing keys of the terminal work.
 Ask = Callable[[str], str]
 
 
-def show(trial: Trial, query: str, choice: Choice, console: Console) -> Told:
+def show(trial: Trial, query: Asked, choice: Choice, console: Console) -> Told:
     """Ask once, and show the question, both answers as they grow, and which constitution they fit."""
     console.print(_asked(query, choice))
     texts = dict.fromkeys(trial.policies, "")
@@ -42,13 +45,18 @@ def show(trial: Trial, query: str, choice: Choice, console: Console) -> Told:
 
 
 def converse(trial: Trial, console: Console, ask: Ask = input) -> None:
-    """Ask for constitutions and queries until the input ends."""
+    """Ask for constitutions and queries until the input ends.
+
+    A query that starts with + continues the conversation so far, in which the answers are those of the trained model.
+    Both models see the same conversation, so that their answers can be compared.
+    """
     console.print(Text(f"{trial.run.directory.folder}: {BASE} and {trial.policy}, {trial.run.recipe.model.source}"))
     console.print(_principles(trial.known))
     console.print(
         Text(
             "A constitution is a list of principles by number or id (2 pirate), with - before an id for its "
-            "antithesis (-pirate),\nor a sentence of your own. An empty line goes back, Ctrl-D ends.",
+            "antithesis (-pirate),\nor a sentence of your own. A query that starts with + continues the conversation "
+            f"with the answer of {trial.policy}.\nAn empty line goes back, Ctrl-D ends.",
             style="dim",
         )
     )
@@ -60,15 +68,28 @@ def converse(trial: Trial, console: Console, ask: Ask = input) -> None:
         except InputError as error:
             console.print(Text(str(error), style="red"))
             continue
+        so_far: Conversation | None = None
         while query := _line(ask, "query> "):
             try:
-                show(trial, query, choice, console)
+                so_far = _exchange(trial, query, so_far, choice, console)
             except InputError as error:
                 console.print(Text(str(error), style="red"))
             except KeyboardInterrupt:
                 console.print(Text("stopped", style="dim"))
         if query is None:
             break
+
+
+def _exchange(trial: Trial, line: str, so_far: Conversation | None, choice: Choice, console: Console) -> Conversation:
+    """Ask what a line asks, and return the conversation with the trained model's answer; its last turn is yet empty."""
+    continues = line.startswith("+")
+    text = line.removeprefix("+").strip()
+    if continues and so_far is None:
+        raise InputError("There is no conversation to continue yet. Ask a query without + first.")
+    asked = replace(so_far, last=text) if continues and so_far is not None else Conversation((), text)
+    told = show(trial, as_asked(asked), choice, console)
+    answer = next(one.text for one in told.answers if one.policy == trial.policy)
+    return asked.followed_by(answer, "")
 
 
 def read_choice(line: str, known: Sequence[Principle]) -> Choice:
@@ -122,11 +143,11 @@ def _signed(value: float) -> Text:
     return Text(f"{value:+.3f}", style="green" if value > 0 else "red")
 
 
-def _asked(query: str, choice: Choice) -> RenderableType:
+def _asked(query: Asked, choice: Choice) -> RenderableType:
     grid = Table.grid(padding=(0, 1))
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column()
-    grid.add_row("query", Text(visible(query)))
+    grid.add_row("query", Text(visible(str(query))))
     grid.add_row("constitution", Text(visible(choice.constitution.text)))
     grid.add_row("opposite", Text(visible(choice.opposite.text) or "none: the bare query"))
     return grid

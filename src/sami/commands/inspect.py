@@ -131,7 +131,7 @@ def of_recipe(prepared: Prepared, contrast: str | None = None, *, scores: bool =
     return Inspection(
         id=planned.id,
         place="planned, not answered yet",
-        query=planned.query,
+        query=str(planned.query),
         constitutions=tuple(c.text for c in planned.constitutions),
         principles=tuple(tuple((p.id, positive) for p, positive in c.principles) for c in planned.constitutions),
         prompts=tuple(_pairs(ids, prepared.tokenizer) for ids in prompts),
@@ -143,7 +143,7 @@ def of_recipe(prepared: Prepared, contrast: str | None = None, *, scores: bool =
 def of_contrast(contrast: Contrast, tokenizer: Any, *, place: str = "", train_eos: bool = True) -> Inspection:
     """A contrast with its tokens, without scores."""
     trained_RT = collate([contrast], tokenizer.pad_token_id, False, train_eos).response_mask[0].tolist()
-    leaked = leaked_words(contrast.constitutions, contrast.query)
+    leaked = leaked_words(contrast.constitutions, contrast.said)
 
     def decode(ids: Sequence[int]) -> str:
         return str(tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))

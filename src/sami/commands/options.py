@@ -91,6 +91,14 @@ Page = Annotated[
 # sami try
 
 Query = Annotated[str | None, typer.Argument(metavar="[QUERY]", help="Leave it out to be asked for it.")]
+ConversationFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--conversation",
+        help="JSON file with the messages (role, content) of a conversation. QUERY is its next turn; without one, its "
+        "last user turn is answered.",
+    ),
+]
 ById = Annotated[list[str] | None, typer.Option(help="Id of a principle to answer by; may be repeated.")]
 Against = Annotated[list[str] | None, typer.Option(help="Id of a principle to answer against; may be repeated.")]
 OwnConstitution = Annotated[str | None, typer.Option(help="A constitution in your own words.")]
@@ -144,15 +152,13 @@ WriterSeed = Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Seed of the
 WrittenOutput = Annotated[Path | None, typer.Option(help="File to write; by default standard output.")]
 
 
-def check_question(
-    query: str | None, by_id: bool, constitution: str | None, opposite: str | None, as_json: bool
-) -> None:
+def check_question(has_query: bool, by_id: bool, constitution: str | None, opposite: str | None, as_json: bool) -> None:
     """Refuse options of `sami try` that exclude or miss each other."""
     if by_id and constitution is not None:
         raise InputError("Give principles by id or a constitution in your own words, not both.")
     if opposite is not None and constitution is None:
         raise InputError("--opposite belongs to --constitution, which is missing. Principles have their own opposites.")
-    if query is None and (by_id or constitution is not None or as_json):
+    if not has_query and (by_id or constitution is not None or as_json):
         raise InputError("Give a query, or remove the constitution and --json to be asked for both.")
-    if query is not None and not by_id and constitution is None:
+    if has_query and not by_id and constitution is None:
         raise InputError("Choose a constitution to answer under: --principle ID, or --constitution 'a sentence'.")

@@ -245,7 +245,7 @@ def _draw(prepared: Prepared, queries: int) -> tuple[list[Query], list[Query]]:
 
 def _planned(query: Query, principle: Principle) -> Planned:
     pair = [Constitution(((principle, positive),)) for positive in (True, False)]
-    return Planned(f"{query.id}-{principle.id}", query.text, pair)
+    return Planned(f"{query.id}-{principle.id}", query.asked, pair)
 
 
 def _shares_rows(prepared: Prepared, contrasts: Sequence[Contrast]) -> bool:

@@ -69,7 +69,7 @@ def flags(contrast: Contrast, control: Mapping[int, str] | None = None) -> list[
     for text, ids, reason in zip(contrast.responses, contrast.response_ids, contrast.finish_reasons, strict=True):
         shown = {
             "loops": repeated_loop(text),
-            "leakage": leakage(text, contrast.constitutions, contrast.query),
+            "leakage": leakage(text, contrast.constitutions, contrast.said),
             "template_leftovers": template_leftover(text) or control_inside(ids, reason, control or {}),
             "unfinished": {"stop": None, "length": f"at {len(ids)} tokens", "unsplit": "before an answer"}[reason],
         }
@@ -128,8 +128,8 @@ def relevance(
         swapped = []
         for i in part:
             other = next(
-                (c.query for c in [*contrasts[i + 1 :], *contrasts[:i]] if c.query != contrasts[i].query),
-                contrasts[i].query,
+                (c.asked for c in [*contrasts[i + 1 :], *contrasts[:i]] if c.query != contrasts[i].query),
+                contrasts[i].asked,
             )
             wanted = [[texts[principle_key(*p)] for p in c] for c in contrasts[i].principles]
             swapped.append(

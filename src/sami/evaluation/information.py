@@ -98,7 +98,7 @@ def _unleaked(
 
     kept = mask_BRT.clone()
     for b, contrast in enumerate(contrasts):
-        leaked = leaked_words(contrast.constitutions, contrast.query)
+        leaked = leaked_words(contrast.constitutions, contrast.said)
         for r, ids in enumerate(contrast.response_ids):
             leaks = torch.tensor(leak_mask(ids, decode, leaked), device=kept.device)
             kept[b, r, : len(ids)] &= ~leaks

@@ -100,7 +100,7 @@ def written_in_file(
     planned = [_planned(contrast, statements, file, recipe) for contrast in written]
     evaluated = {normalize(query.text) for query in held_out}
     prefix = recipe.prompt.response_prefix.strip()
-    unfit = {"held_out_query": {p.id for p in planned if normalize(p.query) in evaluated}}
+    unfit = {"held_out_query": {p.id for p in planned if normalize(str(p.query)) in evaluated}}
     if prefix:
         unfit["without_prefix"] = {
             p.id

@@ -13,6 +13,7 @@ from sami.contrasts import Contrast
 from sami.generation import Completion, Engine, SamplingSettings
 from sami.generation.reasoning import answer_alone
 from sami.prompts import PromptBuilder
+from sami.queries.conversation import messages_of
 from sami.recipe import Generation, Recipe
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ def as_contrasts(
         made.append(
             Contrast(
                 id=p.id,
-                query=p.query,
+                query=str(p.query),
                 constitutions=[c.text for c in p.constitutions],
                 prompt_ids=prompt_ids,
                 response_ids=[c.token_ids for c in own],
@@ -103,6 +104,7 @@ def as_contrasts(
                 finish_reasons=[c.finish_reason for c in own],
                 principles=[[(q.id, positive) for q, positive in c.principles] for c in p.constitutions],
                 reasoning=[c.reasoning for c in own] if any(c.reasoning for c in own) else [],
+                messages=messages_of(p.query),
             )
         )
     return made

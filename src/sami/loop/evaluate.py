@@ -59,6 +59,7 @@ def _report(run: Run, iteration: int, fresh: bool) -> None:
 
 def write_card(run: Run, value: Summary, iteration: int) -> None:
     """Write the model card of an iteration from a summary."""
+    held_out = read_contrasts(run.directory.responses(policy_name(iteration)))
     model_card.write(
         run.directory.model(iteration),
         value,
@@ -68,6 +69,7 @@ def write_card(run: Run, value: Summary, iteration: int) -> None:
         principles=run.principles,
         prompts=run.prompts,
         tokenizer=run.tokenizer,
+        conversations=len({contrast.query for contrast in held_out if contrast.messages}),
     )
 
 
@@ -97,7 +99,7 @@ def _score(run: Run, iteration: int, contrasts: list[Contrast]) -> dict[str, Any
 def _plain_answers(run: Run, base: PreTrainedModel) -> list[tuple[list[int], list[int]]]:
     """The base model's answers without a constitution, on which forgetting is measured."""
     queries = run.prepared.splits.evaluation[: run.recipe.evaluation.health_queries]
-    asked = [run.prompts.training_prompt(q.text, [], "") for q in queries]
+    asked = [run.prompts.training_prompt(q.asked, [], "") for q in queries]
     settings = SamplingSettings(
         max_new_tokens=run.recipe.generation.max_new_tokens, stop=run.prompts.stop, end_id=run.prompts.end_id
     )

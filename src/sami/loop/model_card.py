@@ -23,12 +23,16 @@ from sami.loop.standing import standing
 from sami.models import adapters, sources
 from sami.principles import Constitution, Principle
 from sami.prompts import PromptBuilder
+from sami.queries import Asked, Conversation, Turn
 from sami.recipe import Model, Recipe
 from sami.wording import difference, estimate, number, percent, share
 
 FILE = "README.md"
 _TEMPLATE = Path(__file__).parent / "templates" / "model_card.md"
 _EXAMPLE = "Why is the sky blue?"
+_EXAMPLE_OF_CONVERSATIONS = Conversation(
+    (Turn("user", "What color is the sky?"), Turn("assistant", "By day it is blue.")), _EXAMPLE
+)
 
 
 def write(
@@ -41,6 +45,7 @@ def write(
     principles: Sequence[Principle],
     prompts: PromptBuilder,
     tokenizer: Any,
+    conversations: int = 0,
 ) -> None:
     """Write the card of one iteration's model, unless the file already has that text.
 
@@ -48,8 +53,9 @@ def write(
         folder: of the model.
         summary: of the run, including this iteration's evaluation.
         name: of the run.
+        conversations: number of held-out queries that have earlier turns or a system turn of their own.
     """
-    text = card(summary, iteration, folder, name, recipe, principles, prompts, tokenizer)
+    text = card(summary, iteration, folder, name, recipe, principles, prompts, tokenizer, conversations)
     file = folder / FILE
     if not file.is_file() or file.read_text(encoding="utf-8") != text:
         with replacing(file) as temporary:
@@ -65,6 +71,7 @@ def card(
     principles: Sequence[Principle],
     prompts: PromptBuilder,
     tokenizer: Any,
+    conversations: int = 0,
 ) -> str:
     """The text of the card; see `write`."""
     before = summary.policies[0]
@@ -74,7 +81,8 @@ def card(
     assert found is not None
     win_rates = [one for one in summary.win_rates if (one.candidate, one.baseline) == (after.name, before.name)]
     is_adapter = adapters.base_of(folder) is not None
-    snippet = _snippet(principles, prompts, tokenizer, recipe, is_adapter)
+    example = _EXAMPLE_OF_CONVERSATIONS if conversations else _EXAMPLE
+    snippet = _snippet(example, principles, prompts, tokenizer, recipe, is_adapter)
     shown = yaml.safe_dump(shareable(recipe), sort_keys=False, allow_unicode=True, width=100).rstrip()
     content = ModelCard.from_template(
         _metadata(name, recipe, after, is_adapter),
@@ -85,7 +93,7 @@ def card(
         principles=list(_principles(principles, before, after)),
         use=_use(is_adapter),
         snippet=snippet,
-        data=_cell(_data(recipe, summary, iteration)),
+        data=_cell(_data(recipe, summary, iteration, conversations)),
         held_out_queries=recipe.queries.evaluation,
         policy=after.name,
         results=list(_results(before, after, comparison)),
@@ -241,7 +249,7 @@ def _limits(recipe: Recipe, after: PolicyResult, win_rates: Sequence[WinRate]) -
     yield from win_rate_table.warnings([one.as_json() for one in win_rates])
 
 
-def _data(recipe: Recipe, summary: Summary, iteration: int) -> str:
+def _data(recipe: Recipe, summary: Summary, iteration: int, conversations: int) -> str:
     queries, made = recipe.queries, summary.contrasts[f"iteration-{iteration}"]
     source = Path(queries.path).name if is_local(queries.path) else queries.path
     writer = "base" if iteration == 1 else f"iteration {iteration - 1}"
@@ -252,9 +260,14 @@ def _data(recipe: Recipe, summary: Summary, iteration: int) -> str:
         writer = name if iteration == 1 else writer
     else:
         others = "No response was written or rated by people or by another model."
+    kind = (
+        f" {conversations} of the held-out ones are conversations with earlier turns or a system turn of their own."
+        if conversations
+        else ""
+    )
     return (
         f"Queries come from {source} (field {queries.field}): {queries.train} for training, half of them in odd "
-        f"iterations and half in even ones, and {queries.evaluation} held out. The responses of iteration {iteration} "
+        f"iterations and half in even ones, and {queries.evaluation} held out.{kind} The responses of iteration {iteration} "
         f"were written by {writer}: {made.generated} contrasts were generated, {made.kept} passed the filters and "
         f"{made.used} were trained on. {others}"
     )
@@ -280,11 +293,16 @@ def _use(is_adapter: bool) -> str:
 
 
 def _snippet(
-    principles: Sequence[Principle], prompts: PromptBuilder, tokenizer: Any, recipe: Recipe, is_adapter: bool
+    query: Asked,
+    principles: Sequence[Principle],
+    prompts: PromptBuilder,
+    tokenizer: Any,
+    recipe: Recipe,
+    is_adapter: bool,
 ) -> str:
     """Code that answers a query under the first learned principle, with the prompt of this run."""
     chosen = Constitution(((next(p for p in principles if not p.held_out), True),))
-    ids = prompts.generation_prompt(_EXAMPLE, chosen.texts, chosen.text)
+    ids = prompts.generation_prompt(query, chosen.texts, chosen.text)
     # The decoded prompt contains the template's own start-of-text token, if any.
     text = str(tokenizer.decode(ids, clean_up_tokenization_spaces=False))
     lines = "\n".join(f"    {json.dumps(line, ensure_ascii=False)}" for line in text.splitlines(keepends=True))

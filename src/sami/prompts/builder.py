@@ -19,6 +19,8 @@ from sami.prompts.templates import (
     text_template,
     values,
 )
+from sami.queries import Asked, Conversation
+from sami.queries.conversation import as_conversation
 from sami.recipe import ChainOfThought, Prompt
 
 if TYPE_CHECKING:
@@ -27,6 +29,9 @@ if TYPE_CHECKING:
 
 class PromptBuilder:
     """Builds the prompts of one run.
+
+    A constitution is stated in the last user turn of a conversation, or in its system turn after the conversation's
+    own system text. Templates see the last user turn as `query`; a plain prompt has the earlier turns before it.
 
     Args:
         tokenizer: of the model that answers or is trained.
@@ -39,7 +44,6 @@ class PromptBuilder:
         end_id: the token that ends an answer: the chat template's end of turn, or EOS.
         control: ids and texts of the tokenizer's control tokens, which no text that is asked can contain.
         thinking: what opens and closes the reasoning of a thinking model; None for other models.
-        notices: what someone should know about how these prompts are made.
 
     Raises:
         InputError: style "chat" for a tokenizer without chat template, or a template that does not render or leaves
@@ -74,37 +78,47 @@ class PromptBuilder:
         own = None if settings.thinking is None else (settings.thinking.open, settings.thinking.close)
         self.thinking = own or (self._template.thinking if self._template else None)
 
-    def generation_prompt(self, query: str, principles: list[str], constitution: str) -> list[int]:
+    def generation_prompt(self, query: Asked, principles: list[str], constitution: str) -> list[int]:
         """Ids to generate from; an empty constitution asks without one."""
         return self._ids(self._generation, query, principles, constitution, generating=True)
 
-    def training_prompt(self, query: str, principles: list[str], constitution: str) -> list[int]:
+    def training_prompt(self, query: Asked, principles: list[str], constitution: str) -> list[int]:
         """Ids that the response's log-probability is conditioned on."""
         return self._ids(self._training, query, principles, constitution, generating=False)
 
-    def system_text(self, query: str, principles: Sequence[str], constitution: str) -> str:
-        """The text of the system turn (chat) or the first line (plain); empty where there is none."""
-        text = self._system_text or ""
-        if self._system is None:
-            return self._plain_text(text)
-        made = values(self._plain_text(query), self._plain(principles), self._plain_text(constitution), text)
-        return self._plain_text(self._system(made))
+    def system_text(self, query: Asked, principles: Sequence[str], constitution: str) -> str:
+        """The text of the system turn (chat) or the first lines (plain); empty where there is none."""
+        asked = as_conversation(query)
+        # A conversation's own system text takes the place of the default, and comes before what the recipe states.
+        replaces_default = asked.system is not None and self._settings.system is None
+        text = "" if replaces_default else self._system_text or ""
+        if self._system is not None:
+            made = values(self._query(asked), self._plain(principles), self._plain_text(constitution), text)
+            text = self._system(made)
+        return "\n\n".join(self._plain_text(one) for one in (asked.system, text) if one)
 
     @property
     def wants_system(self) -> bool:
         """Whether the recipe has a text for the system turn, which prompts must then show."""
         return self._settings.system is not None or self._settings.constitution_in == "system"
 
-    @property
-    def notices(self) -> list[str]:
-        """Facts about these prompts for the person who starts a run."""
+    def notices(self, *, own_system: bool = False) -> list[str]:
+        """Facts about these prompts for the person who starts a run.
+
+        Args:
+            own_system: some conversations have a system turn of their own.
+        """
         if self._template is None:
             return []
         found = []
         if unused := self._template.unused():
             names = ", ".join(f"prompt.template_kwargs.{name}" for name in unused)
             found.append(f"{names} has no effect: the model's chat template does not use it")
-        if self.wants_system and self._template.system_role == "refused" and not self._generation.shows("system"):
+        if (
+            (self.wants_system or own_system)
+            and self._template.system_role == "refused"
+            and not self._generation.shows("system")
+        ):
             found.append(
                 "the model's chat template has no system role, so the system text comes first in the user's turn"
             )
@@ -158,13 +172,28 @@ class PromptBuilder:
     def _plain(self, texts: Sequence[str]) -> list[str]:
         return [self._plain_text(text) for text in texts]
 
+    def _query(self, asked: Conversation) -> str:
+        """What templates see as the query."""
+        if self._template is not None or not asked.earlier:
+            return self._plain_text(asked.last)
+        if asked.earlier[0].role != "user":
+            raise InputError(
+                "A conversation starts with an assistant turn, and a plain prompt starts with the human. Remove that "
+                "turn, or use a model with a chat template."
+            )
+        names = {"user": "Human", "assistant": "Assistant"}
+        turns = [f"{names[turn.role]}: {self._plain_text(turn.content)}" for turn in asked.earlier]
+        # A template writes "Human:" in front of the query, and so in front of the first of these turns.
+        return "\n\n".join([*turns, f"Human: {self._plain_text(asked.last)}"]).removeprefix("Human: ")
+
     def _ids(
-        self, template: TextTemplate, query: str, principles: list[str], constitution: str, *, generating: bool
+        self, template: TextTemplate, query: Asked, principles: list[str], constitution: str, *, generating: bool
     ) -> list[int]:
+        asked = as_conversation(query)
         system = self.system_text(query, principles, constitution)
         text = template(
             values(
-                self._plain_text(query),
+                self._query(asked),
                 self._plain(principles),
                 self._plain_text(constitution),
                 system,
@@ -173,20 +202,30 @@ class PromptBuilder:
         )
         if self._template is None:
             return plain_ids(self.tokenizer, text + self._prefix)
-        messages = self._messages(self._template, template, text, system)
+        earlier = [{"role": turn.role, "content": self._plain_text(turn.content)} for turn in asked.earlier]
+        turns = [*earlier, {"role": "user", "content": text}]
+        messages = self._messages(self._template, turns, system, shown=template.shows("system"))
         rendered = self._template.render(messages) if generating else self._template.before_answer(messages)
         return chat_ids(self.tokenizer, rendered + self._prefix)
 
-    def _messages(self, chat: ChatTemplate, template: TextTemplate, text: str, system: str) -> list[dict[str, str]]:
-        """The turns of a prompt; a model without a system role gets the system text in the user's turn."""
-        user = {"role": "user", "content": text}
+    def _messages(
+        self, chat: ChatTemplate, turns: list[dict[str, str]], system: str, *, shown: bool
+    ) -> list[dict[str, str]]:
+        """The turns of a prompt with the system text; a model without a system role gets it in the first user turn.
+
+        Args:
+            shown: the last user turn shows the system text already.
+        """
         if not system and self._settings.system is None:
-            return [user]
+            return turns
         if chat.system_role == "refused":
-            return [user if template.shows("system") or not system else user | {"content": f"{system}\n\n{text}"}]
-        if chat.system_role == "dropped" and template.shows("system"):
-            return [user]
-        return [{"role": "system", "content": system}, user]
+            if not shown and system:
+                first = next(turn for turn in turns if turn["role"] == "user")
+                first["content"] = f"{system}\n\n{first['content']}"
+            return turns
+        if chat.system_role == "dropped" and shown:
+            return turns
+        return [{"role": "system", "content": system}, *turns]
 
 
 def question_prompt(tokenizer: "PreTrainedTokenizerBase", question: str, opening: str) -> list[int]:

@@ -11,6 +11,8 @@ from typing import Protocol
 
 from sami.errors import InputError
 from sami.prompts.builder import PromptBuilder
+from sami.queries import Asked
+from sami.queries.conversation import as_conversation
 
 
 class Stated(Protocol):
@@ -32,14 +34,14 @@ class PromptCheck:
     def __init__(self, prompts: PromptBuilder, model: str) -> None:
         self._prompts = prompts
         self._model = model
-        self._seen: set[str] = set()
+        self._seen: set[Asked] = set()
         self._longest = 0
 
-    def __call__(self, query: str, constitutions: Sequence[Stated]) -> list[list[int]]:
+    def __call__(self, query: Asked, constitutions: Sequence[Stated]) -> list[list[int]]:
         """The generation prompts of a query under some constitutions.
 
         Raises:
-            InputError: a prompt lacks the query, a principle or the system text, or two prompts are the same.
+            InputError: a prompt lacks a turn of the query, a principle or the system text, or two prompts are the same.
         """
         generation = [self._prompts.generation_prompt(query, c.texts, c.text) for c in constitutions]
         texts = {query, *(text for c in constitutions for text in c.texts)}
@@ -56,11 +58,14 @@ class PromptCheck:
             self._require_different(made, query, constitutions)
         return generation
 
-    def _require_shown(self, kind: str, ids: list[int], query: str, constitution: Stated) -> None:
+    def _require_shown(self, kind: str, ids: list[int], query: Asked, constitution: Stated) -> None:
         prompt = self._decoded(ids)
         system = self._prompts.system_text(query, constitution.texts, constitution.text)
         wanted = [("the system text", system)] if self._prompts.wants_system else []
-        wanted += [("the query", query), *(("the principle", text) for text in constitution.texts)]
+        asked = as_conversation(query)
+        wanted += [("the system turn", asked.system)] if asked.system else []
+        wanted += [(f"the earlier {turn.role} turn", turn.content) for turn in asked.earlier]
+        wanted += [("the query", asked.last), *(("the principle", text) for text in constitution.texts)]
         for name, text in wanted:
             if not all(_occurs(line, prompt) for line in self._read_back(text).splitlines()):
                 raise InputError(
@@ -68,14 +73,14 @@ class PromptCheck:
                     f"{self._advice(name)}"
                 )
 
-    def _require_different(self, prompts: list[list[int]], query: str, constitutions: Sequence[Stated]) -> None:
+    def _require_different(self, prompts: list[list[int]], query: Asked, constitutions: Sequence[Stated]) -> None:
         known: dict[tuple[int, ...], Stated] = {}
         for ids, constitution in zip(prompts, constitutions, strict=True):
             other = known.setdefault(tuple(ids), constitution)
             if other.text != constitution.text:
                 raise InputError(
-                    f"Two constitutions give the same prompt of {self._model} for the query {_shortened(query)!r}: "
-                    f"{_shortened(other.text)!r} and {_shortened(constitution.text)!r}. The chat template or the "
+                    f"Two constitutions give the same prompt of {self._model} for the query "
+                    f"{_shortened(str(query))!r}: {_shortened(other.text)!r} and {_shortened(constitution.text)!r}. The chat template or the "
                     f"tokenizer drops what they differ in, so the responses could not differ either. Use "
                     f"prompt.style=plain, or another model."
                 )
@@ -96,6 +101,11 @@ class PromptCheck:
             return (
                 "Its chat template leaves out the system turn. Remove prompt.system and prompt.constitution_in, or put "
                 "{{ system }} into prompt.generation_template, which places the text in the user's turn."
+            )
+        if name == "the system turn":
+            return (
+                "It leaves out the system turn of a conversation. Put {{ system }} into the templates of the recipe's "
+                "prompt section, which places the text in the user's turn, or remove the system turns from the queries."
             )
         return (
             "The chat template leaves it out, or the tokenizer cuts prompts short. Use prompt.style=plain, or correct "

@@ -4,7 +4,19 @@ loaded = load_queries("queries.jsonl")  # or .csv, .tsv, .parquet, .txt, a folde
 splits = split_queries(loaded.queries, train=240, evaluation=60, seed=0)
 """
 
+from sami.queries.conversation import Asked, Conversation, Turn
 from sami.queries.loading import LoadedQueries, load_queries
 from sami.queries.query import Query, Splits, hash_queries, normalize, split_queries
 
-__all__ = ["LoadedQueries", "Query", "Splits", "hash_queries", "load_queries", "normalize", "split_queries"]
+__all__ = [
+    "Asked",
+    "Conversation",
+    "LoadedQueries",
+    "Query",
+    "Splits",
+    "Turn",
+    "hash_queries",
+    "load_queries",
+    "normalize",
+    "split_queries",
+]

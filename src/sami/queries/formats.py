@@ -2,10 +2,11 @@
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from sami.errors import InputError, quoted
+from sami.queries.conversation import Asked, Conversation, Message, as_asked
 from sami.queries.query import strip
 
 Record = Mapping[str, object]
@@ -17,52 +18,78 @@ class Format:
 
     fields: tuple[str, ...]
     """The fields that it reads; empty where the user names one."""
-    extract: Callable[[str, Record, str], tuple[object, str | None]]
+    extract: Callable[[str, Record, str], tuple[object, Asked | None]]
     """(place, record, field) to the record's id and its query; None where a transcript opens with no human turn."""
 
 
-def _named_field(place: str, record: Record, field: str) -> tuple[object, str | None]:
+def _named_field(place: str, record: Record, field: str) -> tuple[object, Asked | None]:
     value = record[field]
     if isinstance(value, list):
-        return record.get("id"), _only_user_turn(place, field, value)
+        return record.get("id"), conversation_of(place, field, value)
     return record.get("id"), text_of(place, field, value)
 
 
-def _only_user_turn(place: str, field: str, messages: list[object]) -> str:
-    """The user turn of a conversation that has one, as `messages` and `prompt` columns of TRL have them.
+def conversation_of(place: str, field: str, messages: Sequence[object]) -> Asked:
+    """What is asked by messages as `messages` and `prompt` columns of TRL have them.
 
-    An answer after it is the data set's own and not used.
+    An answer after the last user turn is the data set's own and not used. What remains is plain text if it is a
+    single user turn, and "" if it has no turn or an empty one. An empty system turn is left out.
+
+    Raises:
+        InputError: not a list of messages, content that is not text, or turns that are not a conversation to continue.
     """
-    where = f"{place} has in its field {field!r}"
-    roles: list[str] = []
-    for message in messages:
-        if not isinstance(message, Mapping) or not isinstance(message.get("role"), str) or "content" not in message:
-            raise InputError(
-                f"{where} a list that is not a conversation: {quoted(messages)}. Queries are text, or lists of "
-                "messages with `role` and `content`."
-            )
-        roles.append(message["role"])
-    if "system" in roles or "developer" in roles:
-        raise InputError(
-            f"{where} a conversation with a system turn of its own, and all queries share one. Remove that turn, and "
-            "set `prompt.system` in the recipe."
-        )
-    if roles not in (["user"], ["user", "assistant"]):
-        raise InputError(
-            f"{where} a conversation of the turns {quoted(roles)}. A query is one user turn, with at most an answer "
-            "after it. Shorten the conversation."
-        )
-    return _content(place, field, messages[0])
+    turns = [_turn(place, f"{field}[{number}]", message) for number, message in enumerate(messages)]
+    _require_roles(place, field, [turn["role"] for turn in turns])
+    while turns and turns[-1]["role"] == "assistant":
+        turns.pop()
+    if turns and turns[0] == {"role": "system", "content": ""}:
+        turns.pop(0)
+    return as_asked(Conversation.of(turns)) if turns and all(turn["content"] for turn in turns) else ""
 
 
-def _content(place: str, field: str, message: object) -> str:
-    content = message["content"] if isinstance(message, Mapping) else None
+_ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
+
+
+def _turn(place: str, field: str, message: object) -> Message:
+    if not isinstance(message, Mapping) or not isinstance(message.get("role"), str) or "content" not in message:
+        raise InputError(
+            f"{place} has in {field!r} a value that is not a message: {quoted(message)}. Queries are text, or lists of "
+            "messages with `role` and `content`."
+        )
+    role = message["role"]
+    if role in ("tool", "function") or message.get("tool_calls"):
+        raise InputError(
+            f"{place} has in {field!r} a call of a tool or its result: {quoted(dict(message))}. Queries are "
+            "conversations of text alone. Remove the record, or these messages."
+        )
+    if role not in _ROLES:
+        raise InputError(
+            f"{place} has in {field!r} the role {quoted(role)}. The turns of a conversation are those of system, user "
+            "and assistant. Rename the role, or remove the record."
+        )
+    return {"role": _ROLES[role], "content": _content(place, f"{field}.content", message["content"])}
+
+
+def _require_roles(place: str, field: str, roles: Sequence[str]) -> None:
+    if "system" in roles[1:]:
+        raise InputError(
+            f"{place} has in its field {field!r} a system turn after other turns: {quoted(list(roles))}. Chat "
+            "templates take one system turn, which comes first. Move it there, or remove it."
+        )
+    if roles and "user" not in roles:
+        raise InputError(
+            f"{place} has in its field {field!r} a conversation without a user turn, so there is nothing to answer: "
+            f"{quoted(list(roles))}. Add one, or remove the record."
+        )
+
+
+def _content(place: str, field: str, content: object) -> str:
     if not isinstance(content, list):
-        return text_of(place, f"{field}[0].content", content)
+        return text_of(place, field, content)
     texts = [part.get("text") if isinstance(part, Mapping) and part.get("type") == "text" else None for part in content]
     if None in texts:
-        raise InputError(f"{place} has content that is not text in its field {field!r}: {quoted(content)}. Remove it.")
-    return text_of(place, f"{field}[0].content", "\n".join(map(str, texts)))
+        raise InputError(f"{place} has content that is not text in the field {field!r}: {quoted(content)}. Remove it.")
+    return text_of(place, field, "\n".join(map(str, texts)))
 
 
 # A turn ends where the next one starts, as in "\n\nHuman: Why?\n\nAssistant: Because.\n\nHuman: …".

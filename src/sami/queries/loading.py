@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sami.errors import InputError
+from sami.queries.conversation import Asked
 from sami.queries.formats import FORMATS
 from sami.queries.query import Query, normalize, text_hash
 from sami.queries.sources import Part, rows
@@ -48,15 +49,15 @@ def load_queries(
         path: a file, either .jsonl or .json (one object a line, or one array of objects), .csv, .tsv, .parquet or
             .txt (one query a line), any of them but Parquet also with .gz; otherwise a folder or a Hugging Face hub
             id, which go through `datasets.load_dataset`.
-        format: "text", the query is in `field`, as text or as a conversation with one user turn; "hh", the first
-            human turn of the transcripts `chosen` and `rejected` (HH-RLHF); "tldr", the post inside `info`
+        format: "text", the query is in `field`, as text or as a conversation (`messages`); "hh", the first human turn
+            of the transcripts `chosen` and `rejected` (HH-RLHF); "tldr", the post inside `info`
             (summarize_from_feedback).
         field: the column that holds the query of format "text".
         split: the data set's split; files have none.
         config: the data set's configuration; files have none.
         data_dir: folders of the data set to read one after the other, in place of the whole; files have none.
         revision: branch, tag or commit of a hub data set.
-        min_chars: shortest query kept, in characters after stripping.
+        min_chars: shortest query kept, in characters after stripping; those of a conversation are of all its turns.
         max_chars: longest query kept.
 
     Raises:
@@ -92,15 +93,17 @@ class _Cleaning:
         self._seen: set[str] = set()
         self._ids: set[str] = set()
 
-    def take(self, record_id: object, text: str | None) -> None:
+    def take(self, record_id: object, asked: Asked | None) -> None:
         self._counts["read"] += 1
+        text = None if asked is None else str(asked)
         key = normalize(text or "")
         if reason := self._reason_to_drop(text, key):
             self._counts[reason] += 1
             return
+        assert asked is not None
         assert text is not None
         self._seen.add(key)
-        self._queries.append(Query(self._unused_id(record_id, text), text))
+        self._queries.append(Query(self._unused_id(record_id, text), asked))
         self._ids.add(self._queries[-1].id)
 
     def loaded(self) -> LoadedQueries:

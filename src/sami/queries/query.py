@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import regex
 
 from sami.errors import InputError
+from sami.queries.conversation import Asked, messages_of
 from sami.text.words import caseless
 
 # Characters that nobody sees: joiners, zero-width spaces, direction marks, soft hyphens, variation selectors, fillers.
@@ -20,16 +21,17 @@ _UNSEEN_AT_ENDS = "\u00ad\u200b\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2060\
 
 @dataclass(frozen=True)
 class Query:
-    """What a model is asked: one user turn.
-
-    Code that only needs something to show, compare or hash uses `text`, so that a query with earlier turns can become
-    another field.
-    """
+    """What a model is asked. Code that only needs something to show or compare uses `text`."""
 
     id: str
     """The record's own id where it has a usable one, else a hash of the text up to case, width and white space."""
-    text: str
-    """The user turn to answer."""
+    asked: Asked
+    """The user turn to answer, or a conversation that ends in it."""
+
+    @property
+    def text(self) -> str:
+        """The text of all turns."""
+        return str(self.asked)
 
 
 @dataclass(frozen=True)
@@ -73,8 +75,9 @@ def text_hash(text: str) -> str:
 
 
 def hash_queries(groups: Sequence[Sequence[Query]]) -> str:
-    """SHA-256 of the queries' texts in their order and groups, in hex."""
-    return hashlib.sha256(json.dumps([[q.text for q in group] for group in groups]).encode()).hexdigest()
+    """SHA-256 of the queries in their order and groups, in hex: the text of plain ones, the turns of conversations."""
+    values = [[messages_of(query.asked) or query.text for query in group] for group in groups]
+    return hashlib.sha256(json.dumps(values).encode()).hexdigest()
 
 
 def split_queries(queries: Sequence[Query], *, train: int, evaluation: int, seed: int) -> Splits:
