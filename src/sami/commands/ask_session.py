@@ -1,7 +1,6 @@
 """`sami try` in a terminal: answers side by side as they are generated, and a prompt for the next question."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 from rich.console import Console, RenderableType
 from rich.live import Live
@@ -19,6 +18,8 @@ from sami.queries.conversation import as_asked
 
 # Reads one line, in which the editing keys of the terminal work.
 Ask = Callable[[str], str]
+Exchange = tuple[Conversation, str]
+"""What was asked, and the trained model's answer to it."""
 
 
 def show(trial: Trial, query: Asked, choice: Choice, console: Console) -> Told:
@@ -68,7 +69,7 @@ def converse(trial: Trial, console: Console, ask: Ask = input) -> None:
         except InputError as error:
             console.print(Text(str(error), style="red"))
             continue
-        so_far: Conversation | None = None
+        so_far: Exchange | None = None
         while query := _line(ask, "query> "):
             try:
                 so_far = _exchange(trial, query, so_far, choice, console)
@@ -80,16 +81,15 @@ def converse(trial: Trial, console: Console, ask: Ask = input) -> None:
             break
 
 
-def _exchange(trial: Trial, line: str, so_far: Conversation | None, choice: Choice, console: Console) -> Conversation:
-    """Ask what a line asks, and return the conversation with the trained model's answer; its last turn is yet empty."""
+def _exchange(trial: Trial, line: str, so_far: Exchange | None, choice: Choice, console: Console) -> Exchange:
+    """Ask what a line asks that was typed after other questions."""
     continues = line.startswith("+")
     text = line.removeprefix("+").strip()
     if continues and so_far is None:
         raise InputError("There is no conversation to continue yet. Ask a query without + first.")
-    asked = replace(so_far, last=text) if continues and so_far is not None else Conversation((), text)
+    asked = so_far[0].followed_by(so_far[1], text) if continues and so_far else Conversation((), text)
     told = show(trial, as_asked(asked), choice, console)
-    answer = next(one.text for one in told.answers if one.policy == trial.policy)
-    return asked.followed_by(answer, "")
+    return asked, next(one.text for one in told.answers if one.policy == trial.policy)
 
 
 def read_choice(line: str, known: Sequence[Principle]) -> Choice:

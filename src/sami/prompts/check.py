@@ -80,9 +80,9 @@ class PromptCheck:
             if other.text != constitution.text:
                 raise InputError(
                     f"Two constitutions give the same prompt of {self._model} for the query "
-                    f"{_shortened(str(query))!r}: {_shortened(other.text)!r} and {_shortened(constitution.text)!r}. The chat template or the "
-                    f"tokenizer drops what they differ in, so the responses could not differ either. Use "
-                    f"prompt.style=plain, or another model."
+                    f"{_shortened(str(query))!r}: {_shortened(other.text)!r} and {_shortened(constitution.text)!r}. "
+                    f"The chat template or the tokenizer drops what they differ in, so the responses could not differ "
+                    f"either. Use prompt.style=plain, or another model."
                 )
 
     def _read_back(self, text: str) -> str:
