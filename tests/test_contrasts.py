@@ -13,9 +13,11 @@ from sami import contrasts as contrasts_module
 from sami.contrasts import Contrast, collate, read_contrasts, row_tokens, write_contrasts
 from sami.errors import InputError
 from sami.filters import filter_contrasts
+from sami.queries import Conversation, Turn
 from sami.recipe import Filters
 from tests.support.tiny import EOS, PAD, random_contrast
 
+TALK = Conversation((Turn("user", "Is it calm?"), Turn("assistant", "No.")), "How is the sea?", "You sail.")
 NONE = {
     "empty": False,
     "identical": False,
@@ -66,10 +68,12 @@ def test_contrasts_read_back_equal(tmp_path):
         *(random_contrast(seed, c) for seed, c in enumerate((2, 3, 5))),
         contrast("", 'Wörtlich: "日本語" 🦜\n\0', principles=[[("a", True), ("b.c-d", False)], []]),
         contrast(response_ids=[[2**31 - 1], [0]]),
+        contrast(query=str(TALK), messages=TALK.messages),
     ]
     file = tmp_path / "iteration-1" / "contrasts.parquet"
     write_contrasts(file, written)
     assert read_contrasts(file) == written
+    assert [read.asked for read in read_contrasts(file)] == [*(one.query for one in written[:-1]), TALK]
     assert [path.name for path in file.parent.iterdir()] == ["contrasts.parquet"]
 
 
@@ -92,6 +96,13 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path):
         write_contrasts(file, [contrast(response_ids=[[2**31], [1]])])  # fails in the middle of the writing
     assert read_contrasts(file) == [contrast()]
     assert [path.name for path in tmp_path.iterdir()] == ["c.parquet"]
+
+
+def test_files_without_the_columns_of_later_versions_are_read(tmp_path):
+    file = tmp_path / "c.parquet"
+    write_contrasts(file, [contrast()])
+    pq.write_table(pq.read_table(file).drop_columns(["reasoning", "messages"]), file)
+    assert read_contrasts(file) == [contrast()]
 
 
 def test_columns_of_other_programs_are_left_aside(tmp_path):

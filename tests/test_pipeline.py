@@ -9,13 +9,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from safetensors.torch import load_file
 
 from sami.contrasts import read_contrasts
 from sami.errors import InputError
+from sami.evaluation.judges import Question
+from sami.evaluation.judges.prompt import prompt
+from sami.evaluation.pairs import Pair, from_contrasts
 from sami.recipe import Recipe, load_recipe
 from tests.support.recipes import TOPICS, Folder, timeless, write_recipe
+from tests.support.tiny import tiny_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -352,6 +358,50 @@ def test_the_plain_style_runs_on_a_model_without_chat_template(model_folder: Fol
     recipe = load_recipe(write_recipe(tmp_path, model_folder("gpt2", False), **changes))
     summary = run(recipe, tmp_path / "run")
     assert [p["name"] for p in summary["policies"]] == ["base", "iteration-1"]
+
+
+def _talk(topic: str) -> list[dict[str, str]]:
+    return [
+        {"role": "system", "content": f"You know {topic}."},
+        {"role": "user", "content": f"What is {topic}?"},
+        {"role": "assistant", "content": "Much, to many."},
+        {"role": "user", "content": "Why do people like it?"},
+    ]
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_conversations_are_answered_scored_and_shown_whole(model_folder: Folder, tmp_path: Path, suffix: str) -> None:
+    from sami.pipeline import run
+    from sami.report import write_report
+
+    records = [{"id": topic, "prompt": _talk(topic)} for topic in TOPICS]
+    if suffix == "jsonl":
+        (tmp_path / "talks.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    else:
+        pq.write_table(pa.Table.from_pylist(records), tmp_path / "talks.parquet")
+    changes = {"training__iterations": 1, "training__steps": [2], "queries__field": "prompt"}
+    recipe = write_recipe(tmp_path, model_folder("llama", True), queries__path=f"talks.{suffix}", **changes)
+    folder = tmp_path / "run"
+    run(load_recipe(recipe), folder)
+    contrasts = read_contrasts(folder / "iteration-1" / "contrasts.parquet")
+    held_out = read_contrasts(folder / "evaluation" / "responses-base.parquet")
+    decode = tiny_tokenizer().decode
+    for contrast in [*contrasts, *held_out]:
+        topic = contrast.messages[1]["content"].removeprefix("What is ").removesuffix("?")
+        assert contrast.messages == _talk(topic)
+        turns = [f"You know {topic}.", f"What is {topic}?", "Much, to many.", "Why do people like it?"]
+        assert contrast.query == "System: {}\n\nUser: {}\n\nAssistant: {}\n\nUser: {}".format(*turns)
+        before = "<|system|>\n{}<eos>\n<|user|>\n{}<eos>\n<|assistant|>\n{}<eos>\n<|user|>\n{}\n\n".format(*turns)
+        for ids, constitution in zip(contrast.prompt_ids, contrast.constitutions, strict=True):
+            assert decode(ids) == f"{before}{constitution}<eos>\n<|assistant|>\n"
+    page = write_report([folder]).read_text(encoding="utf-8")
+    assert json.dumps(held_out[0].query)[1:-1] in page
+    policy = from_contrasts("base", held_out, {contrast.query: contrast.id for contrast in held_out}, ["asking"])
+    item, response = next(iter(policy.responses.items()))
+    assert "\nQ| Assistant: Much, to many.\nQ|" in prompt(Question(Pair(item, "a", "b", response, response), "ab"))
+    card = (folder / "iteration-1" / "model" / "README.md").read_text(encoding="utf-8")
+    assert "3 of the held-out ones are conversations with earlier turns" in card
+    assert '"What color is the sky?<eos>\\n"' in card
 
 
 def test_responses_of_one_word_do_not_stop_the_run(model_folder: Folder, tmp_path: Path) -> None:

@@ -14,11 +14,12 @@ import torch
 from rich.console import Console
 
 from sami.cli import main
-from sami.commands.ask import Trial, of_principles, of_text
+from sami.commands.ask import Trial, conversation_in, of_principles, of_text
 from sami.commands.ask_session import converse, fit_sentence, read_choice, show
 from sami.console import visible
 from sami.errors import InputError
 from sami.principles import Principle
+from sami.queries import Conversation, Turn
 
 PRINCIPLES = [
     Principle(id="brief", definition="Be brief.", antithesis="Be long."),
@@ -150,7 +151,64 @@ def test_nothing_to_answer_is_refused(trial: Trial) -> None:
         trial.ask("rain " * 2000, choice)
 
 
+TALK = Conversation((Turn("user", "Do you like rain?"), Turn("assistant", "I do.")), QUERY, "You are a farmer.")
+
+
+def test_a_conversation_is_answered_and_scored_after_all_its_turns(trial: Trial) -> None:
+    choice = trial.principles(["brief"])
+    told = trial.ask(TALK, choice)
+    assert told.query == str(TALK)
+    prompt = trial.run.prompts.generation_prompt(TALK, ["Answer in a few words."], "Answer in a few words.")
+    assert "I do.<eos>" in trial.run.tokenizer.decode(prompt)
+    for answer in told.answers:
+        completion = trial._answer(answer.policy, prompt, lambda text: None)
+        assert answer.text == completion.text
+        assert trial._fits(TALK, choice, [completion] * 2)["base"][0] == pytest.approx(answer.fit["base"], abs=1e-5)
+        assert trial._fits(QUERY, choice, [completion] * 2)["base"][0] != pytest.approx(answer.fit["base"], abs=1e-3)
+
+
+@pytest.mark.parametrize("wrap", [lambda messages: messages, lambda messages: {"messages": messages}])
+def test_the_messages_of_a_file_are_asked_or_continued(tmp_path: Path, wrap: Callable[[Any], Any]) -> None:
+    file = tmp_path / "talk.json"
+    file.write_text(json.dumps(wrap([*TALK.messages, {"role": "assistant", "content": "It falls."}])))
+    assert conversation_in(file) == TALK
+    assert conversation_in(file, "Why?") == TALK.followed_by("It falls.", "Why?")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [("{}", "is not a conversation"), ('["Hi"]', "not a message"), ("[", "not valid JSON"), (None, "cannot be read")],
+)
+def test_a_file_without_a_conversation_is_refused(tmp_path: Path, content: str | None, words: str) -> None:
+    if content is not None:
+        (tmp_path / "talk.json").write_text(content)
+    with pytest.raises(InputError, match=words):
+        conversation_in(tmp_path / "talk.json")
+
+
 # In a terminal.
+
+
+def test_a_session_continues_a_conversation_with_the_trained_models_answers(
+    trial: Trial, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[tuple[Any, Any]] = []
+    ask = trial.ask
+
+    def recorded(query: Any, choice: Any) -> Any:
+        told.append((query, ask(query, choice)))
+        return told[-1][1]
+
+    monkeypatch.setattr(trial, "ask", recorded)
+    console = plain()
+    converse(trial, console, typed("brief", "+ Why?", QUERY, "+ And snow?", "+And hail?", "Tea?", "", "kind", "+ Why?"))
+    answers = [one.answers[1].text for _, one in told]
+    second = Conversation((Turn("user", QUERY), Turn("assistant", answers[0])), "And snow?")
+    assert [query for query, _ in told] == [QUERY, second, second.followed_by(answers[1], "And hail?"), "Tea?"]
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert shown.count("no conversation to continue yet") == 2
+    assert f"query        User: {QUERY}" in shown
+    assert "User: And hail?" in shown
 
 
 def test_a_session_goes_through_constitutions_and_queries(trial: Trial) -> None:
@@ -232,6 +290,7 @@ def test_one_question_as_json(
         (["q", "--principle", "brief", "--constitution", "x"], "not both"),
         (["q", "--principle", "brief", "--opposite", "x"], "--opposite belongs to --constitution"),
         (["--json"], "Give a query"),
+        (["--conversation", "talk.json"], "Choose a constitution"),
         (["q", "--principle", "breif"], "Did you mean 'brief'"),
         (["q", "--principle", "brief", "--iteration", "7"], "has the models of 1, 2"),
     ],

@@ -19,6 +19,7 @@ from sami.loop import summary
 from sami.loop.directory import RunDirectory
 from sami.principles import Principle
 from sami.prompts import PromptBuilder
+from sami.queries import Conversation, Turn
 from sami.recipe import Health as Limits
 from sami.recipe import Prompt, Recipe
 from tests.support.information import QUERIES, contrast, token_logprobs_alone
@@ -149,6 +150,37 @@ def test_relevance_is_the_loss_of_log_prob_under_the_next_query(
         found = health.relevance(llama, contrasts, scores, prompts, TEXTS, pad_token_id=2, queries=5, batch_size=size)
         assert found == pytest.approx(expected, abs=1e-4)
     assert abs(expected) > 1e-3
+
+
+def test_relevance_swaps_whole_conversations(
+    llama: PreTrainedModel, plain_tokenizer: PreTrainedTokenizerFast, prompts: PromptBuilder
+) -> None:
+    talks = [
+        Conversation((Turn("user", f"Hello {name}."), Turn("assistant", "Hello.")), "Why?", f"You know {name}.")
+        for name in ("light", "eggs")
+    ]
+    contrasts = [
+        replace(contrast(plain_tokenizer, ["Blue light.", "Seven minutes."], str(talk), n), messages=talk.messages)
+        for n, talk in enumerate(talks)
+    ]
+    differences = []
+    for own, other in (talks, talks[::-1]):
+        for r, response in enumerate(contrasts[0].response_ids):
+            text = contrasts[0].constitutions[r]
+            under = [
+                token_logprobs_alone(llama, prompts.training_prompt(talk, [text], text), response)
+                for talk in (own, other)
+            ]
+            differences.append((sum(under[0]) - sum(under[1])) / len(response))
+    contrasts = [
+        replace(one, prompt_ids=[prompts.training_prompt(talk, [c], c) for c in one.constitutions])
+        for one, talk in zip(contrasts, talks, strict=True)
+    ]
+    scores = score_contrasts(llama, tokenizer=plain_tokenizer, contrasts=contrasts, held_out=set(), batch_size=2)
+    found = health.relevance(llama, contrasts, scores, prompts, TEXTS, pad_token_id=2, queries=2, batch_size=2)
+    assert found == pytest.approx(sum(differences) / 4, abs=1e-4)
+    # The same log-probs under both prompts would give 0, as they would if the last turn alone were swapped.
+    assert max(map(abs, differences)) > 1e-3
 
 
 def test_relevance_is_zero_where_all_queries_are_one(

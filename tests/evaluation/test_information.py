@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from sami.contrasts import Contrast
 from sami.evaluation import information
 from sami.evaluation.information import ContrastScores, PolicyScores, score_contrasts
+from sami.queries import Conversation, Turn
 from sami.training.config import SAMIConfig
 from sami.training.trainer import SAMITrainer
 from tests.support.information import QUERIES, contrast, token_logprobs_alone
@@ -63,6 +64,22 @@ def test_words_of_the_query_are_not_leaks(llama: PreTrainedModel, plain_tokenize
     responses = ["Expert expert expert.", "Simple simple simple."]
     [asked] = scored(llama, plain_tokenizer, [contrast(plain_tokenizer, responses, "Is an expert simple?")])
     assert asked.masked == asked.matrix
+
+
+def test_words_of_every_turn_are_not_leaks_and_names_of_roles_are(
+    llama: PreTrainedModel, plain_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    asked = Conversation((Turn("user", "Are you an expert?"), Turn("assistant", "Yes.")), "Why?", "Be simple.")
+    said = contrast(plain_tokenizer, ["Expert expert expert.", "Simple simple simple."], str(asked))
+    of_roles = contrast(plain_tokenizer, ["Assistant user system", "User assistant."], str(asked), 1)
+    constitutions = ["Be an assistant to the user.", "Be a system."]
+    contrasts = [
+        replace(said, messages=asked.messages),
+        replace(of_roles, messages=asked.messages, constitutions=constitutions),
+    ]
+    found = scored(llama, plain_tokenizer, contrasts)
+    assert found[0].masked == found[0].matrix
+    assert found[1].masked is None
 
 
 def test_held_out_principles_make_a_contrast_held_out(

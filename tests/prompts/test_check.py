@@ -8,6 +8,7 @@ from transformers import PreTrainedTokenizerFast
 from sami.errors import InputError
 from sami.prompts import PromptBuilder
 from sami.prompts.check import PromptCheck
+from sami.queries import Asked, Conversation, Turn
 from sami.recipe import Prompt
 from tests.support import chat_templates as given
 from tests.support.tiny import tiny_tokenizer
@@ -25,7 +26,7 @@ BRIEF, LONG = Stated(["Be brief."], "Be brief."), Stated(["Be long."], "Be long.
 BOTH = Stated(["Be brief.", "Be kind."], "1. Be brief.\n2. Be kind.")
 
 
-def checked(tokenizer, *constitutions: Stated, query: str = QUERY, **settings) -> list[list[int]]:
+def checked(tokenizer, *constitutions: Stated, query: Asked = QUERY, **settings) -> list[list[int]]:
     return PromptCheck(PromptBuilder(tokenizer, Prompt(**settings)), "m")(query, constitutions or (BRIEF, LONG, BOTH))
 
 
@@ -110,3 +111,33 @@ def test_a_tokenizer_that_cuts_long_prompts_is_refused() -> None:
 
 def test_equal_constitutions_may_have_equal_prompts(chat_tokenizer) -> None:
     assert len(checked(chat_tokenizer, BRIEF, replace(BRIEF))) == 2
+
+
+TALK = Conversation((Turn("user", "Is it blue?"), Turn("assistant", "By day.")), QUERY, "You know optics.")
+LAST_ALONE = "{% set m = messages[-1] %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n<|im_start|>assistant\n"
+
+
+@pytest.mark.parametrize(
+    ("template", "settings"),
+    [
+        *((template, {}) for template in (given.CHATML, given.REFUSES_SYSTEM, given.TAKES_PARTS, given.THINKS)),
+        (given.CHATML, {"style": "plain"}),
+        (given.DROPS_SYSTEM, {"generation_template": "{{ system }} {{ query }} {{ constitution }}"}),
+    ],
+)
+def test_conversations_whose_turns_are_all_shown_pass(template, settings) -> None:
+    assert len(checked(given.tokenizer_with(template), query=TALK, **settings)) == 3
+
+
+@pytest.mark.parametrize(
+    ("template", "asked", "missing"),
+    [
+        (given.DROPS_SYSTEM, TALK, "the system turn 'You know optics.'"),
+        (LAST_ALONE, TALK, "the system turn 'You know optics.'"),
+        (LAST_ALONE, replace(TALK, system=None), "the earlier user turn 'Is it blue"),
+        (LAST_ALONE, replace(TALK, system=None, earlier=TALK.earlier[1:]), "the earlier assistant turn 'By day.'"),
+    ],
+)
+def test_a_turn_that_a_prompt_lacks_is_refused(template, asked, missing) -> None:
+    with pytest.raises(InputError, match=f"does not show {missing}"):
+        checked(given.tokenizer_with(template), query=asked)

@@ -1,10 +1,13 @@
 """Where the layouts of known data sets keep the query."""
 
+import json
+from dataclasses import replace
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from sami.queries import Query, load_queries
+from sami.queries import Conversation, Query, Turn, hash_queries, load_queries
 from tests.support.queries import comparison, lines, pair, refusal, texts, turns, write
 
 USER, ANSWER = {"role": "user", "content": "Why tea?"}, {"role": "assistant", "content": "So."}
@@ -12,7 +15,12 @@ USER, ANSWER = {"role": "user", "content": "Why tea?"}, {"role": "assistant", "c
 
 @pytest.mark.parametrize(
     "messages",
-    [[USER], [USER, ANSWER], [{"role": "user", "content": [{"type": "text", "text": "Why tea?"}]}, ANSWER]],
+    [
+        [USER],
+        [USER, ANSWER],
+        [{"role": "system", "content": " "}, USER],
+        [{"role": "user", "content": [{"type": "text", "text": "Why tea?"}]}],
+    ],
 )
 @pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
 def test_a_conversation_with_one_user_turn_is_a_query(tmp_path, messages, suffix):
@@ -20,18 +28,66 @@ def test_a_conversation_with_one_user_turn_is_a_query(tmp_path, messages, suffix
     if suffix == "jsonl":
         write(path, lines({"messages": messages}))
     else:
-        pq.write_table(pa.Table.from_pylist([{"messages": messages[:1]}]), path)
-    assert texts(load_queries(str(path), field="messages")) == ["Why tea?"]
+        pq.write_table(pa.Table.from_pylist([{"messages": messages}]), path)
+    plain = load_queries(write(tmp_path / "q.txt", "Why tea?")).queries
+    assert load_queries(str(path), field="messages").queries == plain
+
+
+TALK = Conversation((Turn("user", "Why tea?"), Turn("assistant", "So.")), "And milk?", "Be brief.")
+
+
+@pytest.mark.parametrize("source", ["jsonl", "json", "parquet", "folder"])
+def test_a_conversation_is_read_whole(tmp_path, source):
+    messages = [{"role": "developer", "content": "Be brief."}, USER, ANSWER, {"role": "user", "content": "And milk? "}]
+    records = [
+        {"id": "one", "prompt": [*messages, ANSWER]},  # the data set's own answer
+        {"id": "two", "prompt": messages[1:]},
+        {"id": "again", "prompt": messages},
+        {"id": "none", "prompt": []},
+        {"id": "gap", "prompt": [USER, {"role": "assistant", "content": " "}, USER]},
+        {"id": "plain", "prompt": [messages[-1]]},
+    ]
+    path = tmp_path / {"folder": "data/q.jsonl"}.get(source, f"q.{source}")
+    path.parent.mkdir(exist_ok=True)
+    if source == "parquet":
+        pq.write_table(pa.Table.from_pylist(records), path)
+    else:
+        write(path, json.dumps(records) if source == "json" else lines(*records))
+    loaded = load_queries(str(path.parent if source == "folder" else path), field="prompt")
+    assert loaded.queries == [
+        Query("one", TALK),
+        Query("two", replace(TALK, system=None)),
+        Query("plain", "And milk?"),
+    ]
+    assert loaded.dropped() == "duplicates 1, empty 2"
+    assert loaded.queries[0].text == "System: Be brief.\n\nUser: Why tea?\n\nAssistant: So.\n\nUser: And milk?"
+
+
+def test_lengths_and_hashes_are_those_of_the_whole_conversation(tmp_path):
+    path = write(tmp_path / "q.jsonl", lines({"messages": [USER, ANSWER, USER]}, {"messages": [USER]}))
+    assert texts(load_queries(path, field="messages", max_chars=20)) == ["Why tea?"]
+    assert texts(load_queries(path, field="messages", min_chars=20)) == [
+        "User: Why tea?\n\nAssistant: So.\n\nUser: Why tea?"
+    ]
+    same_text = [
+        Query("a", Conversation((), "User: x\n\nUser: y", "s")),
+        Query("a", Conversation((Turn("user", "x"),), "y", "s")),
+    ]
+    assert same_text[0].text == "System: s\n\nUser: User: x\n\nUser: y"
+    assert len({hash_queries([[query]]) for query in [*same_text, Query("a", same_text[1].text)]}) == 3
 
 
 @pytest.mark.parametrize(
     ("messages", "reason"),
     [
-        ([{"role": "system", "content": "Be brief."}, USER], "set `prompt.system` in the recipe"),
-        ([USER, ANSWER, USER], "one user turn"),
-        ([ANSWER], "one user turn"),
-        ([], "one user turn"),
-        (["Why tea?"], "not a conversation"),
+        ([USER, {"role": "system", "content": "Be brief."}, USER], "a system turn after other turns"),
+        ([ANSWER], "without a user turn"),
+        ([{"role": "system", "content": "Be brief."}], "without a user turn"),
+        ([USER, {"role": "tool", "content": "4"}, USER], "a call of a tool or its result"),
+        ([USER, ANSWER | {"tool_calls": [{"name": "add"}]}, USER], "a call of a tool or its result"),
+        ([USER, {"role": "gpt", "content": "So."}], "'messages[1]' the role 'gpt'"),
+        ([{"from": "human", "value": "Why tea?"}], "not a message"),
+        (["Why tea?"], "not a message"),
         ([{"role": "user", "content": 3}], "type int"),
         ([{"role": "user", "content": [{"type": "image", "url": "x"}]}], "not text"),
     ],

@@ -267,9 +267,9 @@ def _data(recipe: Recipe, summary: Summary, iteration: int, conversations: int) 
     )
     return (
         f"Queries come from {source} (field {queries.field}): {queries.train} for training, half of them in odd "
-        f"iterations and half in even ones, and {queries.evaluation} held out.{kind} The responses of "
-        f"iteration {iteration} were written by {writer}: {made.generated} contrasts were generated, {made.kept} passed the filters and "
-        f"{made.used} were trained on. {others}"
+        f"iterations and half in even ones, and {queries.evaluation} held out.{kind} The responses of iteration "
+        f"{iteration} were written by {writer}: {made.generated} contrasts were generated, {made.kept} passed the "
+        f"filters and {made.used} were trained on. {others}"
     )
 
 
