@@ -36,7 +36,7 @@ from sami.loop.respond import as_contrasts, complete
 from sami.loop.shards import Shard
 from sami.loop.trackers import RunTrackers
 from sami.loop.train import Training
-from sami.models import adapters, devices, loading, quantization, sources, structure
+from sami.models import adapters, devices, loading, quantization, saving, sources, structure
 from sami.principle_writing import files as principle_files
 from sami.principles import Principle, check_sampling, load_principles
 from sami.prompts import PromptBuilder
@@ -201,6 +201,7 @@ class Pipeline:
     def opened(self, wait: float = 0.0) -> Iterator[None]:
         if self.directory.record(f"respond-{BASE}") is None:
             self.check_context()  # reads config, tokenizer and templates, before anything is written
+            saving.require_savable(self.recipe.model, self.tokenizer)
             require_possible(self.recipe, self.dtype, self.adapter_weights())
         given = self.recipe.principles
         text = Path(given).read_text(encoding="utf-8") if isinstance(given, str) else None
@@ -298,7 +299,7 @@ class Pipeline:
         folder, dtype = self.directory.model(iteration).resolve(), dtype or self.dtype
         identity = self.policy_inputs(iteration)
         if iteration > 0 and adapters.base_of(folder) is None:
-            return loading.Weights(Model(source=str(folder)), dtype, identity)
+            return loading.Weights(sources.derived(self.recipe.model, folder), dtype, identity)
         return loading.Weights(self.recipe.model, dtype, identity, folder if iteration > 0 else None)
 
     def load(

@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 
 from sami import cli
 from sami.errors import InputError
-from sami.models import devices, loading, sources, structure
+from sami.models import devices, loading, saving, sources, structure
 from sami.recipe import Model
 from tests.support.tiny import save_tiny, tiny_model, tiny_tokenizer
 
@@ -46,7 +46,7 @@ def test_a_saved_model_loads_with_equal_weights(model_folder: Folder, tmp_path: 
     with torch.no_grad():
         trained.get_input_embeddings().weight += 1e-3
     expected = {name: weight.detach().to(dtype).clone() for name, weight in trained.named_parameters()}
-    loading.save_model(trained, loading.load_tokenizer(source), tmp_path / "model", dtype)
+    saving.save_model(trained, loading.load_tokenizer(source), tmp_path / "model", dtype)
     again = Model(source=str(tmp_path / "model"))
     loaded = loading.load_model(again, dtype)
     assert all(torch.equal(expected[name], weight) for name, weight in loaded.named_parameters())
@@ -66,7 +66,7 @@ def test_saving_that_fails_leaves_neither_folder_nor_rest(model_folder: Folder, 
 
     tokenizer.save_pretrained = full
     with pytest.raises(OSError, match="No space left"):
-        loading.save_model(loaded, tokenizer, tmp_path / "model", torch.float32)
+        saving.save_model(loaded, tokenizer, tmp_path / "model", torch.float32)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -88,9 +88,9 @@ class FinishedRun:
 
     def load(self, iteration: int) -> "PreTrainedModel":
         """The model of an iteration in evaluation mode, 0 is base."""
-        from sami.models import loading
-        from sami.recipe import Model
+        from sami.models import loading, sources
 
-        if iteration == 0:
-            return loading.load_model(self.recipe.model, self.dtype)
-        return loading.load_model(Model(source=str(self.directory.model(iteration).resolve())), self.dtype)
+        model = self.recipe.model
+        if iteration > 0:
+            model = sources.derived(model, self.directory.model(iteration))
+        return loading.load_model(model, self.dtype)

@@ -20,9 +20,9 @@ from sami.evaluation.judges import make_judge
 from sami.evaluation.pairs import Policy, answering, from_contrasts, from_file
 from sami.files import file_hash
 from sami.loop.directory import BASE, last_model
-from sami.models import devices, loading, sources
+from sami.models import devices, loading, saving, sources
 from sami.prompts import PromptBuilder
-from sami.recipe import Baseline, LocalJudge, Model
+from sami.recipe import Baseline, LocalJudge, Model, load_recipe
 
 if TYPE_CHECKING:
     from sami.pipeline import Pipeline
@@ -76,9 +76,9 @@ class Judging:
             return answering(read, self._answers(BASE).responses, baseline.name)
         if baseline.train is not None:
             self._train_baseline(baseline)
-            source = Model(source=str(self.run.directory.baseline_model(baseline.name).resolve()), dtype="auto")
+            source = sources.derived(self.run.recipe.model, self.run.directory.baseline_model(baseline.name))
         else:
-            source = baseline.model or Model(source=str(last_model(Path(baseline.run or ""))))
+            source = baseline.model or _last_model_of(Path(baseline.run or ""))
         target = self.run.directory.responses(baseline.name)
 
         def respond() -> dict[str, Any]:
@@ -122,7 +122,7 @@ class Judging:
             else:
                 reference = self.run.load_to_train(0, torch.float32)
                 trl.train_dpo(model, reference, self.run.tokenizer, contrasts, schedule, scratch)
-            loading.save_model(model, self.run.tokenizer, target, self.run.dtype)
+            saving.save_model(model, self.run.tokenizer, target, self.run.dtype)
             shutil.rmtree(scratch, ignore_errors=True)
             devices.release_memory()
             return {}
@@ -133,3 +133,10 @@ class Judging:
         ids = {query.text: query.id for query in self.run.splits.evaluation}
         contrasts = read_contrasts(self.run.directory.responses(policy))
         return from_contrasts(policy, contrasts, ids, [p.id for p in self.run.held_out])
+
+
+def _last_model_of(run: Path) -> Model:
+    """The last trained model of another run, loaded with the settings of that run's recipe."""
+    recipe = run / "recipe.yaml"
+    folder = last_model(run)
+    return sources.derived(load_recipe(recipe).model, folder) if recipe.is_file() else Model(source=str(folder))

@@ -11,11 +11,12 @@ import torch
 from transformers.trainer_callback import PrinterCallback
 
 from sami.console import bar, say
-from sami.contrasts import Contrast, read_contrasts
+from sami.contrasts import Contrast, read_contrasts, row_tokens
 from sami.costs.memory import micro_batch
 from sami.files import file_hash
 from sami.loop import launch
-from sami.models import adapters, devices, loading, quantization
+from sami.models import adapters, devices, loading, quantization, saving
+from sami.scoring.merge_check import checked_merge
 from sami.training.config import SAMIConfig
 from sami.training.metrics_log import Recorder, keep_steps, last_checkpoint, last_line, step_of
 from sami.training.trainer import SAMITrainer, needs_gradient_cache
@@ -130,14 +131,15 @@ class Training:
         if adapter is not None:
             if adapter.quantize:
                 model = adapters.moved(model, self.run.load_to_train(self._start_of(iteration)))
-            model, changed = adapters.merge(model)
+            contrasts = read_contrasts(self.run.directory.contrasts(iteration))
+            model, changed = checked_merge(model, max(contrasts, key=row_tokens))
             require_changed(
                 changed,
                 self.run.recipe.training.steps_of(iteration),
                 self.run.recipe.training.lr_of(iteration),
                 self.run.dtype,
             )
-        loading.save_model(model, self.run.tokenizer, folder, self.run.dtype)
+        saving.save_model(model, self.run.tokenizer, folder, self.run.dtype)
         return changed
 
     def _start_of(self, iteration: int) -> int:

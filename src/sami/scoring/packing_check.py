@@ -44,7 +44,7 @@ def check_packing(model: nn.Module, contrast: Contrast, pad_token_id: int, share
     was_training = model.training
     model.eval()
     try:
-        alone_CRT = _token_logprobs_alone(model, contrast)
+        alone_CRT = plain_logprobs(model, contrast)
 
         def off(share: bool, padding: int = 3) -> float:
             scores_CRT = _token_logprobs_beside(model, contrast, pad_token_id, share, padding)
@@ -79,11 +79,12 @@ def _obeys_masks(model: nn.Module, contrast: Contrast, pad_token_id: int, alone_
     )
     if one is None or other is None:
         return False
-    noise = float((_token_logprobs_alone(model, contrast, copies=4) - alone_CRT).abs().max())
+    noise = float((plain_logprobs(model, contrast, copies=4) - alone_CRT).abs().max())
     return float((one - other).abs().max()) <= max(PACKING_TOLERANCE, NOISE_FACTOR * noise)
 
 
-def _token_logprobs_alone(model: nn.Module, contrast: Contrast, copies: int = 1) -> Tensor:
+def plain_logprobs(model: nn.Module, contrast: Contrast, copies: int = 1) -> Tensor:
+    """Token log-probs by plain calls of the model, one sequence at a time, [C, R, T]; `copies` of it in each batch."""
     longest = max(map(len, contrast.response_ids))
     device = next(model.parameters()).device
     alone_CRT = torch.zeros(len(contrast.prompt_ids), len(contrast.response_ids), longest, device=device)
