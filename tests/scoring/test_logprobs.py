@@ -225,7 +225,7 @@ def test_the_head_in_parts_gives_what_it_gives_at_once(architecture, share, monk
     monkeypatch.setattr(logprobs, "MOST_LOGITS", 7 * VOCABULARY)
     rows = []
     head = structure.head_logits
-    monkeypatch.setattr(structure, "head_logits", lambda m, h: rows.append(len(h)) or head(m, h))
+    monkeypatch.setattr(logprobs, "head_logits", lambda m, h: rows.append(len(h)) or head(m, h))
     parts = logprob_matrix(model, batch)
     assert distance(whole, parts) <= 1e-6
     assert cosine(whole_gradient, gradient(model, parts)) >= 0.9999999

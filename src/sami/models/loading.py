@@ -79,7 +79,7 @@ def load_config(model: Model) -> PreTrainedConfig:
     config: PreTrainedConfig = _or_explain(
         model, lambda source: AutoConfig.from_pretrained(source, **_hub_arguments(model))
     )
-    if config.tie_word_embeddings and _has_own_head(resolve_source(model), model.revision):
+    if getattr(config, "tie_word_embeddings", False) and _has_own_head(resolve_source(model), model.revision):
         config.tie_word_embeddings = False
     return config
 

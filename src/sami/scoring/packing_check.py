@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sami.contrasts import Contrast, collate
-from sami.errors import InputError
+from sami.errors import InputError, one_line
 from sami.models.structure import causal_lm
 from sami.scoring.logprobs import require_finite, token_logprobs
 
@@ -19,6 +19,7 @@ PACKING_TOLERANCE = 1e-3
 NOISE_FACTOR = 3.0
 # Tokens of padding that noise is measured with: on a short contrast a single one may happen to change no rounding.
 PADDINGS = (1, 3, 7, 16, 40)
+_SCORING_FAILS = (RuntimeError, TypeError, IndexError, KeyError, ValueError, AttributeError, AssertionError)
 
 
 @dataclass(frozen=True)
@@ -59,13 +60,41 @@ def check_packing(model: nn.Module, contrast: Contrast, pad_token_id: int, share
             return PackingCheck(True, difference)
         if plain:
             return PackingCheck(False, difference)
+        reason = _reason(model, contrast, pad_token_id)
+        raise InputError(f"{type(causal_lm(model)).__name__} cannot be scored: {reason}")
     finally:
         model.train(was_training)
-    raise InputError(
-        f"{type(causal_lm(model)).__name__} gives other log-probs in padded rows than for single sequences, so its "
-        f"contrasts cannot be scored. It may use an attention that ignores masks; use a model of the llama, mistral, "
-        f"mixtral, qwen or gemma families, or its eager attention."
+
+
+def _reason(model: nn.Module, contrast: Contrast, pad_token_id: int) -> str:
+    """Why rows of one response each, padded at their end, are not scored as single sequences are."""
+    if not _is_causal(model, contrast):
+        return (
+            "its tokens attend to later ones, so it does not predict the next token. Use a causal language model; "
+            "if this is one, set is_decoder=true in its config.json."
+        )
+    try:
+        _scores_in_batch(model, contrast, pad_token_id, False, 3)
+    except _SCORING_FAILS as error:
+        return (
+            f"its forward pass fails on a batch with {type(error).__name__}: {one_line(error)[:300]}. Use a causal "
+            f"language model of transformers that takes input_ids, attention_mask and position_ids."
+        )
+    return (
+        "its log-probs in a batch differ from those of single sequences, so other rows influence them. Use a model "
+        "of the llama, mistral, mixtral, qwen or gemma families."
     )
+
+
+def _is_causal(model: nn.Module, contrast: Contrast) -> bool:
+    """Whether log-probs of a prompt's tokens stay the same when other tokens follow."""
+    prompt, response = contrast.prompt_ids[0], contrast.response_ids[0]
+    device = next(model.parameters()).device
+    alone, followed = (
+        model(input_ids=torch.tensor([ids], device=device)).logits[0, : len(prompt)].float()
+        for ids in (prompt, prompt + response)
+    )
+    return bool((alone - followed).abs().max() <= 0.05 * alone.abs().max())
 
 
 def _obeys_masks(model: nn.Module, contrast: Contrast, pad_token_id: int, alone_CRT: Tensor) -> bool:
@@ -101,7 +130,19 @@ def plain_logprobs(model: nn.Module, contrast: Contrast, copies: int = 1) -> Ten
 def _token_logprobs_beside(
     model: nn.Module, contrast: Contrast, pad_token_id: int, share_prefix: bool, padding: int
 ) -> Tensor | None:
-    """[C, R, T] in a batch with a contrast of longer prompts, as in a real one; None where the model cannot do it."""
+    """`_scores_in_batch`; None if the model cannot do it."""
+    try:
+        return _scores_in_batch(model, contrast, pad_token_id, share_prefix, padding)
+    except torch.OutOfMemoryError:
+        raise
+    except _SCORING_FAILS:
+        return None
+
+
+def _scores_in_batch(
+    model: nn.Module, contrast: Contrast, pad_token_id: int, share_prefix: bool, padding: int
+) -> Tensor:
+    """[C, R, T] in a batch with a contrast of longer prompts, as in a real one."""
     # Responses give up what prompts get, so that no sequence grows beyond the model's context.
     padding = min(padding, max(1, max(map(len, contrast.response_ids)) - 1))
     longer = replace(
@@ -110,9 +151,4 @@ def _token_logprobs_beside(
         response_ids=[response[: max(1, len(response) - padding)] for response in contrast.response_ids],
     )
     batch = collate([contrast, longer], pad_token_id, share_prefix).to(next(model.parameters()).device)
-    try:
-        return token_logprobs(model, batch)[0]
-    except torch.OutOfMemoryError:
-        raise
-    except (RuntimeError, TypeError, IndexError, ValueError, AttributeError):  # a model that cannot be scored so
-        return None
+    return token_logprobs(model, batch)[0]
