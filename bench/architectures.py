@@ -9,15 +9,21 @@ single sequences: log-probs of contrasts, greedy decoding of prompts of several 
 after it is saved again.
 """
 
+import argparse
+import json
 import random
 import tempfile
-from dataclasses import dataclass
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedConfig, PreTrainedTokenizerFast
+from transformers.utils import logging as transformers_logging
 
 from sami.contrasts import Contrast, collate
 from sami.errors import InputError
@@ -66,6 +72,33 @@ _SIZES: dict[str, Any] = {
 }
 
 
+HEADER = """\
+| architecture | class | rows | logits | largest difference, nats | greedy decoding |
+|---|---|---|---|---|---|"""
+
+REFUSED = ("bert", "cpmant", "electra", "xlnet")
+"""Encoders and prefix models, whose tokens attend to later ones."""
+
+ARCHITECTURES = (
+    *("afmoe", "apertus", "arcee", "aria_text", "bamba", "bart", "biogpt", "bitnet", "bloom", "codegen", "cohere"),
+    *("cohere2", "cohere2_moe", "ctrl", "cwm", "deepseek_v2", "deepseek_v3", "deepseek_v4", "diffllama", "doge"),
+    *("ernie4_5", "ernie4_5_moe", "exaone4", "exaone_moe", "falcon", "falcon_h1", "falcon_mamba", "flex_olmo"),
+    *("fuyu", "gemma", "gemma2", "gemma3", "gemma3_text", "gemma4", "gemma4_unified_text", "git", "glm", "glm4"),
+    *("glm4_moe", "glm4_moe_lite", "gpt2", "gpt_bigcode", "gpt_neo", "gpt_neox", "gpt_neox_japanese", "gpt_oss"),
+    *("gptj", "granite", "granite_swa", "granitemoe", "granitemoe_swa", "granitemoehybrid", "granitemoeshared"),
+    *("helium", "hrm_text", "hunyuan_v1_dense", "hunyuan_v1_moe", "hy_v3", "hyperclovax", "inkling_text", "jais2"),
+    *("jamba", "jetmoe", "laguna", "lfm2", "llama", "llama4", "llama4_text", "mamba", "mamba2", "marian", "mbart"),
+    *("mellum", "mimo_v2_flash", "minicpm3", "minimax", "minimax_m2", "minimax_m3_vl_text", "ministral"),
+    *("ministral3", "mistral", "mixtral", "modernbert-decoder", "moshi", "mpt", "nanochat", "nemotron", "nemotron_h"),
+    *("olmo", "olmo2", "olmo3", "olmo_hybrid", "olmoe", "openai-gpt", "opt", "persimmon", "phi", "phi3"),
+    *("phi4_multimodal", "phimoe", "qwen2", "qwen2_moe", "qwen3", "qwen3_5", "qwen3_5_text", "qwen3_moe"),
+    *("qwen3_next", "recurrent_gemma", "roberta", "rwkv", "seed_oss", "smollm3", "solar_open", "stablelm"),
+    *("starcoder2", "trocr", "vaultgemma", "xglm", "youtu"),
+    *REFUSED,
+)
+"""Model types of transformers; multimodal ones by the part that reads and writes text."""
+
+
 @dataclass(frozen=True)
 class Result:
     """What was found for one architecture; `refused` is the reason if it cannot be used."""
@@ -77,15 +110,39 @@ class Result:
     scores: float | None = None
     """Largest difference of a token's log-prob, in nats."""
     greedy: bool | None = None
+    reloaded: bool | None = None
+    """Whether it has the same weights after it was saved and loaded again."""
     refused: str | None = None
+
+    @property
+    def exact(self) -> bool:
+        return self.scores is not None and self.scores <= EXACT and bool(self.greedy) and bool(self.reloaded)
+
+    def row(self) -> str:
+        """A line of the table, in Markdown."""
+        if self.refused is not None:
+            return f"| `{self.architecture}` | {self.model} | refused: {self.refused} | | | |"
+        scores, greedy = f"{self.scores:.0e}", "same" if self.greedy and self.reloaded else "**differs**"
+        return f"| `{self.architecture}` | {self.model} | {self.rows} | {self.head} | {scores} | {greedy} |"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="Which architectures of transformers work, on tiny random models.")
+    parser.add_argument("architectures", nargs="*", help="model types of transformers; all in the list by default")
+    parser.add_argument("--json", action="store_true", help="one line of JSON for each")
+    chosen = parser.parse_args(arguments)
+    warnings.simplefilter("ignore")
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    if not chosen.json:
+        print(f"With transformers {transformers.__version__}:\n\n{HEADER}")
+    for architecture in chosen.architectures or ARCHITECTURES:
+        result = check(architecture)
+        print(json.dumps(asdict(result)) if chosen.json else result.row(), flush=True)
 
 
 def check(architecture: str) -> Result:
-    """Score, generate with, save and reload a tiny model of an architecture.
-
-    Raises:
-        AssertionError: it is used and gives something else than transformers does.
-    """
+    """Score, generate with, save and reload a tiny model of an architecture."""
     config = configuration(architecture)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "model"
@@ -108,10 +165,10 @@ def check(architecture: str) -> Result:
         greedy = _decodes_alike(model, plain, tokenizer)
         save_model(model, tokenizer, Path(place) / "saved", torch.float32)
         again = load_model(Model(source=str(Path(place) / "saved")), torch.float32)
-        assert all(torch.equal(weight, again.state_dict()[key]) for key, weight in model.state_dict().items())
+        reloaded = all(torch.equal(weight, again.state_dict()[key]) for key, weight in model.state_dict().items())
         rows = "shared" if packing.shared else "one response each"
         head = "separate" if has_separate_head(model) else "whole model"
-        return Result(architecture, name, rows, head, worst, greedy)
+        return Result(architecture, name, rows, head, worst, greedy, reloaded)
 
 
 @torch.no_grad()
@@ -204,3 +261,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "youtu": _LATENT,
 }
 """What an architecture needs beside the sizes."""
+
+
+if __name__ == "__main__":
+    main()

@@ -15,7 +15,7 @@ from sami.contrasts import collate
 from sami.errors import InputError
 from sami.generation import SamplingSettings
 from sami.generation.transformers_engine import TransformersEngine
-from sami.models import devices, loading, structure
+from sami.models import loading, structure
 from sami.recipe import Model
 from sami.scoring import logprobs, packing_check
 from tests.support.tiny import PAD, random_contrast, tiny_tokenizer
@@ -70,8 +70,8 @@ class Gpus:
     """What torch says of two GPUs with so many bytes free."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, count: int, free: int) -> None:
-        monkeypatch.setattr(devices, "default_device", lambda: torch.device("cuda"))
-        monkeypatch.setattr(devices, "free_bytes", lambda: free)
+        monkeypatch.setattr(loading, "default_device", lambda: torch.device("cuda"))
+        monkeypatch.setattr(loading, "free_bytes", lambda: free)
         monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
 
 

@@ -28,6 +28,7 @@ from tests.support.scoring import (
     gradient,
     reference,
     reference_tokens,
+    see_later_tokens,
 )
 from tests.support.tiny import ARCHITECTURES, EOS, PAD, VOCABULARY, random_contrast, tiny_model
 
@@ -326,8 +327,9 @@ def test_check_packing_gives_each_response_a_row_where_attention_takes_no_packed
     assert check.difference == float("inf")
 
 
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 @every_architecture
-def test_check_packing_refuses_a_model_whose_attention_ignores_masks(architecture, monkeypatch):
+def test_a_model_whose_attention_ignores_masks_is_scored_in_rows_that_need_none(architecture, dtype, monkeypatch):
     def ignores(mask: Any) -> Any:
         return None if mask is None or mask.dtype != torch.int32 else mask
 
@@ -339,10 +341,20 @@ def test_check_packing_refuses_a_model_whose_attention_ignores_masks(architectur
     monkeypatch.setattr(
         attention, "_attend_capped", lambda q, k, v, mask, **settings: capped(q, k, v, ignores(mask), **settings)
     )
-    model = tiny_model(architecture)
+    model = tiny_model(architecture) if dtype == "fp32" else bf16_copy(tiny_model(architecture))
     attention.install(model)
-    with pytest.raises(InputError, match="ignores masks"):
-        check_packing(model, random_contrast(1), PAD)
+    assert not check_packing(model, random_contrast(1), PAD).shared
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+@pytest.mark.parametrize("share", [True, False])
+@pytest.mark.parametrize("architecture", ["llama", "mixtral", "gpt2"])
+def test_check_packing_refuses_a_model_that_is_not_causal(architecture, share, dtype, monkeypatch):
+    see_later_tokens(monkeypatch)
+    model = tiny_model(architecture) if dtype == "fp32" else bf16_copy(tiny_model(architecture))
+    attention.install(model)
+    with pytest.raises(InputError, match="its tokens attend to later ones"):
+        check_packing(model, random_contrast(1), PAD, share)
 
 
 def test_in_bf16_shared_rows_may_differ_by_what_padding_alone_does(monkeypatch):

@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 import torch
 
-from sami.errors import InputError
 from sami.models import attention
 from sami.scoring.packing_check import check_packing
 from tests.support.scoring import bf16_copy, causal_rows
@@ -21,20 +20,6 @@ def test_rounding_in_bf16_is_no_fault(architecture: str, monkeypatch: pytest.Mon
     assert all(check_packing(model, contrast, PAD).shared for contrast in contrasts)
     monkeypatch.setattr(attention, "_attend_packed", causal_rows)
     assert not any(check_packing(model, contrast, PAD).shared for contrast in contrasts[:4])
-
-
-@pytest.mark.parametrize("architecture", ["llama", "mixtral", "gpt2"])
-def test_an_ignored_mask_is_no_rounding_in_bf16(architecture: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    sdpa = attention.sdpa_attention_forward
-    monkeypatch.setattr(attention, "_attend_packed", causal_rows)
-    model = bf16_copy(tiny_model(architecture))
-    assert not check_packing(model, random_contrast(1), PAD).shared  # plain rows are right
-    monkeypatch.setattr(
-        attention, "sdpa_attention_forward", lambda m, q, k, v, mask, **settings: sdpa(m, q, k, v, None, **settings)
-    )
-    for share_prefix in (True, False):
-        with pytest.raises(InputError, match="ignores masks"):
-            check_packing(model, random_contrast(1), PAD, share_prefix)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)

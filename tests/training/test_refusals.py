@@ -14,9 +14,9 @@ from peft import LoraConfig
 
 from sami.contrasts import require_scorable
 from sami.errors import InputError
-from sami.models import attention
 from sami.training.config import SAMIConfig
 from tests.support.places import ROOT
+from tests.support.scoring import see_later_tokens
 from tests.support.tiny import VOCABULARY, random_contrast, tiny_model
 from tests.support.training import Make, contrasts_of, largest_difference, trained, weights_of
 
@@ -50,19 +50,16 @@ def test_more_processes_than_contrasts_are_refused(make: Make, monkeypatch: pyte
         make(contrasts_of(3))
 
 
-# A model that ignores masks.
+# A model that is not causal.
 
 
-def test_a_model_that_ignores_masks_is_refused_without_shared_rows_too(
+def test_a_model_that_sees_later_tokens_is_refused_without_shared_rows_too(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sdpa = attention.sdpa_attention_forward
-    monkeypatch.setattr(
-        attention, "sdpa_attention_forward", lambda m, q, k, v, mask, **settings: sdpa(m, q, k, v, None, **settings)
-    )
+    see_later_tokens(monkeypatch)
     trainer = make(contrasts_of(4), share_prefix=False)
     before = weights_of(trainer)
-    with pytest.raises(InputError, match="ignores masks"):
+    with pytest.raises(InputError, match="its tokens attend to later ones"):
         trainer.train()
     assert largest_difference(before, weights_of(trainer)) == 0.0
 

@@ -105,12 +105,9 @@ def scored_states(model: nn.Module, batch: ContrastBatch) -> Tensor:
     lm = causal_lm(model)
     if batch.shared:
         attention.install(lm)
-    inputs = {
-        "input_ids": batch.input_ids,
-        "attention_mask": batch.attention_mask,
-        "position_ids": batch.position_ids,
-        "use_cache": False,
-    }
+    inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, "use_cache": False}
+    if batch.shared:  # other rows are numbered as the model does by itself, which a few do not begin at 0
+        inputs["position_ids"] = batch.position_ids
     if has_separate_head(lm):
         states_NLD: Tensor = lm.base_model(**inputs).last_hidden_state
         return states_NLD.flatten(0, 1)[batch.scored]

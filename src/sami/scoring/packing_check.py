@@ -3,6 +3,8 @@
 check_packing(model, longest_contrast, pad_token_id)   # PackingCheck(shared=True, difference=3e-6)
 """
 
+import inspect
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -47,18 +49,16 @@ def check_packing(model: nn.Module, contrast: Contrast, pad_token_id: int, share
     try:
         alone_CRT = plain_logprobs(model, contrast)
 
-        def off(share: bool, padding: int = 3) -> float:
-            scores_CRT = _token_logprobs_beside(model, contrast, pad_token_id, share, padding)
+        def off(share: bool) -> float:
+            scores_CRT = _token_logprobs_beside(model, contrast, pad_token_id, share)
             return float("inf") if scores_CRT is None else float((scores_CRT - alone_CRT).abs().max())
 
         difference, tolerance = off(share_prefix), PACKING_TOLERANCE
-        if next(model.parameters()).dtype == torch.float32:
-            plain = off(False) <= tolerance
-        elif plain := _obeys_masks(model, contrast, pad_token_id, alone_CRT):
-            tolerance = max(tolerance, NOISE_FACTOR * max(off(False, padding) for padding in PADDINGS))
+        if next(model.parameters()).dtype != torch.float32:
+            tolerance = max(tolerance, NOISE_FACTOR * _rounding(model, contrast, pad_token_id, alone_CRT))
         if share_prefix and difference <= tolerance:
             return PackingCheck(True, difference)
-        if plain:
+        if off(False) <= tolerance:
             return PackingCheck(False, difference)
         reason = _reason(model, contrast, pad_token_id)
         raise InputError(f"{type(causal_lm(model)).__name__} cannot be scored: {reason}")
@@ -74,7 +74,7 @@ def _reason(model: nn.Module, contrast: Contrast, pad_token_id: int) -> str:
             "if this is one, set is_decoder=true in its config.json."
         )
     try:
-        _scores_in_batch(model, contrast, pad_token_id, False, 3)
+        _scores_in_batch(model, contrast, pad_token_id, False)
     except _SCORING_FAILS as error:
         return (
             f"its forward pass fails on a batch with {type(error).__name__}: {one_line(error)[:300]}. Use a causal "
@@ -97,30 +97,43 @@ def _is_causal(model: nn.Module, contrast: Contrast) -> bool:
     return bool((alone - followed).abs().max() <= 0.05 * alone.abs().max())
 
 
-def _obeys_masks(model: nn.Module, contrast: Contrast, pad_token_id: int, alone_CRT: Tensor) -> bool:
-    """Whether scores are those of any other padding token, up to what a larger batch alone rounds otherwise.
+def _rounding(model: nn.Module, contrast: Contrast, pad_token_id: int, alone_CRT: Tensor) -> float:
+    """How far plain sequences of a narrow dtype are from themselves, in a larger batch and behind padding, in nats.
 
-    How far padded rows are off does not tell in a narrow dtype: a mask that is ignored would count as noise.
+    Padding counts only on a model that ignores what it consists of: a broken mask would pass for rounding.
     """
-    one, other = (
-        _token_logprobs_beside(model, contrast, pad, False, max(PADDINGS))
-        for pad in (pad_token_id, contrast.prompt_ids[0][0])
-    )
-    if one is None or other is None:
-        return False
-    noise = float((plain_logprobs(model, contrast, copies=4) - alone_CRT).abs().max())
-    return float((one - other).abs().max()) <= max(PACKING_TOLERANCE, NOISE_FACTOR * noise)
+
+    def off(other_CRT: Tensor, than_CRT: Tensor = alone_CRT) -> float:
+        return float((other_CRT - than_CRT).abs().max())
+
+    noise = off(plain_logprobs(model, contrast, copies=4))
+    if "position_ids" not in inspect.signature(causal_lm(model).forward).parameters:
+        return noise
+    padded_CRT = plain_logprobs(model, contrast, before=[pad_token_id] * max(PADDINGS))
+    otherwise_CRT = plain_logprobs(model, contrast, before=contrast.prompt_ids[0][:1] * max(PADDINGS))
+    if off(padded_CRT, otherwise_CRT) > max(PACKING_TOLERANCE, NOISE_FACTOR * noise):
+        return noise
+    return max(noise, *(off(plain_logprobs(model, contrast, before=[pad_token_id] * n)) for n in PADDINGS))
 
 
-def plain_logprobs(model: nn.Module, contrast: Contrast, copies: int = 1) -> Tensor:
-    """Token log-probs by plain calls of the model, one sequence at a time, [C, R, T]; `copies` of it in each batch."""
+def plain_logprobs(model: nn.Module, contrast: Contrast, copies: int = 1, before: Sequence[int] = ()) -> Tensor:
+    """Token log-probs by plain calls of the model, one sequence at a time, [C, R, T].
+
+    Args:
+        copies: of the sequence in each batch.
+        before: padding in front of it, which the attention mask leaves out.
+    """
     longest = max(map(len, contrast.response_ids))
     device = next(model.parameters()).device
     alone_CRT = torch.zeros(len(contrast.prompt_ids), len(contrast.response_ids), longest, device=device)
     for c, prompt in enumerate(contrast.prompt_ids):
         for r, response in enumerate(contrast.response_ids):
-            sequence = torch.tensor([prompt + response] * copies, device=device)
-            logits_TV = model(input_ids=sequence, use_cache=False).logits[0, len(prompt) - 1 : -1].float()
+            sequence = torch.tensor([[*before, *prompt, *response]] * copies, device=device)
+            masks = {}
+            if before:
+                mask = (torch.arange(sequence.shape[1], device=device) >= len(before)).long().expand_as(sequence)
+                masks = {"attention_mask": mask, "position_ids": (mask.cumsum(-1) - 1).clamp(min=0)}
+            logits_TV = model(input_ids=sequence, use_cache=False, **masks).logits[0, -len(response) - 1 : -1].float()
             logprobs_T = logits_TV.log_softmax(-1)[range(len(response)), response]
             require_finite(logprobs_T, [contrast.id])
             alone_CRT[c, r, : len(response)] = logprobs_T
@@ -128,23 +141,21 @@ def plain_logprobs(model: nn.Module, contrast: Contrast, copies: int = 1) -> Ten
 
 
 def _token_logprobs_beside(
-    model: nn.Module, contrast: Contrast, pad_token_id: int, share_prefix: bool, padding: int
+    model: nn.Module, contrast: Contrast, pad_token_id: int, share_prefix: bool
 ) -> Tensor | None:
     """`_scores_in_batch`; None if the model cannot do it."""
     try:
-        return _scores_in_batch(model, contrast, pad_token_id, share_prefix, padding)
+        return _scores_in_batch(model, contrast, pad_token_id, share_prefix)
     except torch.OutOfMemoryError:
         raise
     except _SCORING_FAILS:
         return None
 
 
-def _scores_in_batch(
-    model: nn.Module, contrast: Contrast, pad_token_id: int, share_prefix: bool, padding: int
-) -> Tensor:
+def _scores_in_batch(model: nn.Module, contrast: Contrast, pad_token_id: int, share_prefix: bool) -> Tensor:
     """[C, R, T] in a batch with a contrast of longer prompts, as in a real one."""
     # Responses give up what prompts get, so that no sequence grows beyond the model's context.
-    padding = min(padding, max(1, max(map(len, contrast.response_ids)) - 1))
+    padding = min(3, max(1, max(map(len, contrast.response_ids)) - 1))
     longer = replace(
         contrast,
         prompt_ids=[[*prompt, *prompt[-1:] * padding] for prompt in contrast.prompt_ids],
