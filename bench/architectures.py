@@ -209,7 +209,7 @@ def configuration(architecture: str) -> PreTrainedConfig:
     kind = type(AutoConfig.for_model(architecture))
     values = _known(kind) | OVERRIDES.get(architecture, {})
     for part, inner in kind.sub_configs.items():
-        if isinstance(inner, type) and part.endswith("_config") and part not in values:
+        if hasattr(inner, "attribute_map") and part.endswith("_config") and part not in values:
             values[part] = _known(inner) | OVERRIDES.get(inner.model_type, {})
     return kind(**values)
 

@@ -117,7 +117,7 @@ def test_pickled_weights_are_refused_with_a_command_that_converts_them(tmp_path:
 
 
 class Attack:
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         return (Path("attacked").touch, ())
 
 
