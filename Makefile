@@ -1,6 +1,6 @@
-# make quickstart   a real model learns written principles, in minutes on two CPU cores
-# make test         lint, types and tests; make test-all adds the longer checks, those with vLLM among them
-# make docs         the documentation as a site, in site/
+# make quickstart   train a real model on written principles, in minutes on two CPU cores
+# make test         run lint, type checks, and tests; make test-all adds longer checks, including those with vLLM
+# make docs         build the documentation into site/
 
 PYTHON ?= python3.11
 BIN := .venv/bin
@@ -15,7 +15,7 @@ quickstart: $(READY)
 test: $(READY) lint
 	$(BIN)/pytest -m "not slow"
 
-# Where vLLM's CPU build cannot be installed, the tests that need it are skipped and say so.
+# If vLLM's CPU build cannot be installed, the tests that need it are skipped with the reason.
 test-all: .venv/.ready-all lint
 	-$(MAKE) $(VLLM)/.ready
 	SAMI_VLLM_PYTHON="$${SAMI_VLLM_PYTHON:-$(CURDIR)/$(VLLM)/bin/python}" $(BIN)/pytest
@@ -29,15 +29,15 @@ lint: $(READY)
 	$(BIN)/ruff format --check src tests bench docs/hooks
 	$(BIN)/mypy
 
-# Installed once, and again when the dependencies change. torch by its exact version comes first: a range
-# would take a build with several GB of GPU packages.
+# Installed once, and again when the dependencies change. torch is installed first, by its exact version, because a
+# version range would select a build with several GB of GPU packages.
 $(READY): pyproject.toml constraints.txt
 	test -d .venv || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet "$$(grep '^torch==' constraints.txt)"
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	touch $@
 
-# The package with which win rates are compared, another tracker, what runs the notebook and builds the documentation.
+# Adds the package that win rates are compared with, more trackers, and what runs the notebook and builds the docs.
 .venv/.ready-all: $(READY)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,alpaca,trackers,notebook,docs]"
 	touch $@
@@ -46,7 +46,7 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,docs]"
 	touch $@
 
-# vLLM asks for other versions than this package, so it has an environment of its own.
+# vLLM needs other versions of its dependencies than this package, so it has its own environment.
 $(VLLM)/.ready: constraints.txt
 	test -d $(VLLM) || $(PYTHON) -m venv $(VLLM)
 	$(VLLM)/bin/python -m pip install --quiet $$(grep -E '^(torch|transformers)==' constraints.txt)

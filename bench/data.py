@@ -1,9 +1,9 @@
 """Contrasts with the lengths of real ones, the same for every engine.
 
-With a folder: Reddit posts as queries, in prompts with written constitutions, and the summaries of a base model as
-responses (`posts.jsonl`, `responses/mistral-7b-base.jsonl`, `constitutions/`). Only lengths count here, so response r
-of a post's contrast is the summary of the r-th post after it. Without: random ids of the same lengths, prompts of
-about 445 tokens with a standard deviation of 94 and responses of about 114 with one of 62.
+With a folder, queries are Reddit posts, prompts have written constitutions, and responses are the summaries of a base
+model (`posts.jsonl`, `responses/mistral-7b-base.jsonl`, `constitutions/`). Only lengths matter here, so response r of a
+post's contrast is the summary of the r-th post after it. Without a folder, ids are random and have the same lengths:
+prompts of about 445 tokens (standard deviation 94) and responses of about 114 (standard deviation 62).
 """
 
 import json
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def tldr_contrasts(
     folder: Path, count: int, constitutions: int, prompts: "PromptBuilder", tokenizer: "PreTrainedTokenizerBase"
 ) -> list[Contrast]:
-    """Contrasts of posts at evenly spaced places in the order of their lengths."""
+    """Contrasts of posts taken at even intervals in the order of their lengths."""
     posts = [row["post"] for row in _rows(folder / "posts.jsonl")]
     summaries = [row["response"] for row in _rows(folder / "responses" / "mistral-7b-base.jsonl")]
     texts = _constitutions(folder)[:constitutions]
@@ -42,7 +42,7 @@ def tldr_contrasts(
 
 
 def made_contrasts(count: int, constitutions: int, vocabulary: int, scale: float = 1.0) -> list[Contrast]:
-    """Contrasts of random ids whose lengths are drawn as those of the posts; `scale` shortens them."""
+    """Contrasts of random ids with lengths distributed like those of the posts; `scale` shortens them."""
     contrasts = []
     for seed in range(count):
         rng = random.Random(seed)
@@ -54,14 +54,14 @@ def made_contrasts(count: int, constitutions: int, vocabulary: int, scale: float
 
 
 def contrast_of_lengths(prompts: Sequence[int], responses: Sequence[int], vocabulary: int, seed: int = 0) -> Contrast:
-    """A contrast of random ids with so many tokens in each prompt and each response."""
+    """A contrast of random ids with the given numbers of tokens in each prompt and each response."""
     rng = random.Random(seed)
     ids = [[rng.randrange(vocabulary) for _ in range(length)] for length in (*prompts, *responses)]
     return _contrast(f"made-{seed}", ids[: len(prompts)], ids[len(prompts) :])
 
 
 def shortened(contrast: Contrast, prompt: int, response: int) -> Contrast:
-    """The first tokens of a contrast's prompts and responses, to warm up on."""
+    """The first tokens of a contrast's prompts and responses, for warming up."""
     return _contrast(
         contrast.id, [ids[:prompt] for ids in contrast.prompt_ids], [ids[:response] for ids in contrast.response_ids]
     )
@@ -75,7 +75,7 @@ def _contrast(name: str, prompt_ids: list[list[int]], response_ids: list[list[in
 
 
 def _constitutions(folder: Path) -> list[str]:
-    """All different constitutions, those with longer principles first."""
+    """All distinct constitutions, those with longer principles first."""
     files = [*sorted(folder.glob("constitutions/opus/*.json")), *sorted(folder.glob("constitutions/mistral/*.json"))]
     pairs = [json.loads(file.read_text(encoding="utf-8")) for file in files]
     return list(dict.fromkeys(pair[side] for pair in pairs for side in ("positive", "negative")))

@@ -1,4 +1,4 @@
-"""One training pass over a contrast as `SAMITrainer` does it, and the same with a row for every response."""
+"""One training pass over a contrast as `SAMITrainer` does it, or with a row for every response."""
 
 import torch
 from torch import Tensor
@@ -13,11 +13,11 @@ from sami.training.precision import ComputeCopy
 
 
 class EngineStep:
-    """Forward and backward pass over one contrast; gives the tokens that it computed, padding included.
+    """Forward and backward pass over one contrast; returns the number of tokens it computed, including padding.
 
     Args:
-        model: with fp32 weights; with bf16 ones it trains those themselves, as `master_weights: bfloat16` does.
-        share_prefix: False gives plain rows, each a prompt and one response, with logits for responses only.
+        model: with fp32 weights; weights in bf16 are trained themselves, as `master_weights: bfloat16` does.
+        share_prefix: False uses plain rows, each a prompt and one response, with logits for responses only.
         gradient_cache: keep the activations of one constitution at a time.
         compiled: compile the transformer blocks.
     """

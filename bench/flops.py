@@ -1,8 +1,8 @@
-"""Floating-point operations that a contrast needs, whatever an engine spends on it.
+"""Floating-point operations that a contrast needs, however many an engine spends on it.
 
-Counted as if every prompt were computed once for all its responses, nothing were padded, and nothing were computed
-twice. A multiplication with an addition is two operations, and the backward pass takes twice the forward one.
-Elementwise work is left out, as usual.
+They are counted as if every prompt were computed once for all its responses, without padding and without recomputation.
+A multiplication with an addition counts as two operations, and the backward pass as twice the forward pass. Elementwise
+work is not counted, as usual.
 """
 
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ FORMULA = (
 
 @dataclass(frozen=True)
 class ModelSizes:
-    """What the formula reads of a dense model."""
+    """Sizes of a dense model that the formula uses."""
 
     block_parameters: int
     head_parameters: int  # vocabulary x hidden size
@@ -32,7 +32,7 @@ class ModelSizes:
 
 
 def model_sizes(config: PreTrainedConfig) -> ModelSizes:
-    """Counted on the architecture, without weights."""
+    """Sizes of a model, from its architecture alone."""
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     layers = decoder_layers(model)
@@ -52,7 +52,7 @@ def needed_tokens(contrast: Contrast) -> int:
 
 
 def needed_flops(contrast: Contrast, sizes: ModelSizes) -> int:
-    """Operations of one forward and backward pass by `FORMULA`."""
+    """Operations of one forward and backward pass, by `FORMULA`."""
     inputs = _inputs(contrast)
     pairs = sum(p * (p + 1) // 2 + sum(t * p + t * (t + 1) // 2 for t in inputs) for p in map(len, contrast.prompt_ids))
     scored = len(contrast.prompt_ids) * (1 + sum(inputs))
@@ -64,5 +64,5 @@ def needed_flops(contrast: Contrast, sizes: ModelSizes) -> int:
 
 
 def _inputs(contrast: Contrast) -> list[int]:
-    """Tokens of each response that predict another one."""
+    """Number of tokens in each response that predict another one."""
     return [len(ids) - 1 for ids in contrast.response_ids]

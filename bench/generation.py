@@ -1,9 +1,9 @@
-"""Tokens a second of the transformers engine, by batch size.
+"""Tokens per second of the transformers engine, by batch size.
 
     python -m bench.generation [--json] [--contrasts N] [--data FOLDER] [--batch-sizes 4 8 16 32] [--new-tokens 48]
 
-Prompts are those of `--contrasts` contrasts of two constitutions; greedy, in bf16. Every batch size runs in a process
-of its own, after a short warm-up.
+The prompts are those of `--contrasts` contrasts with two constitutions; decoding is greedy, in bf16. Every batch size
+runs in a process of its own, after a short warmup.
 """
 
 import argparse
@@ -30,9 +30,9 @@ from bench.measure import (
 
 def main(arguments: Sequence[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else list(arguments)
-    parser = options("Tokens a second by batch size.", contrasts=16)
+    parser = options("Tokens per second by batch size.", contrasts=16)
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[4, 8, 16, 32])
-    parser.add_argument("--new-tokens", type=int, default=48, help="at most so many tokens a response (48)")
+    parser.add_argument("--new-tokens", type=int, default=48, help="most tokens per response (48)")
     chosen = parser.parse_args(arguments)
     if chosen.measure:
         print(json.dumps(_work(chosen, int(chosen.measure))))
@@ -80,7 +80,7 @@ def _work(chosen: argparse.Namespace, batch_size: int) -> dict[str, Any]:
 
 
 class _NoText:
-    """What the engine asks of a tokenizer, for the tiny model, which has no words."""
+    """In place of a tokenizer for the tiny model, which has no words."""
 
     eos_token_id = 1
     pad_token_id = 2
@@ -107,7 +107,7 @@ def _show(rows: list[dict[str, Any]], described: dict[str, Any]) -> None:
             f"{row['tokens_per_second']:.1f}",
             f"{row['peak_bytes'] / GIB:.1f}",
         )
-    show(table, "s and tokens/s with the prompts' own pass.", sentence(described))
+    show(table, "s and tokens/s include the pass over the prompts.", sentence(described))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
-"""A model of mistral-7b's shape on a GPU: tokens a second, share of the matrix rate and memory of a training pass.
+"""A model of mistral-7b's shape on a GPU: tokens per second, share of the matrix rate and memory of a training pass.
 
     python -m bench.gpu [--json] [--contrasts N] [--constitutions 2 4]
 
-Our engine stands beside the reference-style step, each in a process of its own for each C, on the same contrasts:
-random ids in the lengths of TL;DR posts, one contrast a pass. Weights are random and bf16, gradients too: fp32 masters
-of 7 billion weights and their gradients would take 58 GB beside them. Forward and backward pass only, no optimiser.
-Only needed tokens count, whatever an engine computes. `--tiny` tries the command with a tiny model on the CPU.
+Our engine is compared with the reference-style step on the same contrasts, each in a process of its own for each C.
+Contrasts are random ids with the lengths of TL;DR posts, one per pass. Weights are random and, like gradients, in bf16:
+fp32 masters of 7 billion weights and their gradients would take another 58 GB. A pass is forward and backward, without
+an optimizer. Only needed tokens are counted, however many an engine computes. `--tiny` tries the command with a tiny
+model on the CPU.
 """
 
 import argparse
@@ -43,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--tiny", action="store_true", help="a tiny model on the CPU in this process, to try the command"
     )
-    parser.add_argument("--measure", help=argparse.SUPPRESS)  # what a process of its own is for
+    parser.add_argument("--measure", help=argparse.SUPPRESS)  # given to the process that measures
     chosen = parser.parse_args(arguments)
     if chosen.measure:
         print(json.dumps(_work(chosen, chosen.measure)))
@@ -69,8 +70,8 @@ def _require_gpu(parser: argparse.ArgumentParser) -> None:
     if not torch.cuda.is_available():
         parser.exit(
             2,
-            "This measurement needs a GPU with about 80 GB, and torch finds none here. "
-            "Run it on a machine with one and a CUDA build of torch, or try the command with --tiny.\n",
+            "This measurement needs a GPU with about 80 GB, and torch finds no GPU. Run it on a machine that has one, "
+            "with a CUDA build of torch, or try the command with --tiny.\n",
         )
 
 
@@ -105,7 +106,7 @@ def _work(chosen: argparse.Namespace, what: str) -> dict[str, Any]:
             torch.cuda.synchronize()
         return tokens
 
-    # A short contrast starts the libraries and the compiler; the largest lets the allocator grow.
+    # A short contrast initializes libraries and compiler; the largest lets the allocator grow.
     warm_up = [shortened(contrasts[0], 300, 16), max(contrasts, key=needed_tokens)]
     result = measure(finished, contrasts, lambda contrast: needed_flops(contrast, sizes), warm_up)
     if on_gpu:
@@ -113,7 +114,7 @@ def _work(chosen: argparse.Namespace, what: str) -> dict[str, Any]:
     return {
         "engine": engine,
         "constitutions": int(c),
-        "device": torch.cuda.get_device_name() if on_gpu else "CPU, a tiny model: times mean nothing",
+        "device": torch.cuda.get_device_name() if on_gpu else "CPU, a tiny model: times are meaningless",
         "torch": torch.__version__,
         "parameters": sum(weight.numel() for weight in model.parameters()),
         **_figures(result, sum(map(needed_tokens, contrasts))),
@@ -133,7 +134,7 @@ def _figures(result: Measurement, needed_tokens: int) -> dict[str, Any]:
 
 
 def _model(tiny: bool) -> "PreTrainedModel":
-    """Random bf16 weights, made where they will be used. Without settings, the configuration is mistral-7b's."""
+    """A model with random bf16 weights on its device. The default configuration is mistral-7b's."""
     import torch
     from transformers import AutoModelForCausalLM, MistralConfig
 
@@ -168,11 +169,11 @@ def _show(rows: list[dict[str, Any]]) -> None:
     first = rows[0]
     show(
         table,
-        "s: median over contrasts; speed and memory against the reference-style step; tokens/s: needed tokens; share: "
-        "needed FLOPs over time over the matrix rate, TFLOP/s, measured between the contrasts.",
+        "s: median over contrasts; speed and memory: relative to the reference-style step; tokens/s: needed tokens; "
+        "share: needed FLOPs per second over the matrix rate (TFLOP/s), which is measured between the contrasts.",
         FORMULA,
-        f"{first['device']}, torch {first['torch']}; {first['parameters']:,} random bf16 weights, random ids in the "
-        f"lengths of TL;DR posts",
+        f"{first['device']}, torch {first['torch']}; {first['parameters']:,} random bf16 weights, random ids with "
+        f"the lengths of TL;DR posts",
     )
 
 

@@ -1,4 +1,4 @@
-"""What the measurements share: options, model and contrasts, timing, and a process of its own for each."""
+"""Shared by the measurements: options, model and contrasts, timing, and a separate process for each."""
 
 import argparse
 import json
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 DATA = Path(__file__).parents[2] / "shared" / "data" / "tldr"
 GIB = 2**30
 
-# Settings that the engine starts with. The reference-style step gets only the one for threads: without it, a core that
-# is not always available would make it far slower, which says nothing about the step.
+# Environment of the engine. The reference-style step gets only the setting for threads: without it, a core that is not
+# always available would make the step far slower than it is.
 ENGINE_SETTINGS = PROCESS_SETTINGS
 REFERENCE_SETTINGS = {"OMP_WAIT_POLICY": PROCESS_SETTINGS["OMP_WAIT_POLICY"]}
 
@@ -44,7 +44,7 @@ TINY: dict[str, Any] = {
 
 
 def options(description: str, contrasts: int) -> argparse.ArgumentParser:
-    """A parser with the options that all measurements have."""
+    """A parser with the options of all measurements."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--contrasts", type=int, default=contrasts, help=f"contrasts of each size ({contrasts})")
@@ -53,33 +53,33 @@ def options(description: str, contrasts: int) -> argparse.ArgumentParser:
         type=_folder,
         default=_default_data(),
         help="folder of TL;DR posts, responses and constitutions (default: $SAMI_BENCH_DATA or ../shared/data/tldr, "
-        "and random ids of the same lengths where that is absent)",
+        "and random ids of the same lengths if that is absent)",
     )
     parser.add_argument("--model", help="hub id or folder; by default the model of the quickstart's recipe")
     parser.add_argument("--tiny", action="store_true", help="a tiny random model in this process, to try the command")
-    parser.add_argument("--measure", help=argparse.SUPPRESS)  # what a process of its own is for
+    parser.add_argument("--measure", help=argparse.SUPPRESS)  # given to the process that measures
     return parser
 
 
 def _folder(value: str) -> Path:
     if not (Path(value) / "posts.jsonl").is_file():
-        raise argparse.ArgumentTypeError(f"the folder {value} holds no posts.jsonl")
+        raise argparse.ArgumentTypeError(f"posts.jsonl is missing in the folder {value}")
     return Path(value)
 
 
 def _default_data() -> Path | str | None:
-    # argparse gives a default that is text to `_folder`, so a wrong variable is an error like a wrong option.
+    # argparse passes a default that is text to `_folder`, so a wrong variable is an error like a wrong option.
     return os.environ.get("SAMI_BENCH_DATA") or (DATA if DATA.is_dir() else None)
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """One engine on several contrasts, one list entry a contrast."""
+    """One engine on several contrasts; lists have one entry per contrast."""
 
     seconds: list[float]
     tokens: list[int]  # that the engine computed
     needed_flops: list[int]
-    matrix_rate: float  # bf16, FLOP/s: median of what was measured between the contrasts
+    matrix_rate: float  # bf16, FLOP/s: median of the rates measured between the contrasts
     peak_bytes: int  # of the whole process
 
     @property
@@ -88,7 +88,7 @@ class Measurement:
 
     @property
     def share(self) -> float:
-        """Needed FLOPs over time over the matrix rate."""
+        """Needed FLOPs per second, divided by the matrix rate."""
         return sum(self.needed_flops) / sum(self.seconds) / self.matrix_rate
 
 
@@ -98,7 +98,7 @@ def measure(
     needed: "Callable[[Contrast], int]",
     warm_up: "Sequence[Contrast]",
 ) -> Measurement:
-    """Time a step on each contrast, after others that do not count."""
+    """Time a step on each contrast, after warming up on others."""
     import torch
 
     from sami.costs.estimate import matrix_rate
@@ -115,12 +115,12 @@ def measure(
 
 
 def peak_bytes() -> int:
-    """Most memory that this process ever held."""
+    """Peak memory of this process."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def in_own_process(module: str, arguments: Sequence[str], what: str, settings: dict[str, str]) -> Any:
-    """The JSON that `python -m MODULE … --measure WHAT` prints last, run with environment settings."""
+    """The JSON that `python -m MODULE … --measure WHAT` prints last, with these settings in its environment."""
     print(f"measuring {what}", file=sys.stderr, flush=True)
     done = subprocess.run(
         [sys.executable, "-m", module, *arguments, "--measure", what],
@@ -130,7 +130,7 @@ def in_own_process(module: str, arguments: Sequence[str], what: str, settings: d
         check=False,
     )
     if done.returncode:
-        raise SystemExit(f"Measuring {what} ended with exit code {done.returncode}; its messages stand above.")
+        raise SystemExit(f"Measuring {what} ended with exit code {done.returncode}. Its messages are above.")
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -159,7 +159,7 @@ def tokenizer(options: argparse.Namespace) -> "PreTrainedTokenizerBase":
 
 
 def load_contrasts(options: argparse.Namespace, constitutions: int) -> "list[Contrast]":
-    """The contrasts of one C; for every C they are about the same posts."""
+    """The contrasts of one C. The posts are the same for every C."""
     from bench.data import made_contrasts, tldr_contrasts
     from sami.models.loading import load_config
     from sami.prompts import PromptBuilder
@@ -175,7 +175,7 @@ def load_contrasts(options: argparse.Namespace, constitutions: int) -> "list[Con
 
 
 def machine(matrix_rates: Sequence[float], options: argparse.Namespace) -> dict[str, Any]:
-    """The machine and the contrasts in words, with the matrix rates that were measured beside the timings."""
+    """Describes the machine and the contrasts, with the matrix rates that were measured between the timings."""
     import psutil
     import torch
 
@@ -197,7 +197,7 @@ def machine(matrix_rates: Sequence[float], options: argparse.Namespace) -> dict[
 
 
 def sentence(machine: dict[str, Any]) -> str:
-    """Data and machine in a line under a table."""
+    """Data and machine, as a line under a table."""
     rates, amx = machine["matrix_tflops"], " with AMX" if machine["amx"] else ""
     return (
         f"{machine['contrasts']}; {machine['processor']}{amx}, {machine['cores']} cores, {machine['memory_gib']} GiB, "
@@ -223,5 +223,5 @@ def _recipe(options: argparse.Namespace) -> Any:
 def _lengths(options: argparse.Namespace) -> str:
     """Where the lengths of the contrasts come from."""
     if options.tiny:
-        return "tiny random model on random ids: times mean nothing"
-    return "random ids, lengths drawn as those of TL;DR posts" if options.data is None else "lengths of TL;DR posts"
+        return "tiny random model on random ids: times are meaningless"
+    return "random ids with lengths like those of TL;DR posts" if options.data is None else "lengths of TL;DR posts"

@@ -1,9 +1,9 @@
-"""What a training pass of our engine spends its time on, by torch.profiler.
+"""Where a training pass of our engine spends its time, by torch.profiler.
 
     python -m bench.profile [--json] [--constitutions 4] [--data FOLDER]
 
-One contrast of median length, after warm-up. Compiled regions stand as one entry for their fused elementwise work;
-matrix products and attention are listed by their own names.
+It profiles one contrast of median length, after a warmup. A compiled region is one entry with its fused elementwise
+work; matrix products and attention are listed by their own names.
 """
 
 import argparse
@@ -19,7 +19,7 @@ LISTED = 15
 
 def main(arguments: Sequence[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else list(arguments)
-    parser = options("What a training pass spends its time on.", contrasts=1)
+    parser = options("Where a training pass spends its time.", contrasts=1)
     parser.add_argument("--constitutions", type=int, default=4, help="C (4)")
     chosen = parser.parse_args(arguments)
     if chosen.measure:

@@ -1,8 +1,8 @@
 """One training pass over a contrast as the reference implementation does it, written from its description.
 
-All C x C pairs of prompt and response are rows of their own, padded to the longest of all. Logits exist for every
-position and token of the vocabulary. Weights and gradients are bf16, activations are checkpointed, and autograd looks
-for anomalies.
+Each of the C x C pairs of prompt and response is a row of its own, padded to the longest pair. Logits exist for every
+position and every token of the vocabulary. Weights and gradients are bf16, activations are checkpointed, and autograd's
+anomaly detection is on.
 """
 
 import warnings
@@ -16,7 +16,7 @@ from sami.objective import sami_loss
 
 
 class ReferenceStep:
-    """Forward and backward pass over one contrast; gives the tokens that it computed, padding included.
+    """Forward and backward pass over one contrast; returns the number of tokens it computed, including padding.
 
     Args:
         model: with bf16 weights.

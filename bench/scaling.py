@@ -1,10 +1,11 @@
-"""Cost of a training pass of our engine against constitutions, prompt length and response length.
+"""Cost of a training pass of our engine by number of constitutions, prompt length and response length.
 
     python -m bench.scaling [--json] [--contrasts N] [--data FOLDER] [--constitutions 2 4 8] [--cache 8]
 
-Beside each time stand what tokens and needed FLOPs predict from the first size of its axis: at 1.0 of the prediction
-from FLOPs, size costs nothing extra. All times come from one process. `--cache` gives the values of C at which peak
-memory is measured with and without the gradient cache, each in a process of its own; what would not fit is left out.
+Each time is compared with what tokens and needed FLOPs predict from the first size of its axis: at 1.0 of the
+prediction from FLOPs, size costs nothing extra. All times come from one process. `--cache` takes the values of C at
+which peak memory is measured with and without the gradient cache, each in a process of its own; what would not fit is
+skipped.
 """
 
 import argparse
@@ -37,7 +38,7 @@ TYPICAL_PROMPT, TYPICAL_RESPONSE = 445, 114
 
 def main(arguments: Sequence[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else list(arguments)
-    parser = options("Cost against constitutions, prompt length and response length.", contrasts=1)
+    parser = options("Cost by number of constitutions, prompt length and response length.", contrasts=1)
     parser.add_argument("--constitutions", type=int, nargs="+", default=[2, 4, 8], help="values of C (2 4 8)")
     parser.add_argument("--cache", type=int, nargs="*", default=[8], help="values of C for the gradient cache (8)")
     chosen = parser.parse_args(arguments)
@@ -105,7 +106,8 @@ def _memory(chosen: argparse.Namespace, c: int, cached: bool) -> dict[str, Any]:
     from bench.data import shortened
     from bench.engine_step import EngineStep
     from bench.flops import needed_tokens
-    from sami.models.devices import activation_bytes, free_bytes
+    from sami.models.devices import free_bytes
+    from sami.training.memory import activation_bytes
 
     contrast = load_contrasts(chosen, c)[0]
     model = load(chosen, torch.float32)
@@ -125,7 +127,7 @@ def _memory(chosen: argparse.Namespace, c: int, cached: bool) -> dict[str, Any]:
 
 
 def _rows(points: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Costs with what the first size of the same axis predicts."""
+    """Costs, and what the first size of the same axis predicts."""
     first: dict[str, dict[str, Any]] = {}
     rows = []
     for point in points:

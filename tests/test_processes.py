@@ -13,7 +13,7 @@ from sami import processes
 # A program that starts another one, says its number and waits.
 PARENT = """
 import subprocess, sys, time
-from sami.child_process import end_with_parent
+from sami.processes import end_with_parent
 child = subprocess.Popen(["sleep", "60"], start_new_session=True, preexec_fn=end_with_parent)
 print(child.pid, flush=True)
 time.sleep(60)

@@ -9,7 +9,7 @@ import pytest
 from sami.cli import main
 from sami.errors import InputError
 from sami.principles import load_principles
-from sami.reference_format import WrittenContrast, opposed, read_constitutions, read_contrasts
+from sami.reference_format import WrittenContrast, opposed, read_constitutions, read_contrasts, write_principles
 from tests.support.places import SHARED
 from tests.support.reference_format import hh_prompt, numbered, row, tldr_prompt
 
@@ -60,11 +60,11 @@ def test_without_identifiers_opposites_follow_from_what_differs(save):
     both = save(constitution([WHOLE, BRIEF], [LONG, PARTIAL]), "2.json")
     # The second file alone does not say which replaces which; the first one decides.
     assert texts([both, one]) == {"principle-1": (WHOLE, PARTIAL), "principle-2": (BRIEF, LONG)}
-    with pytest.raises(InputError, match="no opposite that could be told"):
+    with pytest.raises(InputError, match="do not show the opposite"):
         texts([both])
 
 
-def test_a_name_that_is_no_id_is_made_one(save):
+def test_a_name_that_is_not_an_id_becomes_one(save):
     assert list(texts([save(constitution([BRIEF], [LONG], ["to the point!"]))])) == ["to-the-point"]
     assert list(texts([save(constitution([BRIEF], [LONG], ["_brief"]))])) == ["brief"]
 
@@ -72,15 +72,15 @@ def test_a_name_that_is_no_id_is_made_one(save):
 @pytest.mark.parametrize(
     ("value", "part"),
     [
-        ("{", "cannot be read as JSON"),
-        ("[]", "not of the reference implementation"),
-        ({}, "not of the reference implementation"),
-        ({"positive": numbered(BRIEF), "negative": 3}, "numbered lists in one string"),
+        ("{", "is not valid JSON"),
+        ("[]", "not in a format of the reference code"),
+        ({}, "not in a format of the reference code"),
+        ({"positive": numbered(BRIEF), "negative": 3}, "numbered list in one string"),
         ({"positive": "", "negative": ""}, "lists 0 positive and 0 negative"),
         (constitution([BRIEF], [LONG]) | {"negative": numbered(LONG, PARTIAL)}, "lists 1 positive and 2 negative"),
-        (constitution([BRIEF], [LONG]) | {"identifiers": {"positive": ["pos a"]}}, 'one "pos NAME"'),
-        (constitution([BRIEF], [LONG]) | {"identifiers": {"positive": ["pos"], "negative": ["neg"]}}, 'one "pos NAME"'),
-        (constitution([BRIEF], [BRIEF], ["a"]), f"The statement '{BRIEF}' has no opposite"),
+        (constitution([BRIEF], [LONG]) | {"identifiers": {"positive": ["pos a"]}}, '"pos NAME"'),
+        (constitution([BRIEF], [LONG]) | {"identifiers": {"positive": ["pos"], "negative": ["neg"]}}, '"pos NAME"'),
+        (constitution([BRIEF], [BRIEF], ["a"]), f"the opposite of the statement '{BRIEF}'"),
         (constitution([BRIEF, WHOLE], [LONG, PARTIAL], ["a", "a"]), "two different statements 'a'"),
         (constitution([BRIEF], [BRIEF.upper()], ["a"]), "the antithesis is the definition itself"),
         (constitution([BRIEF], [""], ["a"]), "at least 1 character"),
@@ -141,10 +141,10 @@ def test_principles_follow_from_contrasts_too(save):
         (3, "not a list of at least two objects"),
         ([row(hh_prompt("Tea?", BRIEF), "A")], "not a list of at least two objects"),
         ([row(hh_prompt("Tea?", BRIEF), "A"), {"prompt": "x"}], "not a list of at least two objects"),
-        ([row(hh_prompt("Tea?", BRIEF), "A"), row(hh_prompt("Salt?", LONG), "B")], "one and the same query"),
-        ([row("Tea?", "A"), row("Tea?", "B")], "cannot be taken apart"),
-        ([row(hh_prompt("Tea?"), "A"), row(hh_prompt("Tea?"), "B")], "cannot be taken apart"),
-        ([row(hh_prompt("Tea?", BRIEF) + " Yes", "A")] * 2, "cannot be taken apart"),
+        ([row(hh_prompt("Tea?", BRIEF), "A"), row(hh_prompt("Salt?", LONG), "B")], "the same query"),
+        ([row("Tea?", "A"), row("Tea?", "B")], "no constitution and query are found"),
+        ([row(hh_prompt("Tea?"), "A"), row(hh_prompt("Tea?"), "B")], "no constitution and query are found"),
+        ([row(hh_prompt("Tea?", BRIEF) + " Yes", "A")] * 2, "no constitution and query are found"),
     ],
 )
 def test_a_contrast_of_another_form_is_refused_by_its_id(save, rows, part):
@@ -160,48 +160,34 @@ def test_a_contrast_of_another_form_is_refused_by_its_id(save, rows, part):
 # The command.
 
 
-def run(capsys: pytest.CaptureFixture[str], *arguments: str, monkeypatch: pytest.MonkeyPatch) -> tuple[int, str, str]:
-    monkeypatch.setattr("sys.argv", ["sami", *arguments])
-    with pytest.raises(SystemExit) as caught:
-        main()
-    captured = capsys.readouterr()
-    return int(caught.value.code or 0), captured.out, captured.err
-
-
 def test_the_command_writes_a_principles_file_and_overwrites_none(save, tmp_path, capsys, monkeypatch):
     source = save(constitution([BRIEF, WHOLE], [LONG, PARTIAL], ["concise", "comprehensive"]))
     target = tmp_path / "new" / "principles.yaml"
-    arguments = ("import-principles", str(source), "--output", str(target))
-    assert run(capsys, *arguments, monkeypatch=monkeypatch) == (0, f"{target}\n", "")
+    monkeypatch.setattr("sys.argv", ["sami", "import-principles", str(source), "--output", str(target)])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert (caught.value.code or 0, capsys.readouterr().out) == (0, f"{target}\n")
     assert [(p.id, p.definition, p.antithesis) for p in load_principles(target)] == [
         ("concise", BRIEF, LONG),
         ("comprehensive", WHOLE, PARTIAL),
     ]
-    code, out, err = run(capsys, *arguments, monkeypatch=monkeypatch)
-    assert (code, out) == (2, "")
-    assert "exists, and is not overwritten" in err
-    code, _, err = run(
-        capsys,
-        "import-principles",
-        str(tmp_path / "new"),
-        "--output",
-        str(tmp_path / "p.yaml"),
-        monkeypatch=monkeypatch,
-    )
-    assert code == 2
-    assert "holds no .json file" in err
-    absent, inside = str(tmp_path / "absent"), str(target / "p.yaml")
-    code, _, err = run(capsys, "import-principles", absent, "--output", inside, monkeypatch=monkeypatch)
-    assert (code, f"There is no file or folder {absent}" in err) == (2, True)
-    code, _, err = run(capsys, "import-principles", str(source), "--output", inside, monkeypatch=monkeypatch)
-    assert (code, f"{target} is no folder" in err) == (2, True)
-    assert not (tmp_path / "p.yaml").exists()
+    with pytest.raises(InputError, match="exists and is not overwritten"):
+        write_principles([], target)
+    with pytest.raises(InputError, match="cannot be created"):
+        write_principles([], target / "p.yaml")
+
+
+def test_a_source_without_files_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"has no \.json file"):
+        read_constitutions([tmp_path])
+    with pytest.raises(InputError, match="does not exist"):
+        read_constitutions([tmp_path / "absent"])
 
 
 # The real files.
 
 
-@pytest.mark.skipif(not DATA.exists(), reason="../shared/data is absent")
+@pytest.mark.skipif(not DATA.exists(), reason="the shared data are absent")
 @pytest.mark.parametrize("writer", ["opus", "mistral"])
 def test_the_references_constitutions_hold_two_principles(writer):
     principles = opposed(read_constitutions([DATA / "tldr" / "constitutions" / writer]))
@@ -210,7 +196,7 @@ def test_the_references_constitutions_hold_two_principles(writer):
     assert "lengthy" in principles[0].antithesis
 
 
-@pytest.mark.skipif(not DATA.exists(), reason="../shared/data is absent")
+@pytest.mark.skipif(not DATA.exists(), reason="the shared data are absent")
 def test_the_references_contrasts_are_read_with_their_principles():
     file = DATA / "hh" / "reference_format_contrasts.json"
     written = read_contrasts(file)

@@ -1,4 +1,4 @@
-"""A hook of mkdocs: the page `commands.md`, made at build time from the commands themselves."""
+"""An MkDocs hook that generates the page `commands.md` from the commands themselves."""
 
 import re
 from typing import Any
@@ -11,9 +11,9 @@ from sami.cli import app
 
 INTRODUCTION = """# Commands
 
-Every command with its arguments and options, as `sami COMMAND --help` shows them.
-Results go to standard output, progress and warnings to standard error. The exit code is 0 on success and 2 for
-anything that you can mend ([Troubleshooting](troubleshooting.md)).
+This page lists every command with its arguments and options, as `sami COMMAND --help` does.
+Results go to standard output, and progress and warnings to standard error. The exit code is 0 on success and 2 for
+errors that you can fix ([Troubleshooting](troubleshooting.md)).
 """
 
 
@@ -56,7 +56,7 @@ def _cell(text: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """Without rich's markup, and as one paragraph for each that was written."""
+    """The text without Rich markup, with one line per paragraph."""
     text = re.sub(r"\[/?bold\]", "**", text)
     paragraphs = [" ".join(part.split()) for part in text.replace("\b", "").split("\n\n")]
     return "\n\n".join(paragraphs)

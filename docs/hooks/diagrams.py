@@ -1,4 +1,4 @@
-"""A hook of mkdocs: a diagram stands in the page itself, so that its ink follows the theme that the reader chose."""
+"""An MkDocs hook that inlines diagrams into the page, so that their colors follow the reader's theme."""
 
 import re
 from pathlib import Path
@@ -14,7 +14,7 @@ STYLE = re.compile(r"\s*<style>.*?</style>", re.DOTALL)
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     def inline(match: re.Match[str]) -> str:
         drawing = (Path(config.docs_dir) / match["file"]).read_text(encoding="utf-8")
-        # The colours for readers of the file alone go; what is drawn in `currentColor` takes the page's.
+        # The drawing's own style is for viewers of the file alone; `currentColor` then takes the color of the page.
         return f'<div class="diagram">\n{STYLE.sub("", drawing).strip()}\n</div>'
 
     return IMAGE.sub(inline, markdown)

@@ -1,4 +1,4 @@
-"""A hook of mkdocs: `recipe.md` and `principles-file.md`, made at build time from the models that read these files."""
+"""An MkDocs hook that generates `recipe.md` and `principles-file.md` from the models that parse these files."""
 
 from collections.abc import Iterator
 from types import NoneType, UnionType
@@ -16,20 +16,21 @@ from sami.text import verifiers
 
 INTRODUCTION = """# Recipe reference
 
-Every key of a recipe, as this version reads it. `model`, `queries` and `principles` are required; everything else has
-the default that stands here. A key is overridden on the command line by its dotted name, `training.lr=1e-5`.
-An unknown key is an error that names the nearest known one. `sami plan RECIPE` prints every resolved value.
+This page lists every key of a recipe. `model`, `queries`, and `principles` are required; all other keys have the
+default shown here. To override a key on the command line, use its dotted name: `training.lr=1e-5`.
+An unknown key is an error that suggests the closest known key. `sami plan RECIPE` prints every resolved value.
 """
 
 PRINCIPLES = """# Principles file
 
-A YAML list of principles, or a mapping whose `principles` is that list. `sami` refuses unknown keys.
+A principles file is a YAML list of principles, or a mapping with such a list under `principles`. Unknown keys are
+refused.
 """
 
 CHECKS = """## Checks
 
-`verifier` and `antithesis_verifier` take one of these, with `check` and its parameters. An empty response passes
-nothing. A check is refused where it could not fail or not pass.
+`verifier` and `antithesis_verifier` take one of these checks, with `check` and its parameters. An empty response passes
+no check. A check that could never fail, or never pass, is refused.
 """
 
 
@@ -55,7 +56,6 @@ def principles_page() -> str:
 
 def page() -> str:
     """The recipe's sections in Markdown."""
-    """The whole page in Markdown."""
     parts = [INTRODUCTION, _table("The recipe", Recipe)]
     described: set[type[Section]] = {Recipe}
     for name, section in _sections("", Recipe):
@@ -66,7 +66,7 @@ def page() -> str:
 
 
 def type_name(annotation: Any) -> str:
-    """A type as a person writes it: "text", "list of integers", "auto, chat or plain"."""
+    """A type in plain words: "text", "list of integers", "`auto`, `chat` or `plain`"."""
     origin, inner = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         return type_name(inner[0])
@@ -87,7 +87,7 @@ def type_name(annotation: Any) -> str:
 
 
 def _sections(name: str, section: type[Section]) -> Iterator[tuple[str, type[Section]]]:
-    """Each section below this one with its dotted name, those inside others behind these."""
+    """Each section below this one with its dotted name, depth first."""
     for key, field in section.model_fields.items():
         dotted = f"{name}.{key}" if name else key
         for inner in _inside(field.annotation):

@@ -1,9 +1,9 @@
-"""Take the pictures of the report that the README shows, from the page of a run.
+"""Take the screenshots of the report for the README and the documentation.
 
     sami report RUN && python docs/images/take.py RUN
 
 Writes report.webp (a desktop's window) and report-phone.webp (a phone's, dark) beside this file.
-Needs Chromium, and `pip install playwright`.
+Needs Chromium, and `pip install playwright pillow`.
 """
 
 import io
@@ -15,7 +15,7 @@ from PIL import Image
 from playwright.sync_api import Browser, sync_playwright
 
 HERE = Path(__file__).parent
-# The first principle of the list, as someone would choose it, and its first item.
+# Chooses the first principle in the list and scrolls to its first item.
 TO_AN_ANSWER = """() => {
   const choice = document.getElementById("by-principle");
   choice.selectedIndex = [...choice.options].findIndex((option) => option.value.startsWith("="));

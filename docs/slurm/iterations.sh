@@ -1,5 +1,5 @@
 #!/bin/bash
-# All iterations of a run with generation in shards, as a chain of jobs; to be called where sbatch can be:
+# Runs all iterations with generation in shards, as a chain of jobs. Call it where sbatch is available:
 #
 #   bash iterations.sh ITERATIONS SHARDS NODES recipe.yaml --output /shared/runs/mine
 set -euo pipefail
@@ -15,5 +15,5 @@ for iteration in $(seq "$iterations"); do
         --iteration "$iteration")
     after=(--dependency="afterok:$job")
 done
-# Every iteration is trained; what remains of the run is its evaluation.
+# All iterations are trained at this point; only the evaluation remains.
 sbatch --parsable "${after[@]}" --nodes=1 "$here/nodes.sbatch" run "$@"

@@ -2,14 +2,17 @@
 
 import sami
 summary = sami.run(sami.load_recipe("quickstart"), "runs/quickstart")
+
+Every name in `__all__` is public and documented in docs/api.md.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sami.contrasts import Contrast, collate
+    from sami.contrasts import Contrast, collate, read_contrasts
     from sami.errors import InputError
+    from sami.evaluation.win_rate import queries_needed, win_rates
     from sami.objective import information_bound, sami_loss
     from sami.pipeline import Pipeline, run
     from sami.principles import Constitution, Principle, load_principles
@@ -17,10 +20,11 @@ if TYPE_CHECKING:
     from sami.scoring import logprob_matrix
     from sami.training import SAMIConfig, SAMITrainer
 
-# Names are looked up on first use, so that importing the package does not import torch.
+# Names are looked up on first use, so that `import sami` does not import torch.
 _HOMES = {
-    "contrasts": ("Contrast", "collate"),
+    "contrasts": ("Contrast", "collate", "read_contrasts"),
     "errors": ("InputError",),
+    "evaluation.win_rate": ("queries_needed", "win_rates"),
     "objective": ("information_bound", "sami_loss"),
     "pipeline": ("Pipeline", "run"),
     "principles": ("Constitution", "Principle", "load_principles"),
@@ -44,8 +48,11 @@ __all__ = [
     "load_principles",
     "load_recipe",
     "logprob_matrix",
+    "queries_needed",
+    "read_contrasts",
     "run",
     "sami_loss",
+    "win_rates",
 ]
 
 

@@ -6,12 +6,13 @@ Everything is drawn from seeds of the recipe, so a plan is made again rather tha
 import itertools
 import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sami.principles import Constitution, Principle, distinct_constitutions, sample_constitutions
+from sami.principles import Constitution, Principle
 from sami.queries import Query
 from sami.recipe import Recipe, Sampling
+from sami.schemes import SCHEMES, require_enough, sample_constitutions
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ def training_plan(
     needed = recipe.training.steps_of(iteration) * recipe.training.batch_size
     rng = random.Random(f"constitutions of iteration {iteration}, seed {recipe.sampling.seed}")
     order = list(queries)
-    groups = _in_turns(principles, recipe.sampling, rng)
+    groups = SCHEMES[recipe.sampling.scheme].turns(principles, recipe.sampling.principles_per_constitution, rng)
     planned = []
     for number in range(math.ceil(needed * (1 + recipe.generation.surplus))):
         if number % len(order) == 0:
@@ -58,24 +59,10 @@ def evaluation_plan(recipe: Recipe, principles: Sequence[Principle], queries: Se
     return planned
 
 
-def _in_turns(principles: Sequence[Principle], sampling: Sampling, rng: random.Random) -> Iterator[list[Principle]]:
-    """The principles to draw each contrast from: k at a time through a shuffled deck, so that all get their share.
-
-    Independent constitutions draw from all principles each time.
-    """
-    k = sampling.principles_per_constitution
-    while True:
-        deck = rng.sample(principles, len(principles))
-        if sampling.scheme == "independent":
-            yield deck
-        else:
-            yield from (deck[start : start + k] for start in range(0, len(deck) - k + 1, k))
-
-
 def _around(
     principle: Principle, principles: Sequence[Principle], sampling: Sampling, rng: random.Random
 ) -> list[Principle]:
-    """The principle with as few others as a contrast needs, so that every contrast has to do with it.
+    """The principle with as few others as a contrast needs, so that every contrast involves it.
 
     The others are of its own kind, learned or held out, as long as there are enough of those.
     """
@@ -83,9 +70,8 @@ def _around(
     rng.shuffle(others)
     others.sort(key=lambda p: p.held_out != principle.held_out)
     for size in range(len(others) + 1):
-        possible = distinct_constitutions(
-            size + 1, scheme=sampling.scheme, principles_per_constitution=sampling.principles_per_constitution
-        )
+        k = sampling.principles_per_constitution
+        possible = SCHEMES[sampling.scheme].count(size + 1, k) if k <= size + 1 else 0
         if possible >= sampling.constitutions:
             break
     return [principle, *others[:size]]
@@ -99,3 +85,8 @@ def _sample(principles: Sequence[Principle], sampling: Sampling, rng: random.Ran
         principles_per_constitution=sampling.principles_per_constitution,
         rng=rng,
     )
+
+
+def check_sampling(principles: Sequence[Principle], sampling: Sampling) -> None:
+    """Raise InputError if the principles cannot give the distinct constitutions that a recipe asks for."""
+    require_enough(principles, sampling.scheme, sampling.constitutions, sampling.principles_per_constitution)

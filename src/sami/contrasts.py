@@ -1,41 +1,44 @@
-"""The record that training eats: its Parquet file, the filters before it, and the packed batch.
+"""`Contrast`, the record that a model is trained on: its Parquet file and the packed batch.
 
-A batch holds one row for each (contrast, constitution), and the rows stand one after the other without padding:
+A batch holds one row for each (contrast, constitution), one after the other without padding:
 
     prompt | response 1 | response 2 | … | response R | prompt | response 1 | …
 
 Positions restart at the prompt's length for each response, and attention keeps responses from seeing each
 other: every response is scored as if it alone followed the prompt, and the prompt is computed once. The last
-token of a response is predicted and predicts nothing, so it is not part of its row.
+token of a response is predicted but predicts nothing, so it is not part of its row.
 
 Shapes: B contrasts, C constitutions, R responses, T response tokens (longest), N sequences of L tokens,
 X scored positions.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sami.errors import InputError, one_line
 from sami.files import replacing
-from sami.generation import FinishReason
 
 if TYPE_CHECKING:
     import torch
+
+# "unsplit" is not an engine's: a response that was asked for reasoning and an answer, but has no answer of its own.
+FinishReason = Literal["stop", "length", "unsplit"]
 
 
 @dataclass(frozen=True)
 class Contrast:
     """One query with C constitutions and one response sampled under each.
 
-    `response_ids[i]` was sampled under `constitutions[i]` and ends with EOS where `finish_reasons[i]` is "stop";
-    "unsplit" is reasoning without an answer, which is evaluated and never trained on. `prompt_ids[i]` is the
+    `response_ids[i]` was sampled under `constitutions[i]` and ends with an end token where `finish_reasons[i]` is
+    "stop"; "unsplit" is reasoning without an answer, which is evaluated and never trained on. `prompt_ids[i]` is the
     training prompt of constitution i. `principles[i]` holds the (principle id, is it the definition rather than the
-    antithesis) pairs of constitution i.
+    antithesis) pairs of constitution i. `reasoning[i]` is the text that was written before response i, to be shown
+    only; the list is empty if no response has any.
     """
 
     id: str
@@ -46,6 +49,7 @@ class Contrast:
     responses: list[str]
     finish_reasons: list[FinishReason]
     principles: list[list[tuple[str, bool]]]
+    reasoning: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         c, r = len(self.prompt_ids), len(self.response_ids)
@@ -70,6 +74,7 @@ SCHEMA = pa.schema(
         "responses": pa.list_(pa.string()),
         "finish_reasons": pa.list_(pa.string()),
         "principles": pa.list_(pa.list_(pa.struct({"id": pa.string(), "positive": pa.bool_()}))),
+        "reasoning": pa.list_(pa.string()),
     }
 )
 
@@ -95,10 +100,13 @@ def read_contrasts(path: Path) -> list[Contrast]:
         table = pq.read_table(path)
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"The contrasts in {path} cannot be read: {one_line(error)}.") from None
-    missing = [f.name for f in fields(Contrast) if f.name not in table.column_names]
+    required = [f.name for f in fields(Contrast) if f.default_factory is MISSING]
+    missing = [name for name in required if name not in table.column_names]
     if missing:
-        raise InputError(f"The file {path} lacks the columns {', '.join(missing)} of a contrasts file.")
+        raise InputError(f"{path} is not a contrasts file: the columns {', '.join(missing)} are missing.")
     try:
+        if "reasoning" not in table.column_names:  # files of earlier versions
+            table = table.append_column("reasoning", pa.array([[]] * len(table), SCHEMA.field("reasoning").type))
         rows = table.select(SCHEMA.names).cast(SCHEMA).to_pylist()
         return [
             Contrast(**{**row, "principles": [[(p["id"], p["positive"]) for p in c] for c in row["principles"]]})
@@ -112,7 +120,7 @@ def require_scorable(contrasts: Iterable[Contrast], context: int | None, vocabul
     """Refuse contrasts that a model cannot read.
 
     Args:
-        context: most tokens of a prompt with one response; None where there is no limit.
+        context: most tokens that a prompt with one response may have; None for no limit.
         vocabulary: size of the model's.
 
     Raises:
@@ -124,14 +132,14 @@ def require_scorable(contrasts: Iterable[Contrast], context: int | None, vocabul
         if context and longest + len(contrast.response_ids[r]) > context:
             raise InputError(
                 f"Response {r} of contrast {contrast.id} has {len(contrast.response_ids[r])} tokens and its longest "
-                f"prompt {longest}, and the model's context is {context}. Leave the contrast out, or generate shorter "
+                f"prompt {longest}, but the model's context is {context}. Leave the contrast out, or generate shorter "
                 f"responses."
             )
         largest = max(map(max, (*contrast.prompt_ids, *contrast.response_ids)))
         if largest >= vocabulary:
             raise InputError(
-                f"Contrast {contrast.id} holds the token id {largest}, and the model has {vocabulary} tokens. The "
-                f"contrasts were made with another tokenizer: generate them with this model's."
+                f"Contrast {contrast.id} holds the token id {largest}, but the model's vocabulary has {vocabulary} "
+                f"tokens. The contrasts were made with another tokenizer: generate them with this model's."
             )
 
 

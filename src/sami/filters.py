@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 from sami.contrasts import Contrast
 from sami.errors import InputError
+from sami.prompts.control import control_inside
 from sami.recipe import Filters
 from sami.text.degeneration import repeated_loop, template_leftover
 from sami.text.leaks import leakage
@@ -18,11 +19,13 @@ def filter_contrasts(
     filters: Filters,
     stop: Sequence[str] = (),
     unfit: Mapping[str, Collection[str]] | None = None,
+    control: Mapping[int, str] | None = None,
 ) -> tuple[list[Contrast], dict[str, int]]:
     """Keep the contrasts that pass every filter, and count the others by the first filter that took them.
 
     Args:
         unfit: ids of contrasts that are dropped in any case, by reason.
+        control: the tokenizer's control tokens, which are leftovers inside a response.
 
     Raises:
         InputError: a smaller share than `filters.min_survivors` is left.
@@ -33,7 +36,7 @@ def filter_contrasts(
     }
     if any("unsplit" in contrast.finish_reasons for contrast in contrasts):
         checks["unsplit"] = lambda c: "unsplit" in c.finish_reasons
-    checks |= _checks(filters, stop)
+    checks |= _checks(filters, stop, control or {})
     kept: list[Contrast] = []
     dropped: Counter[str] = Counter({name: 0 for name in checks})
     for contrast in contrasts:
@@ -70,14 +73,19 @@ def _advice(worst: str) -> str:
             )
 
 
-def surviving(contrasts: Sequence[Contrast], filters: Filters, stop: Sequence[str] = ()) -> float:
+def surviving(
+    contrasts: Sequence[Contrast],
+    filters: Filters,
+    stop: Sequence[str] = (),
+    control: Mapping[int, str] | None = None,
+) -> float:
     """The share of contrasts that pass every filter, whatever share is asked for."""
-    checks = _checks(filters, stop)
+    checks = _checks(filters, stop, control or {})
     checks["unsplit"] = lambda c: "unsplit" in c.finish_reasons
     return sum(not any(takes(contrast) for takes in checks.values()) for contrast in contrasts) / len(contrasts)
 
 
-def _checks(filters: Filters, stop: Sequence[str]) -> dict[str, Callable[[Contrast], bool]]:
+def _checks(filters: Filters, stop: Sequence[str], control: Mapping[int, str]) -> dict[str, Callable[[Contrast], bool]]:
     """Whether a filter takes a contrast, by the filter's name."""
     leftovers = [s.strip() if len(s.strip()) > 1 else s for s in stop if s.strip()]
     unwanted = [term.casefold() for term in filters.unwanted]
@@ -90,7 +98,8 @@ def _checks(filters: Filters, stop: Sequence[str]) -> dict[str, Callable[[Contra
         checks["unfinished"] = lambda c: "length" in c.finish_reasons
     if filters.stop_leftovers:
         checks["stop_leftovers"] = lambda c: any(
-            template_leftover(r) is not None or any(s in r for s in leftovers) for r in c.responses
+            template_leftover(r) is not None or any(s in r for s in leftovers) or control_inside(ids, reason, control)
+            for r, ids, reason in zip(c.responses, c.response_ids, c.finish_reasons, strict=True)
         )
     if unwanted:
         checks["unwanted"] = lambda c: any(term in r.casefold() for r in c.responses for term in unwanted)

@@ -1,26 +1,24 @@
-"""Principles, the constitutions made of them, and the schemes that sample contrasting constitutions."""
+"""Principles, and the constitutions made of them."""
 
-import itertools
-import math
 import random
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from sami.errors import InputError, one_line
-from sami.recipe import Sampling
+from sami.console import say_once, visible
+from sami.errors import MOST_QUOTED, InputError, one_line, quoted
+from sami.files import cut_values, parse_yaml, read_text
+from sami.text.languages import ENGLISH, language_of
 from sami.text.verifiers import Negate, VerifierSpec
 
 BANK = Path(__file__).parent / "recipes" / "principles"
 
 
 class Principle(BaseModel):
-    """A behaviour in a sentence, with the sentence that asks for its opposite."""
+    """A behavior in one sentence, with the sentence that asks for its opposite."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=True)
 
@@ -40,6 +38,12 @@ class Principle(BaseModel):
             raise ValueError("the antithesis is the definition itself; write what its opposite asks for")
         if self.antithesis_verifier and not self.verifier:
             raise ValueError("an antithesis_verifier needs a verifier beside it")
+        english = {name for one in (self.verifier, self.antithesis_verifier) if one for name in one.english_checks()}
+        if english and language_of(f"{self.definition}\n{self.antithesis}") != ENGLISH:
+            raise ValueError(
+                f"the check {min(english)} knows English only, and the principle is in another language; use another "
+                f"check"
+            )
         return self
 
     def text(self, positive: bool) -> str:
@@ -69,7 +73,7 @@ class Constitution:
 
     @property
     def text(self) -> str:
-        """One principle stands alone; several are numbered."""
+        """One principle is given as it is; several are numbered."""
         if len(self.texts) == 1:
             return self.texts[0]
         return "\n".join(f"{number}. {text}" for number, text in enumerate(self.texts, start=1))
@@ -81,72 +85,6 @@ class Constitution:
 
     def shuffled(self, rng: random.Random) -> "Constitution":
         return Constitution(tuple(rng.sample(self.principles, len(self.principles))))
-
-
-def sample_constitutions(
-    principles: Sequence[Principle],
-    *,
-    scheme: str,
-    constitutions: int,
-    principles_per_constitution: int,
-    rng: random.Random,
-) -> list[Constitution]:
-    """C distinct constitutions for one contrast.
-
-    opposite: k principles with random polarities, and their exact opposite (C = 2).
-    positive_vs_negative: k principles as they stand, then C - 1 lists with at least one antithesis.
-    independent: every constitution draws its own k principles and polarities.
-
-    Raises:
-        InputError: the principles do not allow that many distinct constitutions.
-    """
-    _require_enough(principles, scheme, constitutions, principles_per_constitution)
-    k = principles_per_constitution
-    chosen = rng.sample(list(principles), k)
-    if scheme == "opposite":
-        polarities = [rng.random() < 0.5 for _ in chosen]
-        return [
-            Constitution(tuple(zip(chosen, polarities, strict=True))),
-            Constitution(tuple((p, not positive) for p, positive in zip(chosen, polarities, strict=True))),
-        ]
-    if scheme == "positive_vs_negative":
-        flips = rng.sample([f for f in itertools.product((True, False), repeat=k) if not all(f)], constitutions - 1)
-        return [Constitution(tuple(zip(chosen, polarities, strict=True))) for polarities in [(True,) * k, *flips]]
-    drawn: dict[frozenset[tuple[str, bool]], Constitution] = {}
-    while len(drawn) < constitutions:
-        candidate = Constitution(tuple((p, rng.random() < 0.5) for p in rng.sample(list(principles), k)))
-        drawn.setdefault(candidate.key, candidate)
-    return list(drawn.values())
-
-
-def distinct_constitutions(principles: int, *, scheme: str, principles_per_constitution: int) -> int:
-    """How many distinct constitutions a contrast can have under a scheme; 0 where k exceeds the principles."""
-    k = principles_per_constitution
-    if k > principles:
-        return 0
-    return {"opposite": 2, "positive_vs_negative": 2**k, "independent": math.comb(principles, k) * 2**k}[scheme]
-
-
-def check_sampling(principles: Sequence[Principle], sampling: Sampling) -> None:
-    """Raise InputError where the principles cannot give the distinct constitutions that a recipe asks for."""
-    _require_enough(principles, sampling.scheme, sampling.constitutions, sampling.principles_per_constitution)
-
-
-def _require_enough(principles: Sequence[Principle], scheme: str, c: int, k: int) -> None:
-    """Raise InputError where the principles cannot give C distinct constitutions of k principles."""
-    n = len(principles)
-    if k > n:
-        raise InputError(
-            f"principles_per_constitution is {k}, and only {n} principles are available for it. "
-            f"Lower it or add principles that are not held out."
-        )
-    possible = distinct_constitutions(n, scheme=scheme, principles_per_constitution=k)
-    if c > possible:
-        raise InputError(
-            f"{c} constitutions were asked for, and {n} principles taken {k} at a time with scheme "
-            f"{scheme!r} allow {possible} distinct ones. Lower sampling.constitutions, or raise "
-            f"principles_per_constitution."
-        )
 
 
 def load_principles(path: str | Path) -> list[Principle]:
@@ -162,35 +100,50 @@ def load_principles(path: str | Path) -> list[Principle]:
             f"The principles file {file} does not exist. Give a path relative to the recipe, or one of the names that "
             f"come with sami: {names}."
         )
-    try:
-        raw: Any = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"The principles file {file} is not YAML: {one_line(error)}.") from None
+    place = f"The principles file {file}"
+    text = read_text(file, place)
+    raw: Any = parse_yaml(text, place)
+    _warn_of_cut_sentences(text, file)
     entries = raw.get("principles") if isinstance(raw, dict) else raw
     if not isinstance(entries, list) or not entries:
         raise InputError(
-            f"The principles file {file} holds no list of principles. Each needs id, definition and antithesis."
+            f"{file} is not a principles file: it has no list of principles. Write a list in which each has id, "
+            f"definition and antithesis."
         )
     principles = [_read(entry, number, file) for number, entry in enumerate(entries, start=1)]
     repeated = [name for name, count in Counter(p.id for p in principles).items() if count > 1]
     if repeated:
         raise InputError(f"The principles file {file} uses the id {repeated[0]!r} twice. Ids must be distinct.")
     if all(p.held_out for p in principles):
-        raise InputError(f"Every principle in {file} is held out, which leaves none to train on.")
+        raise InputError(
+            f"Every principle in {file} is held out, which leaves none to train on. Remove `held_out` from at least "
+            f"one."
+        )
     return principles
 
 
+def _warn_of_cut_sentences(text: str, file: Path) -> None:
+    for cut in cut_values(text):
+        if cut.key in ("definition", "antithesis"):
+            say_once(
+                f"warning: line {cut.line} of {file}: YAML reads {quoted(cut.comment)} as a comment, so the {cut.key} "
+                f"ends with {quoted(cut.value[-40:])}. If the comment belongs to the sentence, put the whole sentence "
+                f"in quotation marks."
+            )
+
+
 def _read(entry: Any, number: int, file: Path) -> Principle:
-    name = entry.get("id", f"number {number}") if isinstance(entry, dict) else f"number {number}"
+    given = entry.get("id") if isinstance(entry, dict) else None
+    name = visible(given) if isinstance(given, str) and 0 < len(given) <= MOST_QUOTED else f"number {number}"
     if isinstance(entry, dict) and not entry.get("antithesis"):
         raise InputError(
             f"Principle {name} in {file} has no antithesis. SAMI learns from the contrast between a principle "
-            f"and its opposite: write the sentence that asks for the opposite behaviour."
+            f"and its opposite: write the sentence that asks for the opposite behavior."
         )
     try:
         return Principle.model_validate(entry)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        reason = first["msg"].removeprefix("Value error, ")
+        where = visible(".".join(str(part) for part in first["loc"]))[:MOST_QUOTED]
+        reason = one_line(first["msg"].removeprefix("Value error, "))
         raise InputError(f"Principle {name} in {file} cannot be used. {where or 'It'}: {reason}.") from None

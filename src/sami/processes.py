@@ -1,4 +1,4 @@
-"""Processes that a run starts, which must not outlive it."""
+"""Child processes, which must not outlive the run that starts them."""
 
 import ctypes
 import os
@@ -11,13 +11,13 @@ _PR_SET_PDEATHSIG = 1
 
 
 def end_with_parent() -> None:
-    """Ask Linux for SIGTERM when the parent ends; to be called in the child, before it runs its program."""
+    """Ask Linux to send SIGTERM when the parent ends. Call it in the child, before it runs its program."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def stop(process: "subprocess.Popen[bytes]", seconds: float = 20.0) -> None:
-    """End a process that leads a session of its own, with all that it started."""
+    """End a process that leads a session of its own, and everything that it started."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, number)

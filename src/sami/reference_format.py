@@ -4,11 +4,10 @@
     contrasts = read_contrasts(Path("contrasts.json"))            # {id: [{"prompt", "response", "example_id"}, …]}
     principles = opposed(pairs)
 
-A prompt of theirs opens with a system line, lists the constitution under a line that ends in "Constitution:", and
-closes with a human turn for an assistant or a post for a summary; other prompts are refused.
+Their prompts open with a system line, list the constitution under a line that ends in "Constitution:", and close with
+a human turn for an assistant or a post for a summary. Other prompts are refused.
 """
 
-import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -19,8 +18,8 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from sami.errors import InputError, one_line
-from sami.files import replacing, require_creatable
+from sami.errors import InputError, quoted
+from sami.files import parse_json, read_text, replacing, require_creatable
 from sami.principles import Principle
 
 _PROMPT = re.compile(
@@ -33,13 +32,13 @@ _NUMBER = re.compile(r"\s*\d+\.\s*")
 
 @dataclass(frozen=True)
 class ConstitutionPair:
-    """What a positive and a negative constitution ask for, in their order."""
+    """The statements of a positive and a negative constitution, in their order."""
 
     place: str
     positive: list[str]
     negative: list[str]
     names: tuple[list[str], list[str]] | None = None
-    """The identifier of each statement without its "pos" or "neg", where the file has them."""
+    """The identifier of each statement without its "pos" or "neg"; None where the file has none."""
 
 
 @dataclass(frozen=True)
@@ -53,14 +52,13 @@ class WrittenContrast:
 
 
 def read_constitutions(sources: Iterable[Path]) -> list[ConstitutionPair]:
-    """Constitution files, or folders of them; of a file of contrasts, the constitutions in its prompts.
+    """The pairs of constitution files, of folders of them, and of the prompts in files of contrasts.
 
     Raises:
-        InputError: a file that is missing or of neither format.
+        InputError: a file is missing or of neither format.
     """
-    files = [file for source in sources for file in _json_files(source)]
     pairs: list[ConstitutionPair] = []
-    for file in files:
+    for file in (file for source in sources for file in _json_files(source)):
         value = _read_json(file)
         if isinstance(value, dict) and {"positive", "negative"} <= value.keys():
             pairs.append(_pair(file, value))
@@ -76,7 +74,7 @@ def read_contrasts(file: Path) -> list[WrittenContrast]:
     """The contrasts of a file, in its order.
 
     Raises:
-        InputError: a file that is missing, empty or of another format, or a prompt that is not one of theirs.
+        InputError: the file is missing, empty or of another format, or a prompt is not one of theirs.
     """
     return _contrasts(file, _read_json(file))
 
@@ -84,41 +82,21 @@ def read_contrasts(file: Path) -> list[WrittenContrast]:
 def opposed(pairs: Sequence[ConstitutionPair]) -> list[Principle]:
     """The principles that the pairs are made of: each positive statement with the negative one that replaces it.
 
-    By identifiers where there are some. Otherwise from pairs that differ in one statement once all known
-    opposites are set aside, until nothing more follows; such principles get numbers for ids.
+    Statements are paired by identifiers where the files have them. Others are paired where two constitutions differ
+    in one statement after all known opposites are set aside, until nothing more follows; such principles get numbers
+    for ids.
 
     Raises:
-        InputError: a statement without an opposite, or with two, or one that a principle cannot be made of.
+        InputError: a statement has no opposite, has two, or cannot be part of a principle.
     """
+    definitions = list(dict.fromkeys(statement for pair in pairs for statement in pair.positive))
     antitheses: dict[str, str] = {}
-    names: dict[str, str] = {}
-    definitions: list[str] = []
-    for pair in pairs:
-        definitions += [statement for statement in pair.positive if statement not in definitions]
-    for pair in pairs:
-        if pair.names is None:
-            continue
-        negative = dict(zip(pair.names[1], pair.negative, strict=True))
-        for name, statement in zip(pair.names[0], pair.positive, strict=True):
-            if names.setdefault(statement, name) != name:
-                raise InputError(
-                    f"{pair.place} calls a statement {name!r} that another file calls {names[statement]!r}."
-                )
-            if name in negative and negative[name] != statement:
-                _oppose(antitheses, statement, negative[name], pair.place)
-    while True:
-        known = len(antitheses)
-        for pair in pairs:
-            mine = [s for s in pair.positive if s not in pair.negative and antitheses.get(s) not in pair.negative]
-            theirs = [s for s in pair.negative if s not in pair.positive and s not in antitheses.values()]
-            if len(mine) == len(theirs) == 1:
-                _oppose(antitheses, mine[0], theirs[0], pair.place)
-        if len(antitheses) == known:
-            break
+    names = _pair_by_name(pairs, antitheses)
+    _pair_by_difference(pairs, antitheses)
     if alone := [statement for statement in definitions if statement not in antitheses]:
         raise InputError(
-            f"The statement {alone[0]!r} has no opposite that could be told from these files. Each principle needs "
-            f"one: write the principles file by hand, or add the file of its negative constitution."
+            f"These files do not show the opposite of the statement {quoted(alone[0])}. Each principle needs one. Add "
+            f"the file of its negative constitution, or write the principles file by hand."
         )
     ids = [_id(names.get(statement, f"principle-{number}")) for number, statement in enumerate(definitions, start=1)]
     if repeated := [name for name, count in Counter(ids).items() if count > 1]:
@@ -126,14 +104,43 @@ def opposed(pairs: Sequence[ConstitutionPair]) -> list[Principle]:
     return [_principle(name, one, antitheses[one]) for name, one in zip(ids, definitions, strict=True)]
 
 
+def _pair_by_name(pairs: Sequence[ConstitutionPair], antitheses: dict[str, str]) -> dict[str, str]:
+    """Adds the antitheses that identifiers give; returns the identifier of each statement that has one."""
+    names: dict[str, str] = {}
+    for pair in pairs:
+        if pair.names is None:
+            continue
+        negative = dict(zip(pair.names[1], pair.negative, strict=True))
+        for name, statement in zip(pair.names[0], pair.positive, strict=True):
+            if names.setdefault(statement, name) != name:
+                raise InputError(
+                    f"{pair.place} calls a statement {name!r} that another file calls {names[statement]!r}. Give one "
+                    f"statement one identifier."
+                )
+            if name in negative and negative[name] != statement:
+                _oppose(antitheses, statement, negative[name], pair.place)
+    return names
+
+
+def _pair_by_difference(pairs: Sequence[ConstitutionPair], antitheses: dict[str, str]) -> None:
+    known = -1
+    while known < len(antitheses):
+        known = len(antitheses)
+        for pair in pairs:
+            mine = [s for s in pair.positive if s not in pair.negative and antitheses.get(s) not in pair.negative]
+            theirs = [s for s in pair.negative if s not in pair.positive and s not in antitheses.values()]
+            if len(mine) == len(theirs) == 1:
+                _oppose(antitheses, mine[0], theirs[0], pair.place)
+
+
 def write_principles(principles: Sequence[Principle], file: Path) -> None:
-    """A principles file that a person can edit.
+    """Write a principles file that a person can edit.
 
     Raises:
-        InputError: the file exists or cannot be made.
+        InputError: the file exists or cannot be created.
     """
     if file.exists():
-        raise InputError(f"The file {file} exists, and is not overwritten. Give another --output, or remove it.")
+        raise InputError(f"The file {file} exists and is not overwritten. Give another --output, or remove it.")
     require_creatable(file)
     entries = [{name: getattr(p, name) for name in ("id", "definition", "antithesis")} for p in principles]
     with replacing(file) as temporary:
@@ -143,8 +150,8 @@ def write_principles(principles: Sequence[Principle], file: Path) -> None:
 def _oppose(antitheses: dict[str, str], statement: str, opposite: str, place: str) -> None:
     if antitheses.setdefault(statement, opposite) != opposite:
         raise InputError(
-            f"{place} sets {opposite!r} against {statement!r}, and another place {antitheses[statement]!r}. A "
-            f"principle has one antithesis: import the files of one writer only."
+            f"{place} opposes {quoted(opposite)} to {quoted(statement)}, and another file opposes "
+            f"{quoted(antitheses[statement])}. A principle has one antithesis. Import the files of one writer only."
         )
 
 
@@ -154,43 +161,37 @@ def _principle(name: str, definition: str, antithesis: str) -> Principle:
     except ValidationError as error:
         reason = error.errors()[0]["msg"].removeprefix("Value error, ")
         raise InputError(
-            f"The statements {definition!r} and {antithesis!r} of {name!r} make no principle: {reason}. Correct them "
-            f"in the files, or write the principles file by hand."
+            f"The statements {quoted(definition)} and {quoted(antithesis)} of {name!r} cannot become a principle: "
+            f"{reason}. Correct them in the files, or write the principles file by hand."
         ) from None
 
 
 def _json_files(source: Path) -> list[Path]:
     if not source.exists():
         raise InputError(
-            f"There is no file or folder {source}. Give constitution files, a folder of them, or contrasts."
+            f"You passed {source}, which does not exist. Give constitution files, a folder of them, or contrasts."
         )
     if not source.is_dir():
         return [source]
     files = sorted(source.glob("*.json"))
     if not files:
-        raise InputError(f"The folder {source} holds no .json file. Give a folder of constitution files, or one file.")
+        raise InputError(f"The folder {source} has no .json file. Give a folder of constitution files, or one file.")
     return files
 
 
 def _read_json(file: Path) -> Any:
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        reason = one_line(error)
-        raise InputError(
-            f"The file {file} cannot be read as JSON: {reason}. Give a file as the reference has it."
-        ) from None
+    return parse_json(read_text(file, f"The file {file}"), f"The file {file}", "Give a file of the reference code.")
 
 
 def _pair(file: Path, value: dict[str, Any]) -> ConstitutionPair:
     texts = [value["positive"], value["negative"]]
     if not all(isinstance(text, str) for text in texts):
-        raise InputError(f"`positive` and `negative` of {file} must be numbered lists in one string each.")
+        raise InputError(f"`positive` and `negative` of {file} must each be a numbered list in one string.")
     positive, negative = ([_bare(line) for line in text.splitlines() if line.strip()] for text in texts)
     if not positive or len(positive) != len(negative):
         raise InputError(
-            f"{file} lists {len(positive)} positive and {len(negative)} negative statements. Each needs its opposite "
-            f"or itself in the other list."
+            f"{file} lists {len(positive)} positive and {len(negative)} negative statements. Each statement needs its "
+            f"opposite, or itself, in the other list."
         )
     found = value.get("identifiers")
     if found is None:
@@ -200,15 +201,15 @@ def _pair(file: Path, value: dict[str, Any]) -> ConstitutionPair:
     except (TypeError, KeyError, AttributeError, IndexError):
         names = ()
     if [len(side) for side in names] != [len(positive)] * 2:
-        raise InputError(f'The identifiers of {file} must be one "pos NAME" or "neg NAME" for each statement.')
+        raise InputError(f'The identifiers of {file} must be "pos NAME" or "neg NAME", one for each statement.')
     return ConstitutionPair(str(file), positive, negative, (names[0], names[1]))
 
 
 def _contrasts(file: Path, value: Any) -> list[WrittenContrast]:
     if not isinstance(value, dict) or not value:
         raise InputError(
-            f"The file {file} is not of the reference implementation: neither a constitution with `positive` and "
-            f"`negative`, nor contrasts as {{id: [{{prompt, response, example_id}}, …]}}."
+            f"The file {file} is not in a format of the reference code. Give a constitution with `positive` and "
+            f"`negative`, or contrasts as {{id: [{{prompt, response, example_id}}, …]}}."
         )
     return [_contrast(f"Contrast {key} of {file}", key, rows) for key, rows in value.items()]
 
@@ -224,18 +225,19 @@ def _contrast(place: str, key: str, rows: Any) -> WrittenContrast:
     for match in parsed:
         if match is None:
             raise InputError(
-                f"{place} has a prompt that cannot be taken apart. It must list a constitution under a line that ends "
-                f'in "Constitution:", and close with "Human: …" and "Assistant:", or with "POST: …" and "Summary:".'
+                f"{place} has a prompt in which no constitution and query are found. It must list a constitution under "
+                f'a line that ends in "Constitution:", and close with "Human: …" and "Assistant:", or with "POST: …" '
+                f'and "Summary:".'
             )
         queries.append((match["query"] or match["post"] or "").strip())
         constitutions.append([_bare(line) for line in match["constitution"].splitlines()])
     if len(set(queries)) > 1 or not queries[0]:
-        raise InputError(f"The prompts of {place} do not hold one and the same query.")
+        raise InputError(f"The prompts of {place} do not have the same query. Give contrasts of one query each.")
     return WrittenContrast(key, queries[0], constitutions, [row["response"].strip() for row in rows])
 
 
 def _bare(line: str) -> str:
-    """A numbered statement without its number, white space as one space."""
+    """A numbered statement without its number, with single spaces."""
     return " ".join(_NUMBER.sub("", line, count=1).split())
 
 

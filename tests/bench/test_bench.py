@@ -162,7 +162,7 @@ def test_the_table_shows_the_formula_and_the_machine(
 def test_a_folder_without_posts_is_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         train_step.main(["--data", str(tmp_path)])
-    assert "holds no posts.jsonl" in capsys.readouterr().err
+    assert "posts.jsonl is missing" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason="the folder of TL;DR posts is absent")

@@ -228,7 +228,7 @@ def test_one_question_as_json(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["q"], "Say under which constitution"),
+        (["q"], "Choose a constitution"),
         (["q", "--principle", "brief", "--constitution", "x"], "not both"),
         (["q", "--principle", "brief", "--opposite", "x"], "--opposite belongs to --constitution"),
         (["--json"], "Give a query"),
@@ -252,7 +252,7 @@ def test_impossible_requests_are_refused(
 
 
 def test_a_folder_without_a_run_or_a_model_is_refused(finished_run: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"holds no recipe\.yaml"):
+    with pytest.raises(InputError, match=r"recipe\.yaml is missing"):
         Trial(tmp_path)
     for name in ("recipe.yaml", "principles.yaml"):
         shutil.copy(finished_run / name, tmp_path / name)

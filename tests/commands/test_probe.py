@@ -10,10 +10,13 @@ from typing import Any
 import pytest
 import yaml
 
+from sami.commands import probe as probe_module
 from sami.commands.probe import CONTROL, Link, Probe, probe, read_links, sentences
 from sami.contrasts import Contrast
 from sami.evaluation.bootstrap import Estimate
 from sami.evaluation.information import ContrastScores
+from sami.generation.respond import respond
+from sami.prepared import prepare
 from sami.principles import Principle
 from sami.queries import Query
 from sami.recipe import Recipe, load_recipe
@@ -37,11 +40,12 @@ def recipe(recipe_file: Path) -> Recipe:
 
 
 class Made:
-    """What `read_links` takes of a pipeline."""
+    """What `read_links` takes of a prepared recipe."""
 
     def __init__(self, recipe: Recipe, principles: Sequence[Principle]) -> None:
         self.recipe, self.principles, self.prompts = recipe, list(principles), self
         self.stop: list[str] = []
+        self.control: dict[int, str] = {}
 
 
 def contrast(principle: str, query: str, responses: tuple[str, str] = ("one", "two")) -> Contrast:
@@ -178,18 +182,15 @@ def test_filtered_contrasts_are_counted(recipe: Recipe) -> None:
 
 
 def test_every_principle_is_measured_on_training_queries_only(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
-    from sami.pipeline import Pipeline
-
     asked: list[Any] = []
-    respond = Pipeline.respond
 
-    def watched(self: Pipeline, engine: Any, planned: Any, label: str, **more: Any) -> Any:
+    def watched(engine: Any, planned: Any, *rest: Any, **more: Any) -> Any:
         asked.extend(planned)
-        return respond(self, engine, planned, label, **more)
+        return respond(engine, planned, *rest, **more)
 
-    monkeypatch.setattr(Pipeline, "respond", watched)
+    monkeypatch.setattr(probe_module, "respond", watched)
     found = probe(recipe, 4)
-    splits = Pipeline(recipe, "unused").splits
+    splits = prepare(recipe).splits
     training = {query.text for half in splits.train for query in half}
     assert {one.query for one in asked} <= training
     assert len({one.query for one in asked}) == 6

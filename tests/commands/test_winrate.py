@@ -68,6 +68,21 @@ def test_the_table_shows_rates_intervals_and_what_is_behind_them(
     assert "warning" not in out
 
 
+def test_names_are_never_markup_or_control_characters(sami: Sami, tmp_path: Path) -> None:
+    judge, policy = "[/red]:x: \x1b[2J", "p\u202e\nsami: done"
+    file = tmp_path / "v.jsonl"
+    for name in (judge, "other [bold]"):
+        one = replace(verdict(principles=["[b]"]), judge=name, candidate=policy)
+        file.open("a").write(json.dumps(one.as_json()) + "\n")
+    code, out, err = sami("winrate", file)
+    assert code == 0
+    for text in ("[/red]:x: \\x1b[2J", "other [bold]", "p\\u202e", "[b]"):
+        assert text in out
+    assert "\nwarning: p\\u202e sami: done vs base by [/red]:x: \\x1b[2J: fewer" in "\n" + err
+    assert not {"\x1b", "\u202e"} & {*out, *err}
+    assert "\nsami:" not in out + err
+
+
 def test_few_queries_in_a_stratum_are_warned_about() -> None:
     def warned(longer: int, shorter: int) -> str:
         judged = [verdict(f"a{i}", float(i % 2), longer_by=5, longer_by_tokens=1) for i in range(longer)]

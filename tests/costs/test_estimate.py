@@ -1,4 +1,4 @@
-"""What a run will cost: counts and bytes that follow from the recipe, and nothing written."""
+"""What a run will cost: counts, bytes and seconds that follow from the recipe, and nothing is written."""
 
 import json
 from collections.abc import Callable
@@ -7,19 +7,27 @@ from pathlib import Path
 import pytest
 import torch
 
-from sami.costs.estimate import Costs, matrix_rate, memory_rate, plan
-from sami.pipeline import Pipeline
+from sami.costs.estimate import Costs, Gpus, _largest_change, matrix_rate, memory_rate, plan
+from sami.errors import InputError
+from sami.prepared import prepare
 from sami.recipe import load_recipe
 from tests.support.command_line import Sami
 from tests.support.recipes import write_recipe
 from tests.support.tiny import tiny_model
 
 Folder = Callable[[str, bool], Path]
+Plan = Callable[..., Costs]
 
 
 @pytest.fixture
 def recipe(tmp_path: Path, model_folder: Folder) -> Path:
     return write_recipe(tmp_path, model_folder("llama", True))
+
+
+@pytest.fixture
+def tiny(recipe: Path) -> Plan:
+    """`tiny(*overrides)`: the costs of a tiny model's recipe on this machine."""
+    return lambda *overrides: plan(load_recipe(recipe, overrides))
 
 
 @pytest.fixture(autouse=True)
@@ -28,8 +36,15 @@ def a_fixed_matrix_rate(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sami.costs.estimate.memory_rate", lambda: 1e9)
 
 
-def test_counts_follow_from_the_recipe(recipe: Path) -> None:
-    costs = plan(load_recipe(recipe))
+def papers(name: str, gpus: Gpus, *overrides: str) -> Costs:
+    return plan(load_recipe(f"paper/{name}", overrides), gpus, hub=False)
+
+
+# This machine.
+
+
+def test_counts_follow_from_the_recipe(tiny: Plan) -> None:
+    costs = tiny()
     assert costs.parameters == sum(weight.numel() for weight in tiny_model("llama").parameters())
     assert (costs.training_queries, costs.evaluation_queries) == (8, 3)
     assert costs.win_rate_queries == 783
@@ -42,31 +57,21 @@ def test_counts_follow_from_the_recipe(recipe: Path) -> None:
     assert costs.scored_tokens == pytest.approx(5 * 12 * 2 * (costs.prompt_tokens + 12), rel=1e-3)
 
 
-def test_prompts_are_counted_with_the_models_tokenizer(recipe: Path) -> None:
-    costs = plan(load_recipe(recipe))
-    pipeline = Pipeline(load_recipe(recipe), "unused")
-    planned = [*pipeline.training_plan(1), *pipeline.evaluation_plan()]
+def test_prompts_are_counted_with_the_models_tokenizer(tiny: Plan, recipe: Path) -> None:
+    prepared = prepare(load_recipe(recipe))
+    planned = [*prepared.training_plan(1), *prepared.evaluation_plan()]
     lengths = [
-        len(pipeline.prompts.training_prompt(p.query, [c.text], c.text)) for p in planned for c in p.constitutions
+        len(prepared.prompts.training_prompt(p.query, [c.text], c.text)) for p in planned for c in p.constitutions
     ]
-    assert costs.prompt_tokens == pytest.approx(sum(lengths) / len(lengths), abs=0.05)
+    assert tiny().prompt_tokens == pytest.approx(sum(lengths) / len(lengths), abs=0.05)
 
 
-def test_twice_the_steps_take_twice_the_training(recipe: Path) -> None:
-    once, twice = (plan(load_recipe(recipe, [f"training.steps={steps}"])) for steps in ([2, 3], [4, 6]))
+def test_twice_the_steps_take_twice_the_training(tiny: Plan) -> None:
+    once, twice = tiny("training.steps=[2, 3]"), tiny("training.steps=[4, 6]")
     # Nearly: the prompts whose mean length is taken are others.
     assert twice.seconds["training"] == pytest.approx(2 * once.seconds["training"], rel=0.1)
     assert twice.trained_tokens == pytest.approx(2 * once.trained_tokens, rel=0.02)
     assert twice.seconds["scoring"] == once.seconds["scoring"]
-
-
-def test_planning_writes_nothing(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    place = tmp_path / "empty"
-    place.mkdir()
-    monkeypatch.chdir(place)
-    before = sorted(tmp_path.rglob("*"))
-    plan(load_recipe(recipe))
-    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_planning_needs_no_weights(tmp_path: Path, model_folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,69 +84,133 @@ def test_planning_needs_no_weights(tmp_path: Path, model_folder: Folder, monkeyp
         assert costs.parameters == sum(weight.numel() for weight in tiny_model(architecture).parameters())
 
 
-def test_a_rate_that_bf16_hides_is_warned_about(recipe: Path) -> None:
-    def warnings(*overrides: str) -> str:
-        return " ".join(plan(load_recipe(recipe, overrides)).warnings)
-
-    assert "bfloat16" in warnings("model.dtype=bfloat16", "training.lr=5e-7")
-    assert "bfloat16" not in warnings("model.dtype=float32", "training.lr=5e-7")
-    assert "bfloat16" not in warnings("model.dtype=bfloat16", "training.lr=2e-5")
-
-
-def test_bf16_masters_take_half_the_memory_and_ask_for_steps_that_rounding_keeps(recipe: Path) -> None:
-    def costs(*overrides: str) -> Costs:
-        return plan(load_recipe(recipe, ["model.dtype=bfloat16", "training.lr=1.5e-5", *overrides]))
-
-    whole, narrow = costs(), costs("training.master_weights=bfloat16")
-    assert whole.training_bytes - narrow.training_bytes == (4 * 4 + 2 - 2 * 4) * whole.parameters
-    assert whole.warnings == []
-    assert "lost one by one" in " ".join(narrow.warnings)
-    assert costs("training.master_weights=bfloat16", "training.lr=3e-5").warnings == []
-
-
-def test_too_little_memory_is_warned_about(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_little_memory_is_a_misfit_with_the_setting_that_helps(tiny: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sami.models.devices.free_bytes", lambda: 1000)
-    assert "No setting makes it fit" in " ".join(plan(load_recipe(recipe)).misfits)
-    needed = plan(load_recipe(recipe)).training_bytes
+    assert "No setting makes it fit" in " ".join(tiny().misfits)
+    needed = tiny().training_bytes
     monkeypatch.setattr("sami.models.devices.free_bytes", lambda: needed - 1)
-    misfit = next(one for one in plan(load_recipe(recipe)).misfits if one.startswith("Training needs"))
+    misfit = next(one for one in tiny().misfits if one.startswith("Training needs"))
     assert misfit.endswith("Set training.micro_batch_size=1.")
     monkeypatch.setattr("sami.models.devices.free_bytes", lambda: 2**40)
-    assert plan(load_recipe(recipe)).misfits == []
+    assert tiny().misfits == []
 
 
-def test_training_memory_holds_weights_gradients_and_optimizer(recipe: Path) -> None:
-    adamw, rmsprop = (plan(load_recipe(recipe, [f"training.optimizer={name}"])) for name in ("adamw", "rmsprop"))
-    assert adamw.training_bytes - rmsprop.training_bytes == 4 * adamw.parameters
-    assert adamw.training_bytes > 16 * adamw.parameters
-
-
-def test_the_matrix_rate_is_that_of_this_machine() -> None:
+def test_rates_are_those_of_this_machine() -> None:
     assert 1e8 < matrix_rate(torch.float32) < 1e16
     assert 1e7 < memory_rate() < 1e14
 
 
-def test_plan_prints_the_recipe_and_the_costs(
-    sami: Sami,
-    recipe: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+# Warnings.
+
+
+@pytest.mark.parametrize(
+    ("overrides", "warning"),
+    [
+        (["model.dtype=bfloat16", "training.lr=5e-7"], "once rounded to bfloat16"),
+        (["model.dtype=float32", "training.lr=5e-7"], None),
+        (["model.dtype=bfloat16", "training.lr=2e-5"], None),
+        (["model.dtype=bfloat16", "training.master_weights=bfloat16", "training.lr=1.5e-5"], "loses most steps"),
+        (["model.dtype=bfloat16", "training.master_weights=bfloat16", "training.lr=3e-5"], None),
+        (["launch.address=here:29500"], "launch.address=here:29500 has no effect with one node"),
+    ],
+    ids=str,
+)
+def test_settings_that_lose_steps_or_change_nothing_are_warned_about(
+    tiny: Plan, overrides: list[str], warning: str | None
+) -> None:
+    found = " ".join(tiny(*overrides).warnings)
+    assert found == "" if warning is None else warning in found
+
+
+def test_the_largest_change_is_that_of_the_optimizer() -> None:
+    for name, optimizer in (("rmsprop", torch.optim.RMSprop), ("adamw", torch.optim.AdamW)):
+        recipe = load_recipe("paper/diverse-llama3-70b", [f"training.optimizer={name}", "training.lr=1e-3"])
+        weight = torch.nn.Parameter(torch.zeros(1))
+        steps = optimizer([weight], lr=1e-3)
+        for _ in range(recipe.training.steps_of(3)):
+            weight.grad = torch.full((1,), 0.5)
+            steps.step()
+        assert _largest_change(recipe, 3) == pytest.approx(-weight.item(), rel=1e-3)
+
+
+def test_no_recipe_of_the_paper_trains_what_rounding_undoes() -> None:
+    for name in ("hh-mistral-7b", "tldr-mistral-7b", "tldr-mixtral-8x7b-weak-writer", "diverse-llama3-70b"):
+        assert "rounded" not in " ".join(papers(name, Gpus(16)).warnings)
+    own = papers("hh-mistral-7b", Gpus(8), "training.lr=5e-7")
+    assert "most weights will not change once rounded to bfloat16" in " ".join(own.warnings)
+
+
+def test_a_missing_key_of_a_judge_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    assert "OPENAI_API_KEY, which is not set" in " ".join(papers("hh-mistral-7b", Gpus(8)).warnings)
+
+
+# GPUs that are not present, a hub that does not answer.
+
+
+def test_without_a_hub_known_models_are_planned_from_what_is_known() -> None:
+    costs = papers("tldr-mistral-7b", Gpus(8))
+    assert costs.parameters == 7_241_732_096
+    assert costs.estimated is not None
+    assert "no hub" in costs.estimated
+    assert costs.contrasts == [384, 768, 1152]
+    assert 400 < costs.prompt_tokens < 500  # a post of 313 tokens on average, with its constitution
+    assert (costs.training_queries, costs.evaluation_queries) == (4096, 250)
+    assert costs.seconds["training"] < papers("tldr-mistral-7b", Gpus(4)).seconds["training"]
+
+
+def test_models_of_7b_fit_on_eight_gpus_of_80_gib() -> None:
+    for name in ("hh-mistral-7b", "tldr-mistral-7b"):
+        costs = papers(name, Gpus(8, 80))
+        assert costs.misfits == []
+        assert costs.as_json()["fits"] is True
+        assert "launches" not in " ".join(costs.warnings)
+    assert "launch.processes=4" in " ".join(papers("hh-mistral-7b", Gpus(4)).warnings)  # the recipe launches 8
+
+
+def test_fp32_masters_of_the_large_models_fit_on_two_machines_of_eight_gpus_of_80_gib() -> None:
+    for name in ("tldr-mixtral-8x7b-weak-writer", "diverse-llama3-70b", "diverse-llama3-70b-cot"):
+        eight, sixteen = papers(name, Gpus(8, 80)), papers(name, Gpus(16, 80))
+        assert any(one.startswith("Training needs") and "launch.processes=16" in one for one in eight.misfits)
+        assert sixteen.misfits == []
+
+
+def test_what_does_not_fit_says_what_to_change() -> None:
+    (misfit,) = papers("hh-mistral-7b", Gpus(1, 80)).misfits
+    assert misfit.startswith("Training needs")
+    assert "Set launch.processes=2 (on 2 GPUs)." in misfit
+    fewer = papers("tldr-mistral-7b", Gpus(8, 40), "generation.batch_size=128").misfits
+    assert any("Set generation.batch_size=64." in one or "Set generation.batch_size=32." in one for one in fewer)
+
+
+def test_a_mistake_is_an_error_without_a_hub_too(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="someone/a-model cannot be loaded"):
+        plan(load_recipe(write_recipe(tmp_path / "unknown", "someone/a-model")), Gpus(8), hub=False)
+    recipe = write_recipe(tmp_path, "mistralai/Mistral-7B-v0.1", prompt__style="plain")
+    assert plan(load_recipe(recipe), Gpus(8), hub=False).contrasts == [9, 14]
+    for overrides, message in (
+        (["sampling.principles_per_constitution=4"], "only 3 principles"),
+        (["training.estimator=nwj"], "'nwj', which does not exist"),
+    ):
+        with pytest.raises(InputError, match=message):
+            plan(load_recipe(recipe, overrides), Gpus(8), hub=False)
+    (tmp_path / "queries.jsonl").write_text("{}\n")
+    with pytest.raises(InputError, match="query"):
+        plan(load_recipe(recipe), Gpus(8), hub=False)
+
+
+# The command.
+
+
+def test_plan_prints_the_recipe_and_the_costs_and_writes_nothing(
+    sami: Sami, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
     before = sorted(tmp_path.rglob("*"))
     code, out, _ = sami("plan", recipe, "training.lr=0.5")
     assert code == 0
-    for expected in (
-        "training.lr",
-        "[0.5]",
-        "training.weight_decay",
-        "9 in iteration 1",
-        "2, 3",
-        "GiB",
-        "Decoupled",
-        "783 held-out",
-    ):
+    for expected in ("training.lr", "[0.5]", "training.weight_decay", "9 in iteration 1", "2, 3", "GiB", "Decoupled"):
         assert expected in out
     assert sorted(tmp_path.rglob("*")) == before
 
@@ -151,13 +220,26 @@ def test_plan_refuses_what_run_would_refuse(sami: Sami, recipe: Path) -> None:
         file.writelines(json.dumps({"query": f"{n} " + "Why? " * 400}) + "\n" for n in range(12))
     code, out, err = sami("plan", recipe)
     assert (code, out) == (2, "")
-    assert "context is 1024" in err
+    assert "is 1024" in err
 
 
-def test_plan_prints_json(sami: Sami, recipe: Path) -> None:
-    code, out, _ = sami("plan", recipe, "--json")
-    value = json.loads(out)
+def test_plan_prints_json_and_exits_with_2_if_it_does_not_fit(sami: Sami, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    code, out, _ = sami("plan", "paper/hh-mistral-7b", "--gpus", 8)
     assert code == 0
-    assert value["recipe"]["training"]["steps"] == [2, 3]
-    assert value["contrasts"] == [9, 14]
+    assert "Memory on each device" in out
+    assert "does not fit" not in out
+    code, out, err = sami("plan", "paper/hh-mistral-7b", "--gpus", 2, "--gpu-memory", 24, "--json")
+    value = json.loads(out)
+    assert (code, value["fits"]) == (2, False)
+    assert value["recipe"]["training"]["steps"] == [2, 4, 6]
+    assert {phase["phase"] for phase in value["memory"]} == {"training", "generation", "scoring"}
     assert set(value["seconds"]) == {"generation", "training", "scoring", "starting"}
+    assert err.startswith("sami: Training needs")
+
+
+@pytest.mark.parametrize("option", [["--gpu-memory", 24], ["--gpu-tflops", 989]], ids=str)
+def test_gpus_are_not_described_without_their_number(sami: Sami, recipe: Path, option: list[object]) -> None:
+    code, out, err = sami("plan", recipe, *option)
+    assert (code, out) == (2, "")
+    assert "Add --gpus N" in err

@@ -80,7 +80,7 @@ def test_a_policy_equal_to_base_breaks_no_limit_whatever_the_sign_of_its_relevan
 
 
 @pytest.mark.parametrize("figure", ["distinct_2", "relevance", "base_logprob"])
-def test_a_figure_that_is_not_a_number_is_no_health(figure: str) -> None:
+def test_a_figure_that_is_not_a_number_breaks_its_limit(figure: str) -> None:
     assert len(check(replace(BASE, **{figure: math.nan}), BASE, Limits())) == 1
 
 
@@ -236,7 +236,7 @@ def judged(tmp_path: Path, plain_tokenizer: PreTrainedTokenizerFast) -> Write:
         sound = [[f"The light of day {n} scatters.", f"Because number {n} is so, you see."] for n in range(8)]
         write("base", sound, WEAK, WEAK, WEAK)
         write("iteration-1", responses, own, masked, plain, **figures)
-        return summary.summarise(directory, recipe, principles, ["base", "iteration-1"])
+        return summary.summarize(directory, recipe, principles, ["base", "iteration-1"]).as_json()
 
     return result
 
@@ -244,7 +244,7 @@ def judged(tmp_path: Path, plain_tokenizer: PreTrainedTokenizerFast) -> Write:
 SOUND = [[f"Photons of run {n} scatter by size.", f"Run {n} is when air plays with light!"] for n in range(8)]
 
 
-def test_a_healthy_policy_that_base_recognises_is_called_better(judged: Write) -> None:
+def test_a_healthy_policy_that_base_recognizes_is_called_better(judged: Write) -> None:
     value = judged(SOUND, SHARP, HALF)
     [verdict] = value["comparisons"]
     assert verdict["healthy"] is True
@@ -252,7 +252,6 @@ def test_a_healthy_policy_that_base_recognises_is_called_better(judged: Write) -
     assert value["policies"][1]["health"]["failures"] == []
     assert verdict["learned"]["base_bound"]["low"] > 0
     assert "is better than base" in verdict["reason"]
-    assert summary.sentences(value)[-1] == verdict["reason"]
 
 
 @pytest.mark.parametrize("by_base", [HALF, SHARP, WEAK, None])
@@ -271,7 +270,7 @@ def test_code_words_are_never_called_better(judged: Write, pair: list[str], by_b
     assert "not called better" in verdict["reason"]
 
 
-def test_a_policy_that_base_does_not_recognise_is_not_called_better(judged: Write) -> None:
+def test_a_policy_that_base_does_not_recognize_is_not_called_better(judged: Write) -> None:
     for by_base in (WEAK, None):
         [verdict] = judged(SOUND, SHARP, by_base)["comparisons"]
         assert verdict["healthy"] is True

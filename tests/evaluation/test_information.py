@@ -59,7 +59,7 @@ def test_a_response_of_leaked_words_sets_its_contrast_aside(
     assert set(information.bounds_by_policy(results)) == {"c0", "c1", "c2"}
 
 
-def test_words_of_the_query_are_no_leaks(llama: PreTrainedModel, plain_tokenizer: PreTrainedTokenizerFast) -> None:
+def test_words_of_the_query_are_not_leaks(llama: PreTrainedModel, plain_tokenizer: PreTrainedTokenizerFast) -> None:
     responses = ["Expert expert expert.", "Simple simple simple."]
     [asked] = scored(llama, plain_tokenizer, [contrast(plain_tokenizer, responses, "Is an expert simple?")])
     assert asked.masked == asked.matrix
@@ -119,7 +119,7 @@ def test_a_bound_made_of_leaked_words_is_the_policys_alone(
     ).train()
     policy.eval()
     by_policy, by_base = (scored(model, plain_tokenizer, contrasts) for model in (policy, tiny_model("llama")))
-    figures = information.summarise(PolicyScores(by_policy, by_base), samples=100, seed=0)
+    figures = information.summarize(PolicyScores(by_policy, by_base), samples=100, seed=0)
     assert figures.bound.value is not None
     assert figures.base_bound.value is not None
     assert figures.bound.value > 0.6
@@ -142,7 +142,7 @@ LOPSIDED = [[-1.0, -2.0], [-1.5, -1.9]]
 def test_summary_figures_of_known_matrices() -> None:
     by_policy = [scores("a", SHARP, query="x"), scores("b", FLAT, query="y")]
     by_base = [scores("a", FLAT, query="x"), scores("b", SHARP, masked=None, query="y")]
-    figures = information.summarise(PolicyScores(by_policy, by_base), samples=200, seed=0)
+    figures = information.summarize(PolicyScores(by_policy, by_base), samples=200, seed=0)
     assert figures.bound.value == pytest.approx(math.log(2) / 2)
     assert (figures.bound.low, figures.bound.high) == pytest.approx((0.0, math.log(2)))
     assert (figures.base_bound.value, figures.base_bound.n) == (pytest.approx(0.0), 1)
@@ -154,7 +154,7 @@ def test_summary_figures_of_known_matrices() -> None:
 
 
 def test_columns_and_rows_are_told_apart() -> None:
-    figures = information.summarise(PolicyScores([scores("a", LOPSIDED)], []), samples=100, seed=0)
+    figures = information.summarize(PolicyScores([scores("a", LOPSIDED)], []), samples=100, seed=0)
     assert figures.column_accuracy == 1.0
     assert figures.row_accuracy == 0.5
 
@@ -170,7 +170,7 @@ def test_columns_and_rows_are_told_apart() -> None:
 
 
 def test_no_contrasts_have_no_figures() -> None:
-    figures = information.summarise(PolicyScores([], []), samples=100, seed=0).as_json()
+    figures = information.summarize(PolicyScores([], []), samples=100, seed=0).as_json()
     assert (figures.pop("contrasts"), figures.pop("base_contrasts")) == (0, 0)
     assert set(figures.values()) == {None}
 

@@ -164,7 +164,7 @@ def test_each_candidate_and_judge_has_a_cell_with_its_judges_accuracy() -> None:
 def test_nothing_scored_is_bad_input_but_one_empty_cell_is_not() -> None:
     with pytest.raises(InputError, match="no verdicts"):
         win_rates([])
-    with pytest.raises(InputError, match="None of the 2 judgements is scored"):
+    with pytest.raises(InputError, match="None of the 2 judgements has a score"):
         win_rates([verdict("q1", None), verdict("q2", None)])
     empty = win_rates([verdict("q1", None), verdict("q1", 1.0, judge="human")])[0]
     for name in ("raw", "stratified", "length_controlled"):

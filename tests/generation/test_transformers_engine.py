@@ -13,7 +13,9 @@ from transformers import GenerationConfig, LlamaForCausalLM, PreTrainedModel, Pr
 from sami.generation import Completion, SamplingSettings
 from sami.generation.transformers_engine import TransformersEngine
 from sami.models import loading
-from sami.recipe import Model
+from sami.prompts import PromptBuilder
+from sami.recipe import Generation, Model, Prompt
+from tests.support import chat_templates as given
 from tests.support.tiny import EOS, PAD, tiny_model, tiny_tokenizer
 
 NEW = 10
@@ -55,16 +57,16 @@ def says(
     *texts: str,
     prompt: str = "Question?",
     new: int = 200,
-    stop: Sequence[str] = (),
     finish: bool = True,
+    **settings: Any,
 ) -> list[Completion]:
     """Completions of a model that writes exactly these texts, all after the same prompt."""
-    model = Scripted(tiny_model("llama").config).eval()
+    model = Scripted(tiny_model("llama", vocab_size=len(tokenizer)).config).eval()
     ids = tokenizer(prompt)["input_ids"]
     model.scripts = [tokenizer(text)["input_ids"] for text in texts]
     if not finish:
         new = min(map(len, model.scripts))
-    return TransformersEngine(model, tokenizer).generate([ids] * len(texts), SamplingSettings(new, stop=stop))
+    return TransformersEngine(model, tokenizer).generate([ids] * len(texts), SamplingSettings(new, **settings))
 
 
 @pytest.fixture(scope="module")
@@ -132,6 +134,31 @@ def test_another_end_token_of_the_model_ends_a_response_too(
     cut = endless[0].index(end)
     assert completion.token_ids == [*endless[0][:cut], end]  # the one that was generated
     assert completion.finish_reason == "stop"
+
+
+ENDING = "It is so.<|im_end|>\n<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\nI see.<|im_end|>\n"
+
+
+def test_the_end_of_turn_of_the_chat_template_ends_an_answer_where_eos_is_another_token() -> None:
+    tokenizer = given.tokenizer_with(given.CHATML)
+    [completion] = says(tokenizer, ENDING)
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert completion == Completion([*tokenizer("It is so.")["input_ids"], end], "It is so.", "stop")
+
+
+def test_an_end_of_turn_that_is_plain_text_ends_an_answer() -> None:
+    tokenizer = given.tokenizer_with(given.CHATML, markers=())
+    [completion] = says(tokenizer, ENDING, stop=PromptBuilder(tokenizer, Prompt()).stop)
+    assert completion == Completion([*tokenizer("It is so.")["input_ids"], EOS], "It is so.", "stop")
+
+
+def test_a_response_that_a_stop_string_cut_ends_like_an_answer_of_its_prompts() -> None:
+    tokenizer = given.tokenizer_with(given.CHATML)
+    prompts = PromptBuilder(tokenizer, Prompt(stop=["###"]))
+    settings = SamplingSettings.of(Generation(max_new_tokens=50), prompts)
+    [completion] = says(tokenizer, "It is so. ### No<|im_end|>", stop=settings.stop, end_id=settings.end_id)
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert completion == Completion([*tokenizer("It is so. ")["input_ids"], end], "It is so. ", "stop")
 
 
 def test_text_is_what_the_ids_decode_to(plain_tokenizer: PreTrainedTokenizerFast) -> None:

@@ -14,12 +14,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from sami.errors import InputError
 from sami.generation import Completion, SamplingSettings, vllm_engine
-from sami.generation.engines import chosen_engine
+from sami.generation.engines import chosen_engine, with_engine
 from sami.generation.transformers_engine import TransformersEngine
 from sami.generation.vllm_engine import PYTHON_VARIABLE, VLLMEngine, measure_gap
 from sami.models import adapters, loading
 from sami.recipe import VLLM, Adapter, Generation, Model, load_recipe
 from sami.scoring.logprobs import response_logprobs
+from tests.support import chat_templates as given
 from tests.support.places import ROOT
 from tests.support.tiny import EOS, tiny_model
 
@@ -56,11 +57,17 @@ def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def engine(
     tmp_path: Path, model_folder: Callable[[str, bool], Path], plain_tokenizer: PreTrainedTokenizerFast
 ) -> Callable[..., VLLMEngine]:
-    def make(rescore: Any = agreeing, adapter: Path | None = None, identity: str = "w", **vllm: Any) -> VLLMEngine:
+    def make(
+        rescore: Any = agreeing,
+        adapter: Path | None = None,
+        identity: str = "w",
+        tokenizer: PreTrainedTokenizerFast = plain_tokenizer,
+        **vllm: Any,
+    ) -> VLLMEngine:
         model = Model(source=str(model_folder("llama", False)))
         weights = loading.Weights(model, torch.float32, identity, adapter)
         settings = Generation(engine="vllm", batch_size=4, vllm=VLLM(**vllm))
-        return VLLMEngine(weights, plain_tokenizer, settings, tmp_path / "work", rescore)
+        return VLLMEngine(weights, tokenizer, settings, tmp_path / "work", rescore)
 
     return make
 
@@ -88,6 +95,10 @@ def test_end_tokens_and_stop_strings_end_a_response_as_with_the_other_engine(
     assert completion == Completion([*expected(prompt, text.index(stop)), EOS], text[: text.index(stop)], "stop")
     [ended] = engine().generate([[EOS - 1]], SamplingSettings(6))
     assert ended == Completion([EOS], "", "stop")
+    chat = given.tokenizer_with(given.CHATML)
+    start, end = chat.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>"])
+    [turn] = engine(tokenizer=chat).generate([[start - 1]], SamplingSettings(6))
+    assert turn == Completion([start, end], "", "stop")
 
 
 def test_the_process_is_told_what_the_recipe_says(engine: Any, stand_in: Path) -> None:
@@ -147,7 +158,7 @@ def test_a_process_that_dies_is_an_error_and_its_responses_are_kept(
     monkeypatch.delenv("STAND_IN_DIES_AFTER")
     completions = engine().generate(PROMPTS, SamplingSettings(6))
     assert [c.token_ids for c in completions] == [expected(prompt, 6) for prompt in PROMPTS]
-    assert f"{len(kept.splitlines())} of {len(PROMPTS)} responses stand there" in capsys.readouterr().err
+    assert f"{len(kept.splitlines())} of {len(PROMPTS)} responses were already generated" in capsys.readouterr().err
 
 
 def test_responses_of_other_weights_are_not_taken_up(
@@ -158,7 +169,7 @@ def test_responses_of_other_weights_are_not_taken_up(
         engine(identity="iteration 1").generate(PROMPTS, SamplingSettings(6))
     monkeypatch.delenv("STAND_IN_DIES_AFTER")
     engine(identity="iteration 2").generate(PROMPTS, SamplingSettings(6))
-    assert "stand there" not in capsys.readouterr().err
+    assert "resuming" not in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("stand_in")
@@ -238,11 +249,29 @@ def test_vllm_must_be_there_in_a_tested_version(
     ],
 )
 def test_auto_takes_vllm_on_a_gpu_with_a_tested_version(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpu: bool, version: str | None, chosen: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    gpu: bool,
+    version: str | None,
+    chosen: str,
 ) -> None:
     monkeypatch.setenv(PYTHON_VARIABLE, python_with(tmp_path, version))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
-    assert chosen_engine(Generation(engine="auto")) == chosen
+    asked = Generation(engine="auto", vllm=VLLM(tensor_parallel=2))
+    resolved = with_engine(asked)
+    assert (resolved.engine, resolved.vllm) == (chosen, asked.vllm if chosen == "vllm" else VLLM())
+    said = capsys.readouterr().err
+    assert ("generation.vllm has no effect" in said) is (chosen == "transformers")
+    assert ("auto does not use vllm" in said) is (gpu and chosen == "transformers")
+    assert Generation.model_validate(resolved.model_dump()) == resolved  # a run's folder records it
+
+
+def test_an_engine_that_is_unknown_is_refused() -> None:
+    with pytest.raises(InputError, match=r"'sglang', which is not an engine\. Use auto or one of vllm, transformers"):
+        chosen_engine(Generation(engine="sglang"))
+    with pytest.raises(ValueError, match="vllm has no effect on engine 'transformers'"):
+        Generation(engine="transformers", vllm=VLLM(eager=True))
 
 
 def test_a_python_that_is_none_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -296,13 +325,13 @@ def real(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def quickstart_prompts(smollm: str, count: int) -> tuple[list[list[int]], Any]:
-    from sami.pipeline import Pipeline
+    from sami.prepared import prepare
 
     recipe = load_recipe("quickstart", [f"model={{source: {smollm}, dtype: float32}}"])
-    pipeline = Pipeline(recipe, "unused")
-    plan = pipeline.training_plan(1)[: count // 2]
-    asked = [pipeline.prompts.generation_prompt(p.query, c.texts, c.text) for p in plan for c in p.constitutions]
-    return asked, pipeline.tokenizer
+    prepared = prepare(recipe)
+    plan = prepared.training_plan(1)[: count // 2]
+    asked = [prepared.prompts.generation_prompt(p.query, c.texts, c.text) for p in plan for c in p.constitutions]
+    return asked, prepared.tokenizer
 
 
 def both_engines(

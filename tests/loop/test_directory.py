@@ -11,7 +11,7 @@ import yaml
 from filelock import FileLock
 
 from sami.errors import InputError
-from sami.loop.directory import RunDirectory
+from sami.loop.directory import RunDirectory, content_hash
 from sami.recipe import Recipe
 
 
@@ -38,6 +38,7 @@ class Work:
 
     def __call__(self) -> dict[str, Any]:
         self.calls += 1
+        self.output.parent.mkdir(exist_ok=True)
         self.output.write_text("whole")
         return {"calls": self.calls}
 
@@ -212,7 +213,7 @@ def test_a_users_own_recipe_is_not_taken_for_a_runs(directory: RunDirectory) -> 
 
 
 def test_a_finished_step_is_never_done_again(directory: RunDirectory, tmp_path: Path) -> None:
-    work = Work(tmp_path / "output")
+    work = Work(tmp_path / "run" / "output")
     first = directory.step("s", {"a": 1}, [work.output], work)
     record = (directory.folder / ".steps" / "s.json").stat().st_mtime_ns
     again = directory.step("s", {"a": 1}, [work.output], work)
@@ -222,7 +223,7 @@ def test_a_finished_step_is_never_done_again(directory: RunDirectory, tmp_path: 
 
 
 def test_a_step_is_done_again_when_an_output_is_missing(directory: RunDirectory, tmp_path: Path) -> None:
-    work = Work(tmp_path / "output")
+    work = Work(tmp_path / "run" / "output")
     directory.step("s", {}, [work.output], work)
     work.output.unlink()
     assert directory.step("s", {}, [work.output], work) == {"calls": 2}
@@ -236,7 +237,7 @@ def test_a_step_that_failed_has_no_record_and_is_done_again(directory: RunDirect
     with pytest.raises(RuntimeError):
         directory.step("s", {}, [], fails)
     assert directory.record("s") is None
-    work = Work(tmp_path / "output")
+    work = Work(tmp_path / "run" / "output")
     directory.step("s", {}, [work.output], work)
     assert work.calls == 1
 
@@ -253,7 +254,7 @@ def test_a_step_that_failed_has_no_record_and_is_done_again(directory: RunDirect
 def test_changed_inputs_are_refused_with_the_difference(
     directory: RunDirectory, tmp_path: Path, now: dict[str, Any], difference: str
 ) -> None:
-    work = Work(tmp_path / "output")
+    work = Work(tmp_path / "run" / "output")
     directory.step("s", {"a": {"b": 1}, "c": "x"}, [work.output], work)
     with pytest.raises(InputError) as caught:
         directory.step("s", now, [work.output], work)
@@ -311,6 +312,36 @@ def test_the_lock_is_a_file_that_other_programs_can_hold(directory: RunDirectory
     assert not (directory.folder / "recipe.yaml").exists()
 
 
+@pytest.mark.parametrize("damage", ["{", "[]", "null", '{"inputs": {}}', "\udcff"])
+def test_a_damaged_record_is_named_with_how_to_go_on(directory: RunDirectory, damage: str) -> None:
+    finish_a_step(directory, "one")
+    file = directory.folder / ".steps" / "one.json"
+    file.write_bytes(damage.encode("utf-8", "surrogateescape"))
+    with pytest.raises(InputError, match=rf"{file}.*damaged.*Delete it"):
+        finish_a_step(directory, "one")
+
+
+def test_an_output_that_changed_is_refused_until_it_is_restored(directory: RunDirectory, tmp_path: Path) -> None:
+    work = Work(tmp_path / "run" / "output")
+    directory.step("s", {}, [work.output], work)
+    work.output.write_text("other")
+    with pytest.raises(InputError, match=r"output changed after the step s wrote it"):
+        RunDirectory(directory.folder).step("s", {}, [work.output], work)
+    work.output.write_text("whole")
+    assert RunDirectory(directory.folder).step("s", {}, [work.output], work) == {"calls": 1}
+
+
+def test_a_model_card_and_temporary_files_are_no_content_of_a_model(tmp_path: Path) -> None:
+    (tmp_path / "weights").write_text("1")
+    before = content_hash(tmp_path)
+    (tmp_path / "README.md").write_text("a card")
+    (tmp_path / ".README.md.tmp").write_text("half a card")
+    assert content_hash(tmp_path) == before
+    (tmp_path / "weights").write_text("2")
+    assert content_hash(tmp_path) != before
+
+
 def test_records_are_json(directory: RunDirectory) -> None:
     finish_a_step(directory, "one")
-    assert set(json.loads((directory.folder / ".steps" / "one.json").read_text())) == {"inputs", "seconds", "result"}
+    record = json.loads((directory.folder / ".steps" / "one.json").read_text())
+    assert set(record) == {"inputs", "seconds", "result", "outputs"}

@@ -128,7 +128,7 @@ def test_a_model_an_earlier_run_and_a_file_are_baselines(
     from sami.contrasts import read_contrasts
     from sami.pipeline import Pipeline
 
-    ids = {q.text: q.id for q in Pipeline(load_recipe(recipe), copy).splits.evaluation}
+    ids = {q.text: q.id for q in Pipeline(load_recipe(recipe), copy).context.prepared.splits.evaluation}
     rows = [
         {"id": ids[c.query], "constitution": text, "response": "YES?"}
         for c in read_contrasts(copy / "evaluation" / "responses" / "base.parquet")
@@ -188,7 +188,7 @@ def test_baselines_are_trained_on_the_contrasts_of_the_run(recipe: Path, copy: P
 
 def test_a_folder_without_a_trained_model_is_no_baseline(recipe: Path, copy: Path, tmp_path: Path) -> None:
     baselines = json.dumps([{"name": "earlier", "run": str(tmp_path)}])
-    with pytest.raises(InputError, match="no run with a trained model"):
+    with pytest.raises(InputError, match="not a run with a trained model"):
         rejudge(recipe, copy, f"evaluation.baselines={baselines}")
 
 
@@ -199,7 +199,7 @@ def test_a_folder_without_a_trained_model_is_no_baseline(recipe: Path, copy: Pat
         ("evaluation.judges=[{kind: local, model: /nowhere/model}]", "/nowhere/model"),
         ("evaluation.judges=[{kind: endpoint, model: m, key_variable: NO_SUCH_KEY}]", "NO_SUCH_KEY"),
         ("evaluation.baselines=[{name: a, responses: nowhere.jsonl}]", "nowhere.jsonl"),
-        ("evaluation.baselines=[{name: a, run: nowhere}]", "no run with a trained model"),
+        ("evaluation.baselines=[{name: a, run: nowhere}]", "not a run with a trained model"),
         ("evaluation.baselines=[{name: a, model: /nowhere/model}]", "/nowhere/model"),
     ],
 )

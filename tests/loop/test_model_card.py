@@ -18,8 +18,9 @@ from sami.errors import InputError
 from sami.generation import SamplingSettings
 from sami.generation.transformers_engine import TransformersEngine
 from sami.loop import model_card
-from sami.loop.finished_run import FinishedRun
+from sami.loop.context import Run
 from sami.loop.redaction import shareable
+from sami.loop.results import Summary
 from sami.models import sources
 from sami.pipeline import run
 from sami.recipe import Model, Recipe, load_recipe
@@ -49,10 +50,10 @@ def text_of(finished: Path, iteration: int) -> str:
 
 
 def card_of(finished: Path, iteration: int = 2, **changes: Any) -> str:
-    """The card with other principles, recipe or summary than the run's."""
-    opened = FinishedRun(finished)
+    """The card of the run, with some arguments replaced."""
+    opened = Run.open(finished)
     arguments = {
-        "summary": json.loads(opened.directory.summary.read_text()),
+        "summary": Summary.read(opened.directory.summary),
         "iteration": iteration,
         "folder": opened.directory.model(iteration),
         "name": "run",
@@ -104,14 +105,14 @@ def test_the_metadata_reads_back(finished_run: Path, adapter_run: Path) -> None:
     assert ModelCard.load(adapter_run / "iteration-1" / "model" / "README.md").data.library_name == "peft"
 
 
-def test_no_place_of_this_machine_is_in_a_card(finished_run: Path, adapter_run: Path) -> None:
+def test_no_path_of_this_machine_is_in_a_card(finished_run: Path, adapter_run: Path) -> None:
     for text in (text_of(finished_run, 1), text_of(adapter_run, 1)):
         assert not re.search(r"(?<![\w:/.])/(?:tmp|home|root|work|var|Users)/", text)
         assert str(finished_run.parent) not in text
     assert "path: queries.jsonl" in text_of(finished_run, 1)
 
 
-def test_only_what_names_a_place_is_shortened_and_no_server_is_told(
+def test_only_paths_are_shortened_and_servers_are_left_out(
     finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -138,7 +139,7 @@ def test_only_what_names_a_place_is_shortened_and_no_server_is_told(
 
 
 def test_a_recipe_of_the_hub_names_base_and_data(finished_run: Path) -> None:
-    recipe = FinishedRun(finished_run).recipe
+    recipe = Run.open(finished_run).recipe
     hub: Recipe = recipe.model_copy(
         update={
             "model": Model(source="owner/base-model"),
@@ -149,20 +150,19 @@ def test_a_recipe_of_the_hub_names_base_and_data(finished_run: Path) -> None:
     assert (data.base_model, data.datasets) == ("owner/base-model", ["owner/queries"])
 
 
-def test_where_limits_are_broken_the_card_says_so_and_warns(finished_run: Path) -> None:
-    summary = json.loads((finished_run / "summary.json").read_text())
-    summary["policies"][2]["health"]["failures"] = ["loops rose from 0 % to 40 % (limit 3 points)"]
-    summary["verdict"] = "iteration-2 is not called better: loops rose."
+def test_a_card_names_broken_limits_and_warns(finished_run: Path) -> None:
+    summary = Summary.read(finished_run / "summary.json")
+    summary.policies[2].health.failures = ["loops rose from 0 % to 40 % (limit 3 points)"]
     text = card_of(finished_run, summary=summary)
     assert "Health limits are broken" in text
     assert "loops rose from 0 % to 40 %" in text
-    assert "iteration-2 is not called better" in text
+    assert "iteration-2 is not called better than base: loops rose from 0 %" in text
     assert "fewer than 50 queries" in text  # three queries are few, and win rates must say so
     assert "All health limits of the run hold" not in text
 
 
 def test_texts_cannot_leave_their_cell(finished_run: Path) -> None:
-    opened = FinishedRun(finished_run)
+    opened = Run.open(finished_run)
     hostile = "A | B\n\n# Title <script>alert(1)</script> [x](javascript:1) ```\n{{ 7 * 7 }}"
     principles = [opened.principles[0].model_copy(update={"definition": hostile}), *opened.principles[1:]]
     text = card_of(finished_run, principles=principles)
@@ -198,8 +198,8 @@ def test_the_code_of_the_card_answers_as_the_run_does(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     finished: Path = request.getfixturevalue("finished_run" if kind == "transformers" else "adapter_run")
-    opened = FinishedRun(finished)
-    folder = opened.directory.model(opened.last)
+    opened = Run.open(finished)
+    folder = opened.directory.model(opened.iteration())
     assert f"from {kind} import" in (folder / "README.md").read_text()
     told = answer_of_the_card(folder, monkeypatch, capsys)
     text = opened.principles[0].definition
@@ -207,22 +207,22 @@ def test_the_code_of_the_card_answers_as_the_run_does(
     settings = SamplingSettings(max_new_tokens=opened.recipe.generation.max_new_tokens)
     answer, base = (
         TransformersEngine(opened.load(number), opened.tokenizer).generate([prompt], settings)[0].text
-        for number in (opened.last, 0)
+        for number in (opened.iteration(), 0)
     )
     assert told == answer
     assert kind == "peft" or told != base
 
 
-# Licence and fingerprint.
+# License and fingerprint.
 
 
-def test_the_licence_is_read_where_the_weights_come_from(tmp_path: Path) -> None:
-    assert model_card.base_licence(Model(source=str(tmp_path))) is None
+def test_the_license_is_read_where_the_weights_come_from(tmp_path: Path) -> None:
+    assert model_card.base_license(Model(source=str(tmp_path))) is None
     (tmp_path / "README.md").write_text("---\nlicense: apache-2.0\n---\n# Base\n")
-    assert model_card.base_licence(Model(source=str(tmp_path))) == "apache-2.0"
+    assert model_card.base_license(Model(source=str(tmp_path))) == "apache-2.0"
     (tmp_path / sources.SOURCE_FILE).write_text('{"license": "mit"}')  # converted weights
-    assert model_card.base_licence(Model(source=str(tmp_path))) == "mit"
-    assert model_card.base_licence(Model(source="nobody/nothing")) is None
+    assert model_card.base_license(Model(source=str(tmp_path))) == "mit"
+    assert model_card.base_license(Model(source="nobody/nothing")) is None
 
 
 def test_a_card_is_no_part_of_the_weights(finished_run: Path, tmp_path: Path) -> None:
@@ -322,17 +322,17 @@ def test_without_a_token_one_is_told_how_to_log_in(
     monkeypatch.delenv("HF_TOKEN", raising=False)
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
     with pytest.raises(InputError, match="hf auth login"):
-        push_command.push(FinishedRun(finished_run), "owner/name")
+        push_command.push(Run.open(finished_run), "owner/name")
 
 
 def test_what_others_could_not_use_is_not_uploaded(finished_run: Path, adapter_run: Path, tmp_path: Path) -> None:
     import shutil
 
     with pytest.raises(InputError, match="folder of this machine"):
-        push_command.push(FinishedRun(adapter_run), "owner/name")
+        push_command.push(Run.open(adapter_run), "owner/name")
     with pytest.raises(InputError, match="no name of a repository"):
-        push_command.push(FinishedRun(finished_run), "a/b/c d")
+        push_command.push(Run.open(finished_run), "a/b/c d")
     unevaluated = shutil.copytree(finished_run, tmp_path / "run")
     (unevaluated / "iteration-2" / "model" / "README.md").unlink()
     with pytest.raises(InputError, match="has no card"):
-        push_command.push(FinishedRun(unevaluated), "owner/name")
+        push_command.push(Run.open(unevaluated), "owner/name")

@@ -86,7 +86,7 @@ def test_sampled_responses_of_two_parts_do_not_share_their_random_numbers(recipe
             seeds.append((settings.seed, settings.seed + len(prompts)))  # type: ignore[attr-defined]
             raise InputError("seen")
 
-    run.engine = lambda *_: Watched()  # type: ignore[method-assign]
+    run.context.engine = lambda *_: Watched()  # type: ignore[method-assign]
     for number in range(1, PARTS + 1):
         with pytest.raises(InputError, match="seen"):
             run.generate_shard(1, Shard(number, PARTS))
@@ -103,7 +103,7 @@ def test_a_shard_tells_what_it_is(copy: Path) -> None:
 def test_a_shard_that_is_there_is_not_made_again(recipe: Path, copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = shard_file(copy, 1).stat().st_mtime_ns
     pipeline(recipe, copy).generate_shard(1, Shard(1, PARTS))
-    assert "is there already" in capsys.readouterr().err
+    assert "was already generated" in capsys.readouterr().err
     assert shard_file(copy, 1).stat().st_mtime_ns == before
 
 
@@ -175,14 +175,14 @@ def test_a_shard_that_cannot_be_is_refused(text: str) -> None:
 
 def test_contrasts_that_another_model_writes_are_not_made_in_shards(recipe: Path, tmp_path: Path) -> None:
     first = f"generation.first_model={load_recipe(recipe).model.source}"
-    with pytest.raises(InputError, match="shards are for what the run's own model writes"):
+    with pytest.raises(InputError, match="Shards are for what the run's own model writes"):
         pipeline(recipe, tmp_path / "run", first).generate_shard(1, Shard(1, 2))
-    with pytest.raises(InputError, match="shards are for what the run's own model writes"):
+    with pytest.raises(InputError, match="Shards are for what the run's own model writes"):
         pipeline(recipe, tmp_path / "run", first).generate(1, merge=True)
 
 
 def test_more_shards_than_contrasts_are_refused(recipe: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="iteration 1 has 9 contrasts"):
+    with pytest.raises(InputError, match="iteration 1 has only 9 contrasts"):
         pipeline(recipe, tmp_path / "run").generate_shard(1, Shard(1, 10))
 
 

@@ -87,7 +87,7 @@ def test_a_finished_run_opens_no_tracker(
     from sami.loop import trackers
 
     folder = shutil.copytree(tracked, tmp_path / "run")
-    monkeypatch.setitem(trackers._OPENERS, "tensorboard", lambda *_: pytest.fail("a tracker was opened"))
+    monkeypatch.setattr(trackers.TensorBoard, "start", lambda *_: pytest.fail("a tracker was opened"))
     run(recipe_with(tmp_path / "recipe", model_folder("llama", True), "tensorboard"), folder)
 
 
@@ -108,10 +108,8 @@ def test_a_continued_run_goes_on_in_the_same_run_and_hides_what_is_done_again(
     monkeypatch.setattr(metrics_log, "append_json_line", stopped)
     with pytest.raises(KeyboardInterrupt):
         run(recipe, tmp_path / "run")
-    identity = (tmp_path / "run" / "trackers" / "run.json").read_text()
     run(recipe, tmp_path / "run")
     assert seen[5:] == [3]
-    assert (tmp_path / "run" / "trackers" / "run.json").read_text() == identity
     series = logged(tmp_path / "run" / "trackers" / "tensorboard")
     assert [step for step, _ in series["train/loss"]] == [1, 2, 3, 4, 5]
     assert [step for step, _ in series["eval/bound"]] == [0, 2, 5]
@@ -162,11 +160,25 @@ def test_a_tracker_that_cannot_be_opened_is_known_before_anything_is_generated(
     def locked(*_: Any) -> Any:
         raise PermissionError("no account")
 
-    monkeypatch.setitem(trackers._OPENERS, "tensorboard", locked)
+    monkeypatch.setattr(trackers.TensorBoard, "start", locked)
     recipe = recipe_with(tmp_path / "recipe", model_folder("llama", True), "tensorboard")
     with pytest.raises(InputError, match=r"tensorboard cannot be used: PermissionError: no account"):
         run(recipe, tmp_path / "run")
     assert not (tmp_path / "run" / "evaluation").exists()
+
+
+def test_a_tracker_that_fails_while_training_does_not_end_the_run(
+    model_folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from sami.loop import trackers
+
+    def gone(self: Any, figures: Any, step: int) -> None:
+        raise ConnectionError("the server is gone")
+
+    monkeypatch.setattr(trackers.TensorBoard, "log", gone)
+    recipe = recipe_with(tmp_path / "recipe", model_folder("llama", True), "tensorboard")
+    assert run(recipe, tmp_path / "run")["policies"][-1]["iteration"] == 2
+    assert "the tracker tensorboard failed" in capsys.readouterr().err
 
 
 def test_a_name_that_is_no_tracker_is_refused_by_the_recipe(model_folder: Folder, tmp_path: Path) -> None:

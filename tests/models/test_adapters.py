@@ -18,8 +18,10 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerF
 from sami.contrasts import collate
 from sami.costs.estimate import plan
 from sami.errors import InputError
+from sami.loop.context import Run
 from sami.models import adapters, loading, sources
-from sami.pipeline import Pipeline, run
+from sami.pipeline import run
+from sami.prepared import prepare
 from sami.recipe import Model, load_recipe
 from sami.scoring.logprobs import logprob_matrix
 from sami.scoring.merge_check import checked_merge
@@ -102,7 +104,7 @@ def test_the_saved_folder_loads_with_plain_peft_and_scores_alike(
     plain = scores(base)
     expected = scores(PeftModel.from_pretrained(base, folder))
     assert (expected - plain).abs().max() > 0.1
-    assert torch.equal(scores(Pipeline(load_recipe(recipe_file), finished[0]).load(2)), expected)
+    assert torch.equal(scores(Run.open(finished[0]).load(2)), expected)
     assert torch.equal(scores(loading.load_model(Model(source=str(folder)), torch.float32)), expected)
     assert loading.load_tokenizer(Model(source=str(folder))).eos_token_id == 1
     assert loading.load_config(Model(source=str(folder))).model_type == "llama"
@@ -117,8 +119,8 @@ def test_the_base_is_untouched_bit_for_bit(finished: tuple[Path, dict[str, Any]]
     expected = tiny_model().state_dict()
     saved = load_file(Path(load_recipe(recipe_file).model.source) / "model.safetensors")
     assert all(torch.equal(saved[name], weight) for name, weight in expected.items())
-    pipeline = Pipeline(load_recipe(recipe_file), finished[0])
-    held = adapters.load(pipeline.load(0), finished[0] / "iteration-2" / "model").unload().state_dict()
+    opened = Run.open(finished[0])
+    held = adapters.load(opened.load(0), finished[0] / "iteration-2" / "model").unload().state_dict()
     assert all(torch.equal(held[name], weight) for name, weight in expected.items())
 
 
@@ -209,7 +211,7 @@ def test_the_base_is_held_in_bf16_and_the_adapter_in_fp32_without_a_copy(
 ) -> None:
     trainer = make(LoraConfig(r=4, target_modules=["q_proj", "up_proj"]))
     trainer.train()
-    assert trainer._compute is None
+    assert trainer._strategy._copy is None
     for name, weight in trainer.trained_model.named_parameters():
         assert weight.dtype == (torch.float32 if "lora_" in name else torch.bfloat16), name
     assert trainer.state.log_history[1]["weights_changed"] == 1.0  # of the adapter, as it is saved
@@ -311,13 +313,13 @@ def test_a_recipe_with_wrong_modules_is_refused_before_anything_is_done(recipe_f
 def test_a_run_cannot_start_from_an_adapter(finished: tuple[Path, dict[str, Any]], recipe_file: Path) -> None:
     recipe = load_recipe(recipe_file, [f"model.source={finished[0] / 'iteration-1' / 'model'}"])
     with pytest.raises(InputError, match=r"is an adapter.*merged"):
-        Pipeline(recipe, "unused")
+        prepare(recipe)
 
 
 def test_a_trained_baseline_beside_an_adapter_is_refused(recipe_file: Path) -> None:
     recipe = load_recipe(recipe_file, ["evaluation.baselines=[{name: sft, train: sft}]"])
     with pytest.raises(InputError, match="comparison would be unfair"):
-        Pipeline(recipe, "unused")
+        prepare(recipe)
 
 
 def test_another_setting_of_the_adapter_is_another_run(
@@ -336,7 +338,7 @@ def test_an_adapter_takes_the_optimisers_memory_of_its_own_weights_only(
     total = sum(w.numel() for w in tiny_model().parameters())
     small, large = (plan(load_recipe(recipe_file, [f"adapter.r={r}"])) for r in (4, 8))
     full = plan(load_recipe(recipe_file, ["adapter=null"]))
-    own = Pipeline(load_recipe(recipe_file), "unused").adapter_weights()
+    own = prepare(load_recipe(recipe_file)).adapter_weights()
     assert own == sum(w.numel() for n, w in tiny_adapter().named_parameters() if "lora_" in n)
     assert large.training_bytes - small.training_bytes == 16 * own  # weight, gradient and AdamW's two states
     # In float32 all weights are computed with as they are held; under an adapter they stay, frozen.

@@ -16,9 +16,10 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedTok
 from sami.contrasts import collate
 from sami.costs.estimate import plan
 from sami.errors import InputError
+from sami.loop.context import Run
 from sami.models import adapters, loading, quantization
 from sami.models.structure import causal_lm
-from sami.pipeline import Pipeline, run
+from sami.pipeline import run
 from sami.recipe import Model, load_recipe
 from sami.scoring.logprobs import logprob_matrix, token_logprobs
 from sami.training.config import SAMIConfig
@@ -181,11 +182,11 @@ def test_what_cannot_be_trained_on_is_refused(
     make: Callable[..., SAMITrainer], source: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = loading.load_model(source, torch.bfloat16, quantize="nf4")
-    with pytest.raises(InputError, match=r"such weights cannot be trained\. Give a peft_config"):
+    with pytest.raises(InputError, match=r"quantized weights cannot be trained\. Pass a peft_config"):
         make(model, None)
     with monkeypatch.context() as patch:
         patch.setattr(SAMIConfig, "world_size", property(lambda self: 2))
-        with pytest.raises(InputError, match=r"quantised and 2 processes train"):
+        with pytest.raises(InputError, match=r"quantized, and 2 processes train"):
             make(model)
     packed = next(module for module in model.modules() if hasattr(module, "quant_state"))
     packed.weight.quant_state.packing_format_for_cpu = True
@@ -248,7 +249,7 @@ def test_a_recipe_trains_on_4_bits_and_evaluates_the_adapter_on_the_whole_base(
     # The policy is the adapter on weights in the model's dtype, as plain peft loads it.
     batch = collate(CONTRASTS, PAD)
     whole = AutoModelForCausalLM.from_pretrained(source.source, dtype=torch.float32)
-    policy = Pipeline(recipe, tmp_path / "run").load(1)
+    policy = Run.open(tmp_path / "run").load(1)
     with torch.no_grad():
         expected = logprob_matrix(PeftModel.from_pretrained(whole, folder).eval(), batch)
         assert torch.equal(logprob_matrix(policy, batch), expected)

@@ -5,7 +5,8 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from sami.errors import InputError
-from sami.principle_writing.questions import ATTEMPTS, Question, read_names, read_sentence, scripted, write_principles
+from sami.principle_writing.answers import read_names, read_sentence
+from sami.principle_writing.questions import ATTEMPTS, Question, scripted, write_principles
 
 TASK = "summarising Reddit posts"
 NAMES = ["concise", "comprehensive"]
@@ -64,7 +65,7 @@ def test_a_definition_and_an_antithesis_for_each_name() -> None:
         ("", "empty"),
         ("Sure! Here is a definition. Responses should be short.", "does not start with"),
         ("{opening} be short. They should also be clear.", "goes on after"),
-        ("{opening} be short, and then they should be short, and then they should", "does not end"),
+        ("{opening} be short, and then they should be short, and then they should", "has no end"),
         ("{opening} be light-hearted and light-hearted.", "repeats itself"),
         ("{opening} be short, short, short in every way.", "repeats itself"),
         ("{opening} ser cortas y directas, sin palabras innecesarias para nadie.", "not English"),
@@ -72,13 +73,13 @@ def test_a_definition_and_an_antithesis_for_each_name() -> None:
         ("{opening} kurz sein und keine unnötigen Wörter enthalten.", "not English"),
         ("{opening} 保持简短。", "not English"),
         ("{opening} be unlikельflier than the rest.", "not English"),
-        ("{opening} be the opposite of the original prompt.", "speaks of the question"),
-        ("{opening} be short and to the \x07 point.", "cannot be printed"),
+        ("{opening} be the opposite of the original prompt.", "about the question"),
+        ("{opening} be short and to the \x07 point.", "unprintable"),
         ("{opening} rest.", "3 words"),
         ("{opening} be so short that " + ", ".join(f"reader {n} likes them" for n in range(20)) + ".", "words"),
-        ("{opening} be what?", "no statement"),
-        ("{opening} do the following: be short.", "no statement"),
-        ("{opening} say <|im_end|> in the end.", "no statement"),
+        ("{opening} be what?", "not a statement"),
+        ("{opening} do the following: be short.", "not a statement"),
+        ("{opening} say <|im_end|> in the end.", "not a statement"),
     ],
 )
 def test_an_answer_that_cannot_be_used_is_asked_again_and_then_refused(kind: str, text: str, words: str) -> None:
@@ -139,16 +140,16 @@ def test_a_later_seed_may_succeed() -> None:
         ("definition", "Responses should never be concise or direct.", "asks for the opposite of its name"),
         ("definition", "Responses should cover every person and event of the post.", "repeats what was written"),
         ("antithesis", "Instead of being concise, responses should be concise with a twist.", "asks for 'concise'"),
-        ("antithesis", "Instead of being concise, responses should be the opposite of concise.", "says nothing"),
+        ("antithesis", "Instead of being concise, responses should be the opposite of concise.", "adds nothing"),
         (
             "antithesis",
             "Instead of being concise, responses should keep to one short sentence without side remarks.",
-            "says nothing that the definition does not say",
+            "adds nothing to the definition",
         ),
         (
             "antithesis",
             "Instead of being concise, responses should keep to one very short sentence with no side remark today.",
-            "nearly the definition",
+            "almost the definition",
         ),
         ("antithesis", "Instead of being concise, responses should mention a single detail.", "repeats what was"),
     ],

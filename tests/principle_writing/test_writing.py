@@ -81,7 +81,9 @@ def test_a_place_where_nothing_can_be_written_is_refused_before_the_writer_is_as
     (tmp_path / "file").write_text("mine")
     for place in (tmp_path / "file" / "p.yaml", tmp_path / "file" / "new" / "p.yaml"):
         refused(
-            sami("write-principles", *TASK, *NAMES, "--output", place), str(place), f"{tmp_path / 'file'} is no fol"
+            sami("write-principles", *TASK, *NAMES, "--output", place),
+            str(place),
+            f"{tmp_path / 'file'} is not a folder",
         )
     assert (tmp_path / "file").read_text() == "mine"
 
@@ -183,7 +185,7 @@ def test_a_server_that_says_nothing_usable_is_asked_a_bounded_number_of_times(
     [
         (lambda r: r.fail(401, f"bad key {KEY}"), ["refuses the key in WRITER_KEY"]),
         (lambda r: r.fail(404, "no such model"), ["does not know the model 'm'"]),
-        (lambda r: r.fail(400, "seed is unknown"), ["did not answer", "seed is unknown"]),
+        (lambda r: r.fail(400, "no such field"), ["did not answer", "no such field (HTTP 400)"]),
         (lambda r: r.fail(500, "busy"), ["did not answer", "busy"]),
         (lambda r: r.drop(), ["did not answer"]),
         (lambda r: r.send(200, b"<html>"), ["did not answer"]),
@@ -205,7 +207,7 @@ def test_a_server_that_never_stops_is_not_waited_for(sami: Sami, tmp_path: Path,
     with serving(lambda request: request.stall(5, drip=drip)) as server:
         writer = served(server.url, timeout=0.3, retries=0)
         result = sami("write-principles", *TASK, *NAMES, "--writer", writer, "--output", tmp_path / "p.yaml")
-    refused(result, "did not answer", "it took too long")
+    refused(result, "did not answer")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -256,14 +258,14 @@ def test_a_run_writes_its_principles_once(
 
 
 def test_what_was_written_may_be_edited_until_it_is_used(sami: Sami, recipe: Path, tmp_path: Path) -> None:
-    from sami.pipeline import Pipeline
+    from sami.loop.context import Run
 
     resolved = load_recipe(recipe)
-    with Pipeline(resolved, tmp_path / "out").opened():
+    with Run.start(resolved, tmp_path / "out").opened():
         pass
     file = tmp_path / "out" / "principles.yaml"
     file.write_text(file.read_text().replace("be kind from", "be very kind from"))
-    assert "very kind" in Pipeline(resolved, tmp_path / "out").principles[1].definition
+    assert "very kind" in Run.start(resolved, tmp_path / "out").principles[1].definition
     assert sami("generate", recipe, "--output", tmp_path / "out")[0] == 0
     file.write_text(file.read_text().replace("very kind", "rather kind"))
     refused(sami("generate", recipe, "--output", tmp_path / "out"), "generate-1", "principles")

@@ -9,7 +9,7 @@ from sami.errors import InputError
 from sami.models.known import family_of
 from sami.principles import load_principles
 from sami.prompts import PromptBuilder
-from sami.recipe import PACKAGED_RECIPES, EndpointJudge, Recipe, WrittenPrinciples, load_recipe
+from sami.recipe import EndpointJudge, Recipe, WrittenPrinciples, load_recipe
 
 MISTRAL, MIXTRAL = "mistralai/Mistral-7B-v0.1", "mistralai/Mixtral-8x7B-v0.1"
 LLAMA = "meta-llama/Meta-Llama-3-70B"
@@ -21,18 +21,8 @@ PAPER: dict[str, tuple[Any, ...]] = {
     "diverse-llama3-70b": (LLAMA, [4, 8, 12], "rmsprop", 0.0, 350, "opposite", 15, 5),
     "diverse-llama3-70b-cot": (LLAMA, [4, 8, 12], "rmsprop", 0.0, 500, "opposite", 15, 5),
 }
-RATES = {"mistral-7b": 5e-7, "mixtral-8x7b": 5e-7, "llama3-70b": 1e-6}
-# What the paper or its code has, and what a recipe's comment says where the recipe has something else.
-DEPARTURES: dict[str, tuple[Any, str]] = {
-    "training.warmup_steps": (1, "the paper's warm-up of one step made the first update void"),
-    "training.train_eos": (False, "the paper's code masked it"),
-    "training.master_weights": ("bfloat16", "masters are fp32|fp32 masters|what training changed must survive"),
-    "generation.surplus": (None, "the paper answers every query|answers that cannot be split"),
-    "filters.unfinished": (False, "where the paper asks the positive one for a full stop"),
-    "filters.min_survivors": (0.0, "where the paper trains on what there is"),
-    "filters.unwanted": (["[insert", "[]", "]", "Response"], 'the paper\'s terms without "]" and "response"'),
-    "evaluation.order": ("random", "in both orders here|both constitutions and in both orders|, and in both orders"),
-}
+# By model: the paper's rate, and the multiple of it that survives rounding here.
+RATES = {"mistral-7b": (5e-7, 10), "mixtral-8x7b": (5e-7, 2), "llama3-70b": (1e-6, 1)}
 
 
 def recipe_of(name: str) -> Recipe:
@@ -60,27 +50,11 @@ def test_hyper_parameters_are_the_papers(name: str) -> None:
         assert sum(p.held_out for p in principles) == held_out
 
 
-def comments_of(name: str) -> str:
-    """The comments of a recipe's file as one text, in small letters."""
-    lines = (PACKAGED_RECIPES / "paper" / f"{name}.yaml").read_text().splitlines()
-    return " ".join(line.partition("#")[2].strip() for line in lines if "#" in line).lower()
-
-
 @pytest.mark.parametrize("name", PAPER)
-def test_the_rate_is_the_papers_or_its_comment_says_how_far_from_it(name: str) -> None:
+def test_the_rate_is_a_known_multiple_of_the_papers(name: str) -> None:
     (rate,) = recipe_of(name).training.lr
-    (paper,) = (rate for model, rate in RATES.items() if model in name)
-    said = {10: "ten times the paper's 5e-7 here", 2: "twice the paper's 5e-7 here", 1: "the paper's rate."}
-    assert said[round(rate / paper)] in comments_of(name)
-
-
-@pytest.mark.parametrize("key", DEPARTURES)
-@pytest.mark.parametrize("name", PAPER)
-def test_a_comment_stands_where_a_recipe_departs_from_the_paper(name: str, key: str) -> None:
-    section, field = key.split(".")
-    value = getattr(getattr(recipe_of(name), section), field)
-    paper, words = DEPARTURES[key]
-    assert value == paper or any(word in comments_of(name) for word in words.split("|"))
+    ((paper, multiple),) = (known for model, known in RATES.items() if model in name)
+    assert rate == pytest.approx(multiple * paper)
 
 
 @pytest.mark.parametrize("name", PAPER)
@@ -154,9 +128,9 @@ def test_instruct_models_are_asked_through_their_chat_template(name: str) -> Non
     assert text.endswith("[assistant]")
     assert "Thank you" not in text
     assert "1. Be brief.\n2. Be kind." in text
-    assert prompts.stop == []
+    assert prompts.stop == ["\n[user]"]  # the end of a turn in the template of a smoke run
 
 
 def test_a_prompt_has_no_effect_on_a_baseline_that_is_not_prompted() -> None:
-    with pytest.raises(InputError, match="prompt has an effect on a baseline with model or run only"):
+    with pytest.raises(InputError, match="prompt only has an effect on a baseline with model or run"):
         load_recipe("quickstart", ["evaluation.baselines=[{name: sft, train: sft, prompt: {style: chat}}]"])

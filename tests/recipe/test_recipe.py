@@ -136,11 +136,11 @@ def test_an_override_that_is_no_assignment_is_refused(file, override):
 
 
 def test_an_override_whose_value_is_not_yaml_is_refused(file):
-    assert "'prompt.stop=[1' is not YAML" in refusal(file, "prompt.stop=[1")
+    assert "'prompt.stop=[1' is not valid YAML" in refusal(file, "prompt.stop=[1")
 
 
 def test_an_override_inside_a_plain_value_is_refused(file):
-    assert "inside principles, which is a plain value" in refusal(file, "principles.path=x")
+    assert "inside 'principles', which is a plain value" in refusal(file, "principles.path=x")
 
 
 # --- unknown keys ---
@@ -201,7 +201,7 @@ def test_an_unknown_key_like_no_other_lists_what_there_is(file):
         ("prompt.stop=['']", ["prompt.stop.0 is ''", "at least 1 character"]),
         ("filters.min_survivors=2", ["filters.min_survivors is 2", "less than or equal to 1"]),
         ("generation.top_p=0", ["generation.top_p is 0", "greater than 0"]),
-        ("launch.processes=3", ["launch.processes is 3", "batch_size", "evenly"]),
+        ("launch.processes=3", ["launch.processes is 3", "batch_size is 16", "same number"]),
         ("training.beta=-1", ["training.beta is -1", "greater than or equal to 0"]),
         ("adapter.r=0", ["adapter.r is 0", "greater than or equal to 1"]),
         ("adapter.lora_dropout=1", ["adapter.lora_dropout is 1", "less than 1"]),
@@ -256,8 +256,8 @@ def test_all_problems_are_listed_at_once(file):
         (["training.steps=[]"], ["steps has 0 values for 2 iterations"]),
         (["training.lr=[1e-5, 1e-5]", "training.iterations=3"], ["lr has 2 values for 3 iterations"]),
         (["generation.top_p=0.9"], ["top_p has no effect at temperature 0"]),
-        (["training.master_weights=bfloat16", "adapter={}"], ["an adapter trains in float32"]),
-        (["training.master_weights=bfloat16", "model.dtype=float32"], ["set both alike"]),
+        (["training.master_weights=bfloat16", "adapter={}"], ["an adapter always trains in float32"]),
+        (["training.master_weights=bfloat16", "model.dtype=float32"], ["computes in float32", "Set both to bfloat16"]),
         (["training.master_weights=bfloat16", "launch.processes=2"], ["launch.processes is 2", "to float32"]),
         (["model.source=some/model", f"model.sha256={'0a' * 32}"], ["sha256 is checked for pypi: sources only"]),
     ],
@@ -297,6 +297,7 @@ def test_a_dumped_recipe_reads_back_equal_with_every_value_written_out(file, tmp
         "prompt.stop=['\\n\\n', 'null', '12']",
         "filters.unwanted=['no', 'yes', '~']",
         "adapter={}",
+        "prompt.thinking={}",
         "generation.chain_of_thought=true",
         "generation.first_model=some/writer",
     ]
@@ -352,12 +353,12 @@ def test_a_missing_recipe_lists_the_packaged_ones(packaged):
 @pytest.mark.parametrize(
     ("content", "part"),
     [
-        ("training: [1", "cannot be read as YAML"),
-        (b"\xff\xfe\x00", "cannot be read as YAML"),
-        ("", "holds no sections"),
-        ("- model", "holds no sections"),
-        ("just text", "holds no sections"),
-        ("!!python/object/apply:os.system ['true']", "cannot be read as YAML"),
+        ("training: [1", "is not valid YAML"),
+        (b"\xff\xfe\x00", "is not valid UTF-8"),
+        ("", "has no sections"),
+        ("- model", "has no sections"),
+        ("just text", "has no sections"),
+        ("!!python/object/apply:os.system ['true']", "is not valid YAML"),
     ],
 )
 def test_a_file_that_is_no_recipe_is_refused(file, content, part):

@@ -1,4 +1,4 @@
-"""The page in headless Chromium: no error and no request, filters, links, keys, themes and blind judging."""
+"""The page in headless Chromium: no errors or requests, filters, links, keys, themes and blind judging."""
 
 import json
 import shutil
@@ -43,7 +43,7 @@ def run(report_run: Path) -> Path:
 
 
 def open_page(browser: "Browser", file: Path, anchor: str = "", **context: Any) -> "Page":
-    """A page in a context of its own, whose errors and requests are gathered in `page.faults`."""
+    """A page in its own context, whose errors and requests are collected in `page.faults`."""
     page = browser.new_context(**context).new_page()
     page.faults = []
     page.on("console", lambda message: page.faults.append(message.text))
@@ -79,7 +79,7 @@ def settle(page: "Page", expected: str) -> None:
     page.wait_for_function("text => document.getElementById('count').textContent === text", arg=expected)
 
 
-def test_the_first_screen_tells_the_verdict(page: "Page", run: Path) -> None:
+def test_the_first_screen_shows_the_verdict(page: "Page", run: Path) -> None:
     verdict = json.loads((run / "summary.json").read_text())["verdict"]
     assert page.inner_text(".sentence") == verdict
     assert page.locator(".tile").count() == 5
@@ -154,13 +154,13 @@ def test_a_link_leads_to_one_item(browser: "Browser", page: "Page", run: Path) -
     fresh.wait_for_selector(".item.linked")
     assert fresh.evaluate("document.activeElement.dataset.item") == "q11-calm"
     assert fresh.locator(".item.linked").bounding_box()["y"] < 200
-    # The page is open, and filters hide what the next link names.
+    # The page is already open, and filters hide the item of the next link.
     fresh.fill("#search", "query 7")
     settle(fresh, "3 of 3 shown, 36 in all")
     fresh.evaluate("location.hash = '#item-q3-pirate'")
     fresh.wait_for_function("() => document.activeElement.dataset.item === 'q3-pirate'")
     assert fresh.input_value("#search") == ""
-    fresh.evaluate("location.hash = '#item-%E0%A4%A'")  # no address of an item
+    fresh.evaluate("location.hash = '#item-%E0%A4%A'")  # not the address of an item
     assert fresh.faults == []
     fresh.context.close()
 
@@ -201,17 +201,17 @@ def test_text_has_contrast_in_both_themes(browser: "Browser", run: Path, scheme:
     page.context.close()
 
 
-# The WCAG ratio of each kind of text to what it stands on.
+# The WCAG contrast ratio of each kind of text with its background.
 CONTRASTS = """() => {
-  const light = (colour) => {
-    const [r, g, b] = colour.match(/[\\d.]+/g).slice(0, 3).map((v) => v / 255)
+  const light = (color) => {
+    const [r, g, b] = color.match(/[\\d.]+/g).slice(0, 3).map((v) => v / 255)
       .map((v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4));
     return 0.2126 * r + 0.7152 * g + 0.0722 * b;
   };
   const ground = (node) => {
     for (; node; node = node.parentElement) {
-      const colour = getComputedStyle(node).backgroundColor;
-      if (colour !== "rgba(0, 0, 0, 0)" && colour !== "transparent") return colour;
+      const color = getComputedStyle(node).backgroundColor;
+      if (color !== "rgba(0, 0, 0, 0)" && color !== "transparent") return color;
     }
   };
   const found = {};
@@ -263,7 +263,7 @@ def test_without_javascript_the_findings_are_there(browser: "Browser", run: Path
 
 
 def judge(page: "Page", keys: str) -> list[dict[str, str]]:
-    """Press keys one by one; what was on the screen for each."""
+    """Press keys one by one; returns what was on the screen before each."""
     seen = []
     for key in keys:
         seen.append({part: page.inner_text(f"#judging-{part}") for part in ("query", "constitution", "a", "b")})
@@ -356,7 +356,7 @@ def test_progress_is_kept_in_the_browser(page: "Page", run: Path) -> None:
     page.reload()
     page.wait_for_selector("#items .item")
     page.click("[data-open-judging]")
-    assert page.inner_text("#judging-begin") == "Go on"
+    assert page.inner_text("#judging-begin") == "Resume"
     page.click("#judging-begin")
     assert page.inner_text("#judging-count").startswith("2 of ")
     assert (page.inner_text("#judging-query"), page.inner_text("#judging-a")) == waiting

@@ -1,4 +1,4 @@
-"""The page as a file: self-contained, traceable, and safe whatever a model wrote."""
+"""The page as a file: self-contained, traceable to the run's files, and safe whatever a model wrote."""
 
 import base64
 import gzip
@@ -19,7 +19,8 @@ from sami.cli import app
 from sami.contrasts import read_contrasts
 from sami.errors import InputError
 from sami.evaluation.pairs import from_contrasts
-from sami.loop import judged_summary
+from sami.loop.directory import RunDirectory
+from sami.loop.summary import summarize
 from sami.principles import load_principles
 from sami.recipe import load_recipe
 from sami.report import write_report
@@ -64,7 +65,7 @@ def page(run: Path) -> str:
     return (run / "report.html").read_text(encoding="utf-8")
 
 
-def test_the_page_asks_for_nothing_and_allows_only_its_own_script(page: str) -> None:
+def test_the_page_loads_nothing_and_allows_only_its_own_script(page: str) -> None:
     parsed = Parsed(page)
     for tag, attributes in parsed.elements:
         for name in ("src", "href", "xlink:href", "action", "srcset", "poster"):
@@ -82,28 +83,20 @@ def test_the_page_asks_for_nothing_and_allows_only_its_own_script(page: str) -> 
     assert "default-src 'none'" in policy
 
 
-def test_the_sections_stand_in_order(page: str) -> None:
+def test_the_sections_are_in_order(page: str) -> None:
     order = ["verdict-title", "policies-title", "plots-title", "answers-title", "health-title", "run-title"]
     places = [page.index(f'id="{name}"') for name in order]
     assert places == sorted(places)
     titles = re.findall(r'<figure class="card picture" id="picture-(\w+)"', page)
-    assert set(titles) == {"bounds", "winrates", "generalises", "principles", "lengths", "matrices", "training"}
+    assert set(titles) == {"bounds", "winrates", "generalizes", "principles", "lengths", "matrices", "training"}
 
 
-def test_pictures_follow_the_theme_and_say_their_figures(page: str, run: Path) -> None:
-    pictures = re.findall(r'<svg class="plot".*?</svg>', page, flags=re.DOTALL)
-    assert len(pictures) == 7
-    for picture in pictures:
-        assert "var(--ink)" in picture
-        assert not re.search(r"#[ab]0000", picture)  # placeholders of colours
-        assert "DejaVu" not in picture
+def test_the_ids_of_the_page_are_unique(page: str) -> None:
     ids = re.findall(r'\bid="([^"]+)"', page)
     assert len(ids) == len(set(ids))
-    bound = json.loads((run / "summary.json").read_text())["policies"][2]["information"]["base_bound"]
-    assert f"<title>iteration-2, learned: {bound:.3f} [" in page
 
 
-def test_recipe_versions_seeds_and_timings_are_there(page: str, run: Path) -> None:
+def test_the_page_shows_recipe_versions_seeds_and_timings(page: str, run: Path) -> None:
     text = html.unescape(page)
     assert (run / "recipe.yaml").read_text() in text
     summary = json.loads((run / "summary.json").read_text())
@@ -173,19 +166,19 @@ def test_hostile_text_stays_text(tmp_path: Path) -> None:
     assert {hostile for hostile in HOSTILE if any(text.startswith(hostile) for text in texts)} == set(HOSTILE)
 
 
-def test_what_cannot_be_seen_is_spelled_out() -> None:
+def test_invisible_characters_are_spelled_out() -> None:
     assert visible("a\u202eb\x00\ud800") == "a⟨U+202E⟩b⟨U+0000⟩⟨U+D800⟩"
     assert visible("tab\tline\nemoji 👩‍🚀 été") == "tab\tline\nemoji 👩‍🚀 été"
 
 
-def test_packed_data_has_no_character_that_ends_a_script() -> None:
+def test_packed_data_has_no_character_that_could_end_a_script() -> None:
     value = {"text": [*HOSTILE, "\ud800 half"]}
     text = packed(value)
     assert re.fullmatch(r"[A-Za-z0-9+/=]+", text)
     assert json.loads(gzip.decompress(base64.b64decode(text))) == value
 
 
-def test_partial_runs_say_what_is_missing_and_how_to_go_on(run: Path, tmp_path: Path) -> None:
+def test_partial_runs_show_what_is_missing_and_how_to_resume(run: Path, tmp_path: Path) -> None:
     partial = shutil.copytree(run, tmp_path / "partial")
     for name in ("summary.json", "evaluation/verdicts.jsonl", "evaluation/scores/iteration-2.json"):
         (partial / name).unlink()
@@ -212,7 +205,8 @@ def test_a_baseline_has_its_answers_and_checks(run: Path, tmp_path: Path) -> Non
     queries = {f"Query {n}?": f"q{n}" for n in range(12)}
     dpo = from_contrasts("dpo", read_contrasts(responses / "dpo.parquet"), queries, ["calm"])
     summary = json.loads((with_dpo / "summary.json").read_text())
-    summary["policies"].append(judged_summary.baseline(dpo, principles, recipe))
+    found = summarize(RunDirectory(with_dpo), recipe, principles, ["base"], baselines=[dpo])
+    summary["policies"].append(found.policies[-1].as_json())
     summary["win_rates"] += [{**cell, "baseline": "dpo"} for cell in summary["win_rates"]]
     (with_dpo / "summary.json").write_text(json.dumps(summary))
     page = write_report([with_dpo]).read_text()

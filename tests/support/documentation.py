@@ -1,9 +1,9 @@
-"""The pages as data: fenced blocks in order, the commands in them, and the notes that say why one is not run.
+"""The documentation as data: links, fenced blocks, the commands in them, and notes on why a block is not run.
 
-A note is an HTML comment on the line above a fence, so that readers of the page do not see it:
+A note is an HTML comment on the line above a fence, which readers of the page do not see:
 
-    <!-- not run: needs eight GPUs -->     the block's commands are parsed, not run
-    <!-- may exit 2: a random judge -->    they are run, and may be refused
+    <!-- not run: needs eight GPUs -->     the block's commands are parsed but not run
+    <!-- may exit 2: a random judge -->    they are run and may be refused
 """
 
 import re
@@ -36,16 +36,16 @@ class Block(NamedTuple):
 
     @property
     def is_commands(self) -> bool:
-        """Marked as a shell's, or unmarked and starting with a program."""
+        """Whether the block is marked as shell code, or is unmarked and starts with a program."""
         if self.language:
             return self.language in ("bash", "console", "sh", "shell")
         return bool(self.commands) and Path(self.commands[0][0]).name in PROGRAMS
 
     @property
     def commands(self) -> list[list[str]]:
-        """Words of each command, without comments; a backslash goes on in the next line.
+        """The words of each command, without comments; a backslash continues a line.
 
-        Where lines start with a prompt, "$ ", the others are output.
+        If lines start with a prompt, "$ ", the other lines are output.
         """
         lines = self.text.replace("\\\n", " ").splitlines()
         lines = [line for line in lines if line.startswith("$ ")] or lines
@@ -69,5 +69,16 @@ def prose(page: Path) -> str:
 
 
 def inline(page: Path) -> list[str]:
-    """What stands in single backticks."""
+    """The text of each single-backtick span."""
     return re.findall(r"(?<!`)`([^`\n]+)`(?!`)", prose(page))
+
+
+def links(page: Path) -> list[str]:
+    """The targets of the page's links and images that are not URLs."""
+    return [link for link in re.findall(r"\]\(([^)\s]+)\)", prose(page)) if "://" not in link]
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors of the page's headings, as GitHub and the site make them."""
+    titles = re.findall(r"^#+ (.+)$", prose(page), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}

@@ -1,4 +1,4 @@
-"""An OpenAI-compatible server on loopback that fails as told."""
+"""An OpenAI-compatible server on loopback that answers, or fails, as a function decides."""
 
 import json
 import socket
@@ -107,9 +107,14 @@ class Server:
     most_in_flight: int = 0
 
 
+class _Quiet(ThreadingHTTPServer):
+    def handle_error(self, *_: Any) -> None:
+        """A client that closes its connection early is not a fault of a test."""
+
+
 @contextmanager
 def serving(answer: Callable[[Request], None]) -> Iterator[Server]:
-    """A server for the time of the block; `answer` is called in a thread for each question."""
+    """A server for the duration of the block; `answer` is called in a thread for each question."""
     lock = threading.Lock()
 
     class Handler(BaseHTTPRequestHandler):
@@ -144,7 +149,7 @@ def serving(answer: Callable[[Request], None]) -> Iterator[Server]:
         def log_message(self, *_: Any) -> None:
             pass
 
-    inner = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    inner = _Quiet(("127.0.0.1", 0), Handler)
     inner.daemon_threads = True
     inner.block_on_close = False
     server = Server(f"http://127.0.0.1:{inner.server_port}/v1", answer)

@@ -1,10 +1,14 @@
-"""Pairs, policies and a judge for tests of judging."""
+"""Principles, pairs, policies and a judge for tests of judging."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from sami.evaluation.judges import Judgement, Question, Record
+from sami.evaluation.judges import Judge, Judgement, Question, Record
 from sami.evaluation.pairs import Item, Pair, Policy, Response
+from sami.principles import Principle
+
+BRIEF = Principle(id="brief", definition="Be brief.", antithesis="Be long.", verifier={"check": "word_count", "max": 3})
+KIND = Principle(id="kind", definition="Be kind.", antithesis="Be stern.", held_out=True)
 
 
 def item(number: int = 0, constitution: str = "Be brief.", **more: Any) -> Item:
@@ -31,8 +35,16 @@ def policy(name: str, texts: dict[Item, str]) -> Policy:
     return Policy(name, {one: Response(text, len(text.split())) for one, text in texts.items()})
 
 
-class Scripted:
-    """A judge that says what a function says, and remembers what it was asked."""
+def said(judge: Judge, questions: list[Question]) -> dict[tuple[str, str], Judgement]:
+    """What a judge answers, by query and order, to the questions that concern it."""
+    found: dict[tuple[str, str], Judgement] = {}
+    asked = [q for q in questions if judge.concerns(q)]
+    judge.judge(asked, lambda q, j: found.update({(q.pair.item.query_id, q.order): j}), asked)
+    return found
+
+
+class Scripted(Judge):
+    """A judge that answers what a function returns, and remembers what it was asked."""
 
     def __init__(self, says: Callable[[Question], float | None], name: str = "scripted", version: int = 1) -> None:
         self.name = name
@@ -42,9 +54,6 @@ class Scripted:
 
     def identity(self) -> dict[str, Any]:
         return {"kind": "scripted", "version": self.version}
-
-    def concerns(self, question: Question) -> bool:
-        return True
 
     def judge(self, questions: Sequence[Question], record: Record, among: Sequence[Question]) -> None:
         for question in questions:

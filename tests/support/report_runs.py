@@ -1,4 +1,4 @@
-"""A run directory made of files alone, without a model: what `sami report` reads, with figures that are known."""
+"""A run folder with known figures, written without any model, for tests of what reads finished runs."""
 
 import json
 import random
@@ -11,11 +11,11 @@ import yaml
 from sami.contrasts import Contrast, write_contrasts
 from sami.evaluation import health
 from sami.evaluation.comparison import every_pair, judge_all
-from sami.evaluation.pairs import Policy, from_contrasts
+from sami.evaluation.pairs import from_contrasts
 from sami.evaluation.score import verdicts
 from sami.files import write_json
-from sami.loop import judged_summary, summary
 from sami.loop.directory import RunDirectory, policy_name
+from sami.loop.summary import summarize
 from sami.principles import Principle, load_principles
 from sami.recipe import Recipe, dump_recipe
 
@@ -36,11 +36,11 @@ PRINCIPLES = [
 ]
 
 Write = Callable[[str, int, str, bool], str]
-"""(query, iteration, principle, is it the definition) to an answer."""
+"""Maps (query, iteration, principle, is it the definition) to an answer."""
 
 
 def plainly(query: str, iteration: int, principle: str, positive: bool) -> str:
-    """Answers of many lengths; those of iterations follow their principle more often than base's."""
+    """Answers of different lengths; later iterations follow their principle more often."""
     draw = random.Random(f"{query} {iteration} {principle} {positive}")
     words = ["yes", "and", "no", "as", "one", "may", "well", "say"]
     text = " ".join(draw.choice(words) for _ in range(draw.randint(3, 14)))
@@ -91,18 +91,10 @@ def make_run(
         policies.append(from_contrasts(name, contrasts, {f"Query {n}?": f"q{n}" for n in range(queries)}, ["calm"]))
         if iteration:
             _train(directory, iteration, contrasts)
-    value = summary.summarise(directory, recipe, principles, names)
-    value |= judged(recipe, policies, principles, directory)
-    value["verdict"] = judged_summary.verdict(value["comparisons"][-1], value["win_rates"])
-    write_json(directory.summary, value)
-    return folder
-
-
-def judged(
-    recipe: Recipe, policies: list[Policy], principles: list[Principle], directory: RunDirectory
-) -> dict[str, Any]:
     pairs = every_pair(policies[1:], policies[:1])
-    return judge_all(recipe.evaluation, pairs, policies[0], principles, directory.evaluation)
+    judged = judge_all(recipe.evaluation, pairs, policies[0], principles, directory.evaluation)
+    write_json(directory.summary, summarize(directory, recipe, principles, names, judged=judged).as_json())
+    return folder
 
 
 def _contrasts(queries: int, iteration: int, write: Write) -> list[Contrast]:

@@ -1,13 +1,12 @@
 """Facts about constitution leakage, on a byte-level BPE tokenizer trained on the spot."""
 
-import time
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from sami.text.leaks import content_words, leak_mask, leakage, leaked_words
+from sami.text.leaks import LeakedWords, content_words, leak_mask, leakage, leaked_words
 from sami.text.words import word_spans
 
 CHILD = "1. Answers should be simple, clear, and concise, as if for a child."
@@ -102,7 +101,7 @@ def test_tokens_of_leaked_words_are_masked_and_no_others(encode: Encode, decode:
     for text, leaks in parts:
         ids += encode(text)
         expected += [leaks] * len(encode(text))
-    mask = leak_mask(ids, decode, {"pirat"})
+    mask = leak_mask(ids, decode, LeakedWords({"pirat"}))
     assert mask == expected
     assert any(mask)
     assert not all(mask)
@@ -110,11 +109,11 @@ def test_tokens_of_leaked_words_are_masked_and_no_others(encode: Encode, decode:
 
 def test_eos_is_never_leaked_even_next_to_a_leaked_word(encode: Encode, decode: Decode) -> None:
     ids = encode("pirate")
-    assert leak_mask([*ids, 0], decode, {"pirat"}) == [True] * len(ids) + [False]
-    assert leak_mask([*ids[:1], 0, *ids[1:]], decode, {"pirat"}) == [True, False] + [True] * (len(ids) - 1)
-    assert leak_mask([0], decode, {"pirat"}) == [False]
-    assert leak_mask([], decode, {"pirat"}) == []
-    assert leak_mask(ids, decode, set()) == [False] * len(ids)
+    assert leak_mask([*ids, 0], decode, LeakedWords({"pirat"})) == [True] * len(ids) + [False]
+    assert leak_mask([*ids[:1], 0, *ids[1:]], decode, LeakedWords({"pirat"})) == [True, False] + [True] * (len(ids) - 1)
+    assert leak_mask([0], decode, LeakedWords({"pirat"})) == [False]
+    assert leak_mask([], decode, LeakedWords({"pirat"})) == []
+    assert leak_mask(ids, decode, LeakedWords()) == [False] * len(ids)
 
 
 @pytest.mark.parametrize(
@@ -137,7 +136,7 @@ def test_characters_split_over_tokens_keep_their_place(
     leaked = content_words(word)
     expected = mask_from_bytes(tokenizer, ids, leaked)
     assert any(expected)
-    assert leak_mask(ids, decode, leaked) == expected
+    assert leak_mask(ids, decode, LeakedWords(leaked)) == expected
 
 
 def test_a_token_that_shares_one_byte_with_a_leaked_word_is_masked() -> None:
@@ -146,13 +145,13 @@ def test_a_token_that_shares_one_byte_with_a_leaked_word_is_masked() -> None:
     def decode(ids: Sequence[int]) -> str:
         return b"".join(vocabulary[i] for i in ids).decode(errors="replace")
 
-    assert leak_mask([0, 1, 2, 3, 4], decode, content_words("été")) == [False, True, True, True, False]
-    assert leak_mask([0, 1, 2, 3, 4], decode, {"sea"}) == [True, False, False, False, True]
+    assert leak_mask([0, 1, 2, 3, 4], decode, LeakedWords(content_words("été"))) == [False, True, True, True, False]
+    assert leak_mask([0, 1, 2, 3, 4], decode, LeakedWords({"sea"})) == [True, False, False, False, True]
 
 
 def test_a_response_cut_inside_a_character_is_masked_up_to_it(encode: Encode, decode: Decode) -> None:
     ids = encode("pirate") + encode("🎉")[:2]
-    mask = leak_mask(ids, decode, {"pirat"})
+    mask = leak_mask(ids, decode, LeakedWords({"pirat"}))
     assert mask == [True] * len(encode("pirate")) + [False, False]
 
 
@@ -162,16 +161,8 @@ def test_a_decoder_that_drops_the_first_blank_is_followed() -> None:
     def decode(ids: Sequence[int]) -> str:
         return "".join(vocabulary[i] for i in ids).replace("▁", " ").removeprefix(" ")
 
-    assert leak_mask([0, 1, 2, 3], decode, {"pirat"}) == [False, True, True, False]
-    assert leak_mask([1, 2, 3], decode, {"pirat"}) == [True, True, False]
-
-
-def test_masking_500_tokens_of_split_characters_takes_under_a_fifth_of_a_second(encode: Encode, decode: Decode) -> None:
-    ids = encode("🏴‍☠️ pirate été 日本語 " * 40)[:500]
-    assert len(ids) == 500
-    start = time.process_time()
-    assert any(leak_mask(ids, decode, {"pirat"}))
-    assert time.process_time() - start < 0.2
+    assert leak_mask([0, 1, 2, 3], decode, LeakedWords({"pirat"})) == [False, True, True, False]
+    assert leak_mask([1, 2, 3], decode, LeakedWords({"pirat"})) == [True, True, False]
 
 
 def test_a_copied_run_of_the_constitution_is_a_leak() -> None:
@@ -211,9 +202,3 @@ def test_leakage_of_unicode_and_empty_text() -> None:
     assert leakage("a child", [CHILD], QUERY, n=1) == "child"
     with pytest.raises(ValueError, match="not 0"):
         leakage("x", [CHILD], QUERY, n=0)
-
-
-def test_leakage_in_100_kb_takes_under_half_a_second() -> None:
-    start = time.process_time()
-    assert leakage("simple clear and nothing " * 4_200, [CHILD], QUERY) is None
-    assert time.process_time() - start < 0.5

@@ -1,30 +1,25 @@
-"""Weights that only the first process has, spread over the processes."""
+"""Two processes with sharded weights train as one does, and checkpoints are read by the names of their model."""
 
-import os
-import subprocess
-import sys
-import textwrap
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from sami.errors import InputError
 from sami.training.checkpoint import trained_weights
-from sami.training.config import SAMIConfig
-from sami.training.trainer import SAMITrainer
-from tests.support.places import ROOT
-from tests.support.tiny import ARCHITECTURES, random_contrast, tiny_model, tiny_tokenizer
+from tests.support.launching import ACCELERATE, TORCHRUN, launch
+from tests.support.tiny import ARCHITECTURES, tiny_model
+from tests.support.training import Make, contrasts_of, largest_difference
 
-SCRIPT = """
-    import os, sys
-    sys.path.insert(0, {tests!r})
-    import torch
+SHARDED = """
     from torch import distributed
-    from sami import attention, models
     from sami.contrasts import collate
+    from sami.models import attention, loading
     from sami.scoring import check_packing, logprob_matrix
-    from sami.sharding import ShardedScorer, whole_weights
+    from sami.training.sharding import ShardedScorer, whole_weights
     from tests.support.tiny import ARCHITECTURES, random_contrast, tiny_model
 
     distributed.init_process_group("gloo")
@@ -32,62 +27,128 @@ SCRIPT = """
     batch = collate([random_contrast(seed) for seed in range(2)], 2)
     for architecture in ARCHITECTURES:
         whole = tiny_model(architecture)
-        model = tiny_model(architecture) if first else models.empty_of(whole.config, dtype=torch.float32).eval()
+        model = tiny_model(architecture) if first else loading.empty_of(whole.config, dtype=torch.float32).eval()
         attention.install(model)
         sharded = ShardedScorer(model, torch.float32, torch.device("cpu"))
         scored = sharded.without_gradient(lambda m: logprob_matrix(m, batch))
         shards = sum(weight.to_local().numel() for weight in model.parameters())
         assert shards < 0.6 * sum(weight.numel() for weight in whole.parameters()), architecture
         assert torch.equal(scored, logprob_matrix(whole, batch)), architecture
-        # Tied weights are one weight still, and one update moves both.
+        # Tied weights are still one weight, which one update moves.
         assert [name for name, _ in model.named_parameters()] == [name for name, _ in whole.named_parameters()]
         assert sharded.without_gradient(lambda m: check_packing(m, random_contrast(0), 2)).shared
         gathered = whole_weights(model)
         if first:
             assert all(torch.equal(gathered[name], weight) for name, weight in whole.state_dict().items())
-    print("all equal", flush=True)
-    distributed.barrier()
-    os._exit(0)  # threads of gloo that still stand at the interpreter's end abort it now and then
+    print("all equal")
 """
 
 
 @pytest.mark.slow
-def test_weights_of_the_first_process_reach_a_model_without_any(tmp_path: Path) -> None:
-    script = tmp_path / "shard.py"
-    script.write_text(textwrap.dedent(SCRIPT).format(tests=str(ROOT)))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=environment)
-    assert done.returncode == 0, done.stderr[:3000]
-    assert done.stdout.count("all equal") == 2
+def test_the_first_process_gives_its_weights_to_a_model_without_any(tmp_path: Path) -> None:
+    assert launch(tmp_path, SHARDED).count("all equal") == 2
 
 
-def trained(tmp_path: Path, architecture: str, resume: bool = False) -> dict[str, torch.Tensor]:
-    trainer = SAMITrainer(
-        model=tiny_model(architecture),
-        args=SAMIConfig(
-            output_dir=str(tmp_path),
-            max_steps=4,
-            learning_rate=1e-2,
-            per_device_train_batch_size=2,
-            compute_dtype="float32",
-            save_strategy="steps",
-            save_steps=2,
-            use_cpu=True,
-            report_to="none",
-            disable_tqdm=True,
-        ),
-        train_dataset=[random_contrast(seed) for seed in range(8)],
-        processing_class=tiny_tokenizer(chat=False),
-    )
-    trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2") if resume else None)
-    return trainer.trained_model.state_dict()
+TRAINED = """
+    from torch.distributed.tensor import DTensor
+    from transformers import Trainer
+    from tests.support.training import contrasts_of, make_trainer, steps_logged
+
+    out, settings = pathlib.Path(sys.argv[1]), json.loads(sys.argv[2])
+    seen, world = [], int(os.environ.get("WORLD_SIZE", "1"))
+    save = Trainer._save_rng_state
+
+    def slow_in_the_second(self, folder):
+        if self.args.process_index:
+            import time
+            time.sleep(1)
+        save(self, folder)
+
+    Trainer._save_rng_state = slow_in_the_second
+    trainer = make_trainer(out, contrasts_of(32), per_device_train_batch_size=4 // world,
+                           gradient_accumulation_steps=2, save_strategy="steps", save_steps=10, **settings)
+    collate = trainer.data_collator
+    trainer.data_collator = lambda chosen: seen.append([c.id for c in chosen]) or collate(chosen)
+    checkpoint = out / "checkpoint-10"
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint.is_dir() else None)
+    assert trainer.args.world_size == world
+    gathered = [seen]
+    if world > 1:
+        parameters = list(trainer.trained_model.parameters())
+        assert all(isinstance(p, DTensor) for p in parameters)
+        assert sum(p.to_local().numel() for p in parameters) < 0.6 * sum(p.numel() for p in parameters)
+        gathered = [None] * world
+        torch.distributed.all_gather_object(gathered, seen)
+    trainer.save_model(str(out))
+    if trainer.is_world_process_zero():
+        (out / "steps.json").write_text(json.dumps(steps_logged(trainer)))
+        (out / "seen.json").write_text(json.dumps(gathered))
+"""
+ADAM = {"optim": "adamw_torch_fused", "learning_rate": 3e-3}
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Any:
+    """`run(name, launcher, …)`: weights, logged steps and the contrasts that each process saw."""
+
+    def started(name: str, launcher: list[str], steps: int = 20, **settings: Any) -> Any:
+        out = tmp_path / name
+        arguments = {"optim": "sgd", "learning_rate": 0.1, "max_steps": steps, **settings}
+        launch(tmp_path, TRAINED, out, json.dumps(arguments), launcher=launcher)
+        return load_file(out / "model.safetensors"), *(
+            json.loads((out / f"{file}.json").read_text()) for file in ("steps", "seen")
+        )
+
+    return started
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_two_processes_train_to_the_weights_of_one(run: Any, dtype: str) -> None:
+    one, single, whole = run("one", [], compute_dtype=dtype)
+    two, double, parts = run("two", TORCHRUN, compute_dtype=dtype)
+    exact = dtype == "float32"
+    assert largest_difference(one, two) < (1e-3 if exact else 5e-2)
+    assert largest_difference(one, dict(tiny_model("llama").state_dict())) > 1e-2
+    for ours, theirs in zip(single, double, strict=True):
+        assert theirs["loss"] == pytest.approx(ours["loss"], abs=1e-4 if exact else 5e-2)
+        assert theirs["grad_norm"] == pytest.approx(ours["grad_norm"], rel=1e-2 if exact else 0.5)
+    # Every process has contrasts of its own, and together they are those of the one process.
+    for step in range(20):
+        seen = [ids for process in parts for micro in process[2 * step : 2 * step + 2] for ids in micro]
+        assert len(set(seen)) == len(seen) == 8
+        assert set(seen) == {ids for micro in whole[0][2 * step : 2 * step + 2] for ids in micro}
+
+
+@pytest.mark.slow
+def test_two_processes_resume_and_use_the_gradient_cache(run: Any, tmp_path: Path) -> None:
+    straight, logged, _ = run("straight", TORCHRUN, **ADAM)
+    run("stopped", TORCHRUN, steps=10, **ADAM)
+    # The checkpoint counts as complete only when the slower process has written its part.
+    state, part = (tmp_path / "stopped" / "checkpoint-10" / n for n in ("trainer_state.json", "rng_state_1.pth"))
+    assert state.stat().st_mtime_ns > part.stat().st_mtime_ns
+    resumed, again, _ = run("stopped", TORCHRUN, **ADAM)
+    assert largest_difference(straight, resumed) == 0.0
+    assert [step["loss"] for step in again] == [step["loss"] for step in logged]
+    (plain, _, _), (cached, _, _) = (run(f"cache-{on}", ACCELERATE, gradient_cache=on) for on in (False, True))
+    assert largest_difference(plain, cached) < 1e-3
+
+
+# Checkpoints.
 
 
 @pytest.mark.parametrize("architecture", ["mixtral", "gemma3"])
-def test_a_model_that_is_saved_under_other_names_or_without_some_resumes(tmp_path: Path, architecture: str) -> None:
-    straight = trained(tmp_path, architecture)
-    resumed = trained(tmp_path, architecture, resume=True)
+def test_a_model_that_is_saved_under_other_names_or_without_some_resumes(
+    make: Make, tmp_path: Path, architecture: str
+) -> None:
+    def weights(**settings: Any) -> dict[str, torch.Tensor]:
+        trainer = make(contrasts_of(8), 4, model=tiny_model(architecture), learning_rate=1e-2, **saving)
+        trainer.train(**settings)
+        return trainer.trained_model.state_dict()
+
+    saving = {"per_device_train_batch_size": 2, "save_strategy": "steps", "save_steps": 2}
+    straight = weights()
+    resumed = weights(resume_from_checkpoint=str(tmp_path / "trainer" / "checkpoint-2"))
     assert all(torch.equal(straight[name], weight) for name, weight in resumed.items())
 
 
@@ -102,5 +163,5 @@ def test_a_checkpoint_is_read_by_the_names_of_its_model(tmp_path: Path, architec
 
 def test_another_models_checkpoint_is_refused(tmp_path: Path) -> None:
     tiny_model("qwen2").save_pretrained(tmp_path)
-    with pytest.raises(InputError, match="is of another model"):
+    with pytest.raises(InputError, match="belongs to another model"):
         trained_weights(tiny_model("qwen3"), tmp_path)

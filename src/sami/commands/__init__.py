@@ -1,1 +1,1 @@
-"""What the commands do, one module a command; `sami.cli` parses and calls."""
+"""What the commands do, one module for each; `sami.cli` parses their options and calls them."""

@@ -1,16 +1,16 @@
-"""Base and a trained model asked the same question, and what tells which constitution an answer fits.
+"""`sami try`: the base model and a trained model asked the same question, and which constitution each answer fits.
 
     trial = Trial("runs/quickstart")
     told = trial.ask("Why is the sky blue?", trial.principles(["pirate"]))
     print(told.answers[1].text, told.answers[1].fit["base"])
 
 The fit of an answer is its log-probability under the constitution minus that under the opposite, in nats per
-token: above 0 the answer is likelier under the constitution that was asked for.
+token. It is positive for an answer that is more likely under the constitution that was asked for.
 """
 
 import difflib
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,12 @@ from typing import Any
 import torch
 
 from sami.contrasts import Contrast, collate
-from sami.errors import InputError
+from sami.errors import InputError, quoted
 from sami.generation import Completion, SamplingSettings
-from sami.generation.chain_of_thought import answer_of
+from sami.generation.reasoning import answer_alone
 from sami.generation.transformers_engine import TransformersEngine
+from sami.loop.context import Run
 from sami.loop.directory import BASE, policy_name
-from sami.loop.finished_run import FinishedRun
 from sami.models import structure
 from sami.principles import Constitution, Principle
 from sami.scoring.logprobs import logprob_matrix
@@ -31,7 +31,7 @@ from sami.scoring.logprobs import logprob_matrix
 
 @dataclass(frozen=True)
 class Wording:
-    """A constitution as a prompt states it; without text, none."""
+    """A constitution as a prompt states it; an empty text means no constitution."""
 
     principles: tuple[str, ...]
     text: str
@@ -39,7 +39,7 @@ class Wording:
 
 @dataclass(frozen=True)
 class Choice:
-    """The constitution to answer under, and the one that the answers are told from."""
+    """The constitution to answer under, and the one to contrast it with."""
 
     constitution: Wording
     opposite: Wording
@@ -47,10 +47,10 @@ class Choice:
 
 @dataclass(frozen=True)
 class Answer:
-    """One policy's answer, with a chain of thought what follows the reasoning.
+    """One policy's answer, without its reasoning if the run asks for a chain of thought.
 
-    `fit` holds, by the policy that scored it, log-prob under the constitution minus under its opposite, in nats
-    per token.
+    `fit` is, for each policy that scored it, its log-prob under the constitution minus that under the opposite, in
+    nats per token.
     """
 
     policy: str
@@ -62,7 +62,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Told:
-    """A query and what base and the trained policy answered to it."""
+    """A query with the answers of base and the trained policy."""
 
     query: str
     constitution: str
@@ -77,22 +77,31 @@ OnText = Callable[[str, str], None]  # policy, its answer so far
 
 
 def of_text(text: str, opposite: str = "") -> Choice:
-    """A constitution in one's own words; without an opposite, answers are told from those to the bare query."""
+    """A constitution in your own words, contrasted with another one or, by default, with the bare query.
+
+    Raises:
+        InputError: the text is empty.
+    """
     if not text.strip():
-        raise InputError("The constitution is empty. Write a sentence that asks for a behaviour, or name a principle.")
+        raise InputError("The constitution is empty. Write a sentence that asks for a behavior, or name a principle.")
     return Choice(_worded(text), _worded(opposite))
 
 
 def of_principles(known: Sequence[Principle], definitions: Sequence[str], antitheses: Sequence[str] = ()) -> Choice:
-    """A constitution of principles by id, against the one with each of them turned round.
+    """A constitution of principles by id, contrasted with the one that inverts each of them.
+
+    Args:
+        known: principles of the run.
+        definitions: ids of principles to follow.
+        antitheses: ids of principles whose antithesis to follow.
 
     Raises:
-        InputError: an id that no principle has, or one that is named twice.
+        InputError: an id that no principle has, or one that is given twice.
     """
     named = [*((name, True) for name in definitions), *((name, False) for name in antitheses)]
     ids = [name for name, _ in named]
     if repeated := sorted({name for name in ids if ids.count(name) > 1}):
-        raise InputError(f"The principle {repeated[0]} is named twice. Name each principle once.")
+        raise InputError(f"You named the principle {quoted(repeated[0])} twice. Name each principle once.")
     chosen = tuple((principle_called(known, name), positive) for name, positive in named)
     asked, turned = Constitution(chosen), Constitution(tuple((p, not positive) for p, positive in chosen))
     return Choice(*(Wording(tuple(one.texts), one.text) for one in (asked, turned)))
@@ -104,24 +113,24 @@ def principle_called(known: Sequence[Principle], name: str) -> Principle:
             return principle
     ids = [principle.id for principle in known]
     near = difflib.get_close_matches(name, ids, n=1)
-    hint = f"Did you mean {near[0]!r}?" if near else f"Those of this run: {', '.join(ids)}."
-    raise InputError(f"There is no principle {name!r}. {hint}")
+    hint = f"Did you mean {near[0]!r}?" if near else f"The principles of this run are {', '.join(ids)}."
+    raise InputError(f"There is no principle {quoted(name)}. {hint}")
 
 
 class Trial:
-    """Base and one trained policy of a run, loaded to be asked.
+    """Base and one trained policy of a run, loaded to answer questions.
 
     Args:
-        run: a run's folder.
+        run: folder of a run.
         iteration: which trained model; by default the last one.
         max_new_tokens: longest answer; by default as in the run.
 
     Raises:
-        InputError: no run, no trained model, or weights that cannot be loaded.
+        InputError: not a run folder, no trained model, or weights that cannot be loaded.
     """
 
     def __init__(self, run: str | Path, iteration: int | None = None, max_new_tokens: int | None = None) -> None:
-        self.run = FinishedRun(run)
+        self.run = Run.open(run)
         chosen = self.run.iteration(iteration)
         self.policies = {policy_name(number): self.run.load(number) for number in (0, chosen)}
         self.known = self.run.principles
@@ -137,7 +146,7 @@ class Trial:
         return of_principles(self.known, definitions, antitheses)
 
     def ask(self, query: str, choice: Choice, on_text: OnText = lambda policy, text: None) -> Told:
-        """Answers of base and of the trained policy, greedy unless the run's recipe samples.
+        """Answers of base and of the trained policy, greedy unless the recipe of the run samples.
 
         Args:
             on_text: called with a policy's name and its answer so far, after each token.
@@ -146,7 +155,7 @@ class Trial:
             InputError: an empty query, or a prompt that leaves no room for an answer.
         """
         if not query.strip():
-            raise InputError("The query is empty. Ask something.")
+            raise InputError("The query is empty. Give a question.")
         prompt = self._room(self._prompt(query, choice.constitution, train=False))
         completions = {name: self._answer(name, prompt, partial(on_text, name)) for name in self.policies}
         fits = self._fits(query, choice, list(completions.values()))
@@ -162,28 +171,20 @@ class Trial:
 
     def _answer(self, policy: str, prompt: list[int], on_text: Callable[[str], None]) -> Completion:
         generation = self.run.recipe.generation
-        settings = SamplingSettings(
-            max_new_tokens=self._new,
-            temperature=generation.temperature,
-            top_p=generation.top_p,
-            stop=self.run.prompts.stop,
-            seed=generation.seed,
-        )
+        settings = replace(SamplingSettings.of(generation, self.run.prompts), max_new_tokens=self._new)
         written = TransformersEngine(self.policies[policy], self.run.tokenizer).stream(prompt, settings, on_text)
-        if generation.chain_of_thought is None:
-            return written
-        return answer_of(written, generation.chain_of_thought.marker, self.run.tokenizer)
+        return answer_alone(written, prompt, self.run.prompts, generation.chain_of_thought)
 
     @torch.inference_mode()
     def _fits(self, query: str, choice: Choice, answers: Sequence[Completion]) -> dict[str, list[float]]:
-        """By each policy: log-prob per token of each answer under the constitution minus under the opposite."""
+        """For each policy, the fit of each answer: its log-prob difference in nats per token."""
         wordings = (choice.constitution, choice.opposite)
         contrast = Contrast(
             id="asked",
             query=query,
             constitutions=[wording.text for wording in wordings],
             prompt_ids=[self._prompt(query, wording, train=True) for wording in wordings],
-            response_ids=[one.token_ids for one in answers],  # not one for each constitution, but one for each policy
+            response_ids=[one.token_ids for one in answers],  # one for each policy rather than for each constitution
             responses=[one.text for one in answers],
             finish_reasons=[one.finish_reason for one in answers],
             principles=[[], []],
@@ -203,8 +204,8 @@ class Trial:
         context = structure.context_length(self.policies[BASE].config)
         if context and len(prompt) + self._new > context:
             raise InputError(
-                f"The prompt has {len(prompt)} tokens and may get {self._new} more, and the model's context is "
-                f"{context}. Ask something shorter, or lower --max-new-tokens."
+                f"The prompt has {len(prompt)} tokens and the answer may have {self._new} more, but the context of the "
+                f"model is {context} tokens. Ask something shorter, or lower --max-new-tokens."
             )
         return prompt
 

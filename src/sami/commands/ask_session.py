@@ -1,4 +1,4 @@
-"""`sami try` in a terminal: answers side by side as they are written, and a prompt that asks for the next one."""
+"""`sami try` in a terminal: answers side by side as they are generated, and a prompt for the next question."""
 
 from collections.abc import Callable, Sequence
 
@@ -14,12 +14,12 @@ from sami.errors import InputError
 from sami.loop.directory import BASE
 from sami.principles import Principle
 
-# The answer in one line; the terminal's own editing keys work in it.
+# Reads one line, in which the editing keys of the terminal work.
 Ask = Callable[[str], str]
 
 
 def show(trial: Trial, query: str, choice: Choice, console: Console) -> Told:
-    """Ask once: what is asked, both answers as they grow, and what tells whose constitution they fit."""
+    """Ask once, and show the question, both answers as they grow, and which constitution they fit."""
     console.print(_asked(query, choice))
     texts = dict.fromkeys(trial.policies, "")
     if console.is_terminal:
@@ -34,21 +34,21 @@ def show(trial: Trial, query: str, choice: Choice, console: Console) -> Told:
     else:
         told = trial.ask(query, choice)
         console.print(_side_by_side(_texts(told)))
-    against = "under its opposite" if told.opposite else "to the bare query"
-    console.print(Text(f"Log-prob of an answer under the constitution minus {against}, nats per token:"))
+    against = "under its opposite" if told.opposite else "given the bare query"
+    console.print(Text(f"Log-prob of an answer under the constitution minus that {against}, in nats per token:"))
     console.print(fit_table(told))
     console.print(Text(fit_sentence(told)))
     return told
 
 
 def converse(trial: Trial, console: Console, ask: Ask = input) -> None:
-    """Queries and constitutions until the input ends."""
+    """Ask for constitutions and queries until the input ends."""
     console.print(Text(f"{trial.run.directory.folder}: {BASE} and {trial.policy}, {trial.run.recipe.model.source}"))
     console.print(_principles(trial.known))
     console.print(
         Text(
-            "A constitution is principles by number or id (2 pirate), with - before an id for its antithesis "
-            "(-pirate),\nor a sentence of your own. An empty line goes back, Ctrl-D ends.",
+            "A constitution is a list of principles by number or id (2 pirate), with - before an id for its "
+            "antithesis (-pirate),\nor a sentence of your own. An empty line goes back, Ctrl-D ends.",
             style="dim",
         )
     )
@@ -72,10 +72,10 @@ def converse(trial: Trial, console: Console, ask: Ask = input) -> None:
 
 
 def read_choice(line: str, known: Sequence[Principle]) -> Choice:
-    """A constitution as it is typed: numbers and ids of principles, or else a sentence.
+    """The constitution in a line that was typed: numbers and ids of principles, or a sentence.
 
     Raises:
-        InputError: a single word that is no principle, or a number beyond the list.
+        InputError: a single word that is not a principle, or a number beyond the list.
     """
     ids = {principle.id for principle in known} | {str(number) for number in range(1, len(known) + 1)}
     words = line.split()
@@ -90,7 +90,7 @@ def read_choice(line: str, known: Sequence[Principle]) -> Choice:
 
 
 def fit_table(told: Told) -> Table:
-    """Answer by scorer: log-prob under the constitution minus under its opposite."""
+    """For each answer and scorer, the log-prob under the constitution minus that under its opposite."""
     shown = Table()
     scorers = [answer.policy for answer in told.answers]
     shown.add_column("answer of")
@@ -102,15 +102,15 @@ def fit_table(told: Told) -> Table:
 
 
 def fit_sentence(told: Told) -> str:
-    """Whose answer fits the constitution better, by the model that was not trained."""
+    """Whose answer fits the constitution better, according to the model that was not trained."""
     base, trained = told.answers
     gain = trained.fit[BASE] - base.fit[BASE]
     if base.text == trained.text:
-        return f"Both answers are the same; base gives it {trained.fit[BASE]:+.3f} nats per token."
+        return f"Both answers are the same. Its fit under the base model is {trained.fit[BASE]:+.3f} nats per token."
     better = "better" if gain > 0 else "no better"
     return (
-        f"By the frozen base model {trained.policy}'s answer fits the constitution {better} than base's: "
-        f"{trained.fit[BASE]:+.3f} against {base.fit[BASE]:+.3f} nats per token."
+        f"According to the frozen base model, the answer of {trained.policy} fits the constitution {better} than the "
+        f"answer of base: {trained.fit[BASE]:+.3f} against {base.fit[BASE]:+.3f} nats per token."
     )
 
 
@@ -159,7 +159,7 @@ def _principles(known: Sequence[Principle]) -> Table:
 
 
 def _line(ask: Ask, prompt: str) -> str | None:
-    """One line without space around it; None where the input ends."""
+    """One line without spaces around it; None at the end of the input."""
     try:
         return ask(prompt).strip()
     except (EOFError, KeyboardInterrupt):

@@ -1,10 +1,10 @@
-"""What the model sees of one contrast: token ids, where prompts end, which tokens are trained, which tell.
+"""`sami inspect`: what the model sees of a contrast: token ids, where prompts end, what is trained, telling words.
 
-    seen = of_run(FinishedRun("runs/quickstart"), "2-00003")
+    seen = of_run(Run.open("runs/quickstart"), "2-00003")
     print(seen.responses[0].words[:3])
 
-A token tells constitutions apart by its log-probability under the response's own constitution minus the mean of
-that under the others, in nats. Such a difference is taken after the tokens before it, as in training.
+A token distinguishes constitutions by its log-probability under the response's own constitution minus the mean
+under the others, in nats, given the tokens before it, as in training.
 """
 
 import difflib
@@ -17,13 +17,13 @@ from transformers import PreTrainedModel
 
 from sami.contrast_plan import Planned
 from sami.contrasts import Contrast, collate, read_contrasts
-from sami.errors import InputError
+from sami.errors import InputError, quoted
+from sami.generation.respond import as_contrasts, complete
 from sami.generation.transformers_engine import TransformersEngine
+from sami.loop.context import Run
 from sami.loop.directory import BASE, policy_name
-from sami.loop.finished_run import FinishedRun
-from sami.loop.respond import as_contrasts, complete
 from sami.models import loading, sources
-from sami.pipeline import Pipeline
+from sami.prepared import Prepared
 from sami.principle_writing import files as principle_files
 from sami.scoring.logprobs import token_logprobs
 from sami.text.leaks import leak_mask, leaked_words, token_spans
@@ -34,8 +34,8 @@ from sami.text.words import word_spans
 class Token:
     """One token of a response.
 
-    `trained` tells whether it counts in the loss, `leaked` whether it is part of a word that is masked when the
-    frozen base model is asked. `logprobs` holds, by scorer, its log-prob under each constitution.
+    `trained` says whether it counts in the loss, and `leaked` whether it is part of a word that is masked when the
+    frozen base model scores. `logprobs` has, for each scorer, its log-prob under each constitution.
     """
 
     id: int
@@ -47,7 +47,7 @@ class Token:
 
 @dataclass(frozen=True)
 class Word:
-    """A word of a response and the sum of its tokens' differences, by scorer, in nats."""
+    """A word of a response and, for each scorer, the sum of the differences of its tokens, in nats."""
 
     text: str
     difference: dict[str, float]
@@ -55,7 +55,7 @@ class Word:
 
 @dataclass(frozen=True)
 class Response:
-    """A response with its tokens; `words` come with the one that tells most first, by the last scorer."""
+    """A response with its tokens, and its words from the most telling one on, according to the last scorer."""
 
     constitution: int
     text: str
@@ -64,7 +64,7 @@ class Response:
     words: tuple[Word, ...]
 
     def difference(self, token: Token, scorer: str) -> float:
-        """Log-prob under the own constitution minus the mean of the others, in nats."""
+        """Log-prob under the response's constitution minus the mean under the others, in nats."""
         by = token.logprobs[scorer]
         others = [value for c, value in enumerate(by) if c != self.constitution]
         return by[self.constitution] - sum(others) / len(others)
@@ -72,7 +72,7 @@ class Response:
 
 @dataclass(frozen=True)
 class Inspection:
-    """A contrast as the model sees it. `prompts` are (id, text) pairs for each constitution, none of them trained."""
+    """A contrast as the model sees it. `prompts` has the tokens of each constitution's prompt as (id, text) pairs."""
 
     id: str
     place: str
@@ -88,60 +88,60 @@ class Inspection:
 
 
 def of_run(
-    run: FinishedRun, contrast: str | None = None, *, iteration: int | None = None, scores: bool | None = None
+    run: Run, contrast: str | None = None, *, iteration: int | None = None, scores: bool | None = None
 ) -> Inspection:
-    """A contrast of a run: one that was trained on, or held-out responses of a policy.
+    """A contrast of a run that it was trained on, or one with held-out responses of a policy.
 
     Args:
         contrast: its id; by default the first one of the last iteration.
-        iteration: the trained model that scores, and that gave the held-out responses; by default the last one.
-        scores: whether base and that model score the tokens; None: where their weights are on this machine.
+        iteration: the trained model that scores and that gave the held-out responses; by default the last one.
+        scores: whether base and that model score the tokens; None scores if their weights are on this machine.
 
     Raises:
-        InputError: no such contrast, or scores of models that are not there.
+        InputError: no such contrast, or no model to score with.
     """
     found, place = _find(run, contrast, iteration)
     seen = of_contrast(found, run.tokenizer, place=place, train_eos=run.recipe.training.train_eos)
     if scores is None:
-        scores = bool(run.trained) and sources.is_local(run.recipe.model)
+        scores = bool(run.directory.models()) and sources.is_local(run.recipe.model)
     if not scores:
         return seen
     chosen = run.iteration(iteration)
     return scored(seen, found, run.tokenizer, {policy_name(number): run.load(number) for number in (0, chosen)})
 
 
-def of_recipe(pipeline: Pipeline, contrast: str | None = None, *, scores: bool = False) -> Inspection:
-    """A contrast that a recipe plans, before there are responses; with `scores` base answers and scores them.
+def of_recipe(prepared: Prepared, contrast: str | None = None, *, scores: bool = False) -> Inspection:
+    """A contrast that a recipe plans; with `scores`, the base model answers it and scores the answers.
 
     Raises:
-        InputError: no contrast of that id is planned, or its principles are yet to be written.
+        InputError: no contrast with that id is planned, or the principles are yet to be written.
     """
-    principle_files.require_written(pipeline.recipe.principles)
-    planned = _planned(pipeline, contrast)
+    principle_files.require_written(prepared.recipe.principles)
+    planned = _planned(prepared, contrast)
     if scores:
-        base = loading.load_model(pipeline.recipe.model, pipeline.dtype)
-        engine = TransformersEngine(base, pipeline.tokenizer)
-        written = complete(engine, [planned], pipeline.prompts, pipeline.recipe.generation, "base: answering")
-        [answered] = as_contrasts([planned], written, pipeline.prompts)
+        base = loading.load_model(prepared.recipe.model, prepared.dtype)
+        engine = TransformersEngine(base, prepared.tokenizer)
+        written = complete(engine, [planned], prepared.prompts, prepared.recipe.generation, "base: answering")
+        [answered] = as_contrasts([planned], written, prepared.prompts)
         seen = of_contrast(
-            answered, pipeline.tokenizer, place="answered now", train_eos=pipeline.recipe.training.train_eos
+            answered, prepared.tokenizer, place="answered now", train_eos=prepared.recipe.training.train_eos
         )
-        return scored(seen, answered, pipeline.tokenizer, {BASE: base})
-    prompts = [pipeline.prompts.training_prompt(planned.query, c.texts, c.text) for c in planned.constitutions]
+        return scored(seen, answered, prepared.tokenizer, {BASE: base})
+    prompts = [prepared.prompts.training_prompt(planned.query, c.texts, c.text) for c in planned.constitutions]
     return Inspection(
         id=planned.id,
         place="planned, not answered yet",
         query=planned.query,
         constitutions=tuple(c.text for c in planned.constitutions),
         principles=tuple(tuple((p.id, positive) for p, positive in c.principles) for c in planned.constitutions),
-        prompts=tuple(_pairs(ids, pipeline.tokenizer) for ids in prompts),
+        prompts=tuple(_pairs(ids, prepared.tokenizer) for ids in prompts),
         responses=(),
         scorers=(),
     )
 
 
 def of_contrast(contrast: Contrast, tokenizer: Any, *, place: str = "", train_eos: bool = True) -> Inspection:
-    """Tokens of a contrast, without a model."""
+    """A contrast with its tokens, without scores."""
     trained_RT = collate([contrast], tokenizer.pad_token_id, False, train_eos).response_mask[0].tolist()
     leaked = leaked_words(contrast.constitutions, contrast.query)
 
@@ -173,10 +173,7 @@ def of_contrast(contrast: Contrast, tokenizer: Any, *, place: str = "", train_eo
 
 @torch.inference_mode()
 def scored(seen: Inspection, contrast: Contrast, tokenizer: Any, scorers: dict[str, PreTrainedModel]) -> Inspection:
-    """The same with log-probs of every response token under every constitution, by each scorer.
-
-    Untrained tokens are scored too.
-    """
+    """The same with the log-probs of every response token, trained or not, under every constitution by each scorer."""
     batch = collate([contrast], tokenizer.pad_token_id, share_prefix=False)
     by_scorer = {name: token_logprobs(model, batch.to(model.device))[0] for name, model in scorers.items()}
     responses = []
@@ -209,11 +206,11 @@ def _pairs(ids: Sequence[int], tokenizer: Any) -> tuple[tuple[int, str], ...]:
     return tuple((token, str(tokenizer.decode([token], clean_up_tokenization_spaces=False))) for token in ids)
 
 
-def _find(run: FinishedRun, wanted: str | None, iteration: int | None) -> tuple[Contrast, str]:
-    """The contrast and the file it stands in, relative to the run.
+def _find(run: Run, wanted: str | None, iteration: int | None) -> tuple[Contrast, str]:
+    """The contrast and the file that contains it, relative to the run's folder.
 
-    All policies answer the same held-out contrasts: those of the iteration come first, then the latest. Baselines may
-    have tokens of another model, which mean nothing here.
+    All policies answer the same held-out contrasts: the iteration that was asked for comes first, then later ones
+    before earlier ones. Baselines are left out, since their tokens may be those of another model.
     """
     directory, folder = run.directory, run.directory.folder
     numbers = range(run.recipe.training.iterations, 0, -1)
@@ -232,9 +229,9 @@ def _find(run: FinishedRun, wanted: str | None, iteration: int | None) -> tuple[
     raise _absent(str(wanted), ids, str(folder))
 
 
-def _planned(pipeline: Pipeline, wanted: str | None) -> Planned:
-    plans = [one for i in range(pipeline.iterations) for one in pipeline.training_plan(i + 1)]
-    plans += pipeline.evaluation_plan()
+def _planned(prepared: Prepared, wanted: str | None) -> Planned:
+    plans = [one for i in prepared.iterations for one in prepared.training_plan(i)]
+    plans += prepared.evaluation_plan()
     for planned in plans:
         if wanted is None or planned.id == wanted:
             return planned
@@ -243,4 +240,4 @@ def _planned(pipeline: Pipeline, wanted: str | None) -> Planned:
 
 def _absent(wanted: str, ids: Sequence[str], where: str) -> InputError:
     near = difflib.get_close_matches(wanted, ids, n=3) or list(dict.fromkeys(ids))[:3]
-    return InputError(f"There is no contrast {wanted!r} in {where}. Ids look like {', '.join(near)}.")
+    return InputError(f"There is no contrast {quoted(wanted)} in {where}. Give an id such as {', '.join(near)}.")

@@ -1,6 +1,6 @@
-"""An inspection in a terminal: tokens with their ids, a mark where prompts end, and colours for what tells.
+"""An inspection in a terminal: tokens with their ids, a mark where prompts end, and colors for telling tokens.
 
-Without colours everything still reads: each token is followed by its id in small digits.
+It can be read without colors: each token is followed by its id in small digits.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,14 +15,13 @@ from sami.console import visible
 
 _SMALL = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
 _SHADES = ("white on grey30", "white on grey42")
-# A difference of so many nats has the full colour.
-_FULL = 2.0
-_FAINT = 0.1  # of the full colour: less has none
+_FULL = 2.0  # difference in nats that is shown in the full color
+_FAINT = 0.1  # share of the full color below which there is none
 _MOST_WORDS = 6
 _ENDS = {
     "stop": "ends by itself",
     "length": "cut off at the token limit",
-    "unsplit": "reasoning and answer cannot be told apart",
+    "unsplit": "reasoning and answer could not be separated",
 }
 
 
@@ -41,7 +40,7 @@ def _parts(seen: Inspection) -> Iterator[RenderableType]:
     yield _head(seen)
     for number, prompt in enumerate(seen.prompts):
         name = letter(number)
-        yield Rule(f"prompt {name}: {len(prompt)} tokens, none of them trained", align="left", style="blue")
+        yield Rule(f"prompt {name}: {len(prompt)} tokens, not trained", align="left", style="blue")
         yield _flow(prompt)
         if number < len(seen.responses):
             response = seen.responses[number]
@@ -75,7 +74,7 @@ def _trained(response: Response) -> str:
 
 
 def _flow(pairs: Sequence[tuple[int, str]]) -> Text:
-    """Tokens one after the other, each with its id."""
+    """Tokens in order, each with its id."""
     flow = Text()
     for at, (token, text) in enumerate(pairs):
         flow.append(_shown(text), style=_SHADES[at % 2])
@@ -86,7 +85,7 @@ def _flow(pairs: Sequence[tuple[int, str]]) -> Text:
 
 
 def _told(response: Response, scorers: Sequence[str]) -> Text:
-    """The response's text, green where a token tells its own constitution and red where it tells another."""
+    """The text of a response, green where a token points to its own constitution and red where to another."""
     flow = Text()
     for token in response.tokens:
         flow.append(visible(token.text), style=_heat(response.difference(token, scorers[-1])))
@@ -129,13 +128,13 @@ def _loss(token: Token) -> Text:
 
 
 def _words(response: Response, scorers: Sequence[str]) -> Text:
-    """The words that tell most, by each scorer."""
+    """The most telling words, according to each scorer."""
     lines = []
     for scorer in scorers:
         ordered = sorted(response.words, key=lambda word, by=scorer: -word.difference[by])  # type: ignore[misc]
         told = [w for w in ordered[:_MOST_WORDS] if w.difference[scorer] > 0]
         listed = ", ".join(f"{visible(word.text)} {word.difference[scorer]:+.2f}" for word in told)
-        lines.append(f"words that tell {letter(response.constitution)} by {scorer} (nats): {listed or 'none'}")
+        lines.append(f"words that point to {letter(response.constitution)} by {scorer} (nats): {listed or 'none'}")
     return Text("\n".join(lines))
 
 

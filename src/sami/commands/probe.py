@@ -1,10 +1,10 @@
-"""The initial link between each principle and the base model's behaviour, before any training.
+"""`sami probe`: how far the base model follows each principle, before any training.
 
     links = probe(load_recipe("quickstart"), queries=24)
 
-The method only amplifies a link that exists. So the base model answers some training queries under each principle
-and under its antithesis, alone, and reads the answers again: does it tell which of the two an answer was written
-under? Shapes: B contrasts, 2 constitutions, 2 responses.
+The method only amplifies a link that exists. The base model answers training queries under each principle and under
+its antithesis, and then scores the answers: can it tell which of the two an answer was written under?
+Shapes: B contrasts, 2 constitutions, 2 responses.
 """
 
 import math
@@ -16,16 +16,18 @@ from typing import Any, Literal
 import torch
 from rich.table import Table
 
-from sami import objective
-from sami.console import bar, say
+from sami import objective, wording
+from sami.console import bar, say, show, show_json
 from sami.contrast_plan import Planned
 from sami.contrasts import Contrast, row_tokens
 from sami.errors import InputError
 from sami.evaluation.bootstrap import Estimate, mean_by_query
 from sami.evaluation.information import ContrastScores, score_contrasts
 from sami.filters import surviving
+from sami.generation.respond import respond
 from sami.generation.transformers_engine import TransformersEngine
-from sami.pipeline import Pipeline
+from sami.models import loading
+from sami.prepared import Prepared, prepare, require_room
 from sami.principle_writing import files as principle_files
 from sami.principles import Constitution, Principle
 from sami.queries import Query
@@ -33,39 +35,39 @@ from sami.recipe import Recipe
 from sami.scoring.packing_check import check_packing
 
 Verdict = Literal["worth training", "weak", "not followed"]
-# Two sentences that ask for the same. Whatever changes a prompt changes its answer a little, and a greedy answer is
-# likelier under its own prompt, so this and not one half is what a principle without any link reaches.
+# Two sentences that ask for the same. Any change of a prompt changes its answer a little, and a greedy answer is more
+# likely under its own prompt. So this link, rather than chance, is what a principle that is not followed reaches.
 CONTROL = Principle(id="control.of.the.probe", definition="Answer the question.", antithesis="Reply to the question.")
 RULE = (
     "worth training: the intervals of column accuracy and of both bounds lie above chance and above the control, and "
-    "the recipe's filters keep enough of the contrasts; weak: only some of that; not followed: neither the interval of "
+    "the recipe's filters keep enough contrasts; weak: only some of this holds; not followed: neither the interval of "
     "accuracy nor that of the bound lies above"
 )
 FEW = 12  # queries; resampling fewer gives intervals that are too narrow
-ROUNDING = 1e-6  # a figure that is no further from chance than this is at chance
-# Inverse temperatures that are tried: from no confidence at all to that of a sum over hundreds of tokens.
+ROUNDING = 1e-6  # smallest distance from chance that counts
+# Inverse temperatures to try: from no confidence at all to that of a sum over hundreds of tokens.
 _INVERSE_TEMPERATURES = torch.logspace(-2, 3, 501, dtype=torch.float64)
 
 
 @dataclass(frozen=True)
 class Link:
-    """How well the base model's answers under one principle and its antithesis can be told apart by itself."""
+    """How well the base model distinguishes its own answers under a principle and under its antithesis."""
 
     principle: Principle
     accuracy: Estimate
-    """Column accuracy: the share of answers that are likelier under what they were written under; 0.5 is chance."""
+    """Column accuracy: share of answers that are more likely under their own constitution; 0.5 is chance."""
     bound: Estimate
     """Column bound in nats, at most log 2, with one temperature for all principles; 0 is chance."""
     unleaked_bound: Estimate
-    """The same without the words of the two texts, with a temperature of its own."""
+    """The same without the words of the two sentences, with a temperature of its own."""
     kept: float
     """Share of the contrasts that pass the recipe's filters."""
     enough: bool
-    """Whether that is as much as `filters.min_survivors` asks for."""
+    """Whether that is at least `filters.min_survivors`."""
     example: Contrast
 
     def verdict(self, control: "Link") -> Verdict:
-        """By `RULE`, against the link of two sentences that ask for the same."""
+        """The verdict by `RULE`, against the link of two sentences that ask for the same."""
         followed = [_above(self.accuracy, control.accuracy, 0.5), _above(self.bound, control.bound, 0.0)]
         if all(followed) and _above(self.unleaked_bound, control.unleaked_bound, 0.0) and self.enough:
             return "worth training"
@@ -74,7 +76,7 @@ class Link:
 
 @dataclass(frozen=True)
 class Probe:
-    """The links of a recipe's principles, the strongest first."""
+    """The links of the principles of a recipe, strongest first."""
 
     links: list[Link]
     control: Link
@@ -109,45 +111,46 @@ class Probe:
 
 
 def probe(recipe: Recipe, queries: int) -> Probe:
-    """Measure every principle of a recipe on the base model; nothing is trained or written.
+    """Measure every principle of a recipe on the base model, without training or writing anything.
 
     Args:
-        queries: training queries that each principle is measured on; half as many others fit the temperatures.
+        queries: training queries to measure each principle on; half as many others fit the temperatures.
 
     Raises:
         InputError: whatever `sami run` would refuse, too few training queries, or principles yet to be written.
     """
     principle_files.require_written(recipe.principles)
-    pipeline = Pipeline(recipe, "unused")
-    measured, fitting = _draw(pipeline, queries)
-    principles = [*pipeline.principles, CONTROL]
+    prepared = prepare(recipe)
+    recipe = prepared.recipe
+    measured, fitting = _draw(prepared, queries)
+    principles = [*prepared.principles, CONTROL]
     planned = [_planned(query, principle) for query in [*fitting, *measured] for principle in principles]
-    pipeline.check_prompts(recipe.model, pipeline.prompts, planned)
-    base = pipeline.load(0)
+    require_room(recipe.model, prepared.prompts, planned, recipe.generation.max_new_tokens)
+    base = loading.load_model(recipe.model, prepared.dtype)
     say(
-        f"{len(pipeline.principles)} principles and a control, {queries} training queries to measure each, "
+        f"{len(prepared.principles)} principles and a control, {queries} training queries to measure each, "
         f"{len(fitting)} others for the temperature: {2 * len(planned)} answers of the base model"
     )
-    engine = TransformersEngine(base, pipeline.tokenizer, recipe.generation.batch_size)
-    contrasts = pipeline.respond(engine, planned, "answering", shuffle=False)
+    engine = TransformersEngine(base, prepared.tokenizer, recipe.generation.batch_size)
+    contrasts = respond(engine, planned, prepared.prompts, recipe, "answering", shuffle=False)
     with bar("scoring", len(contrasts), "contrasts") as update:
         scores = score_contrasts(
             base,
-            tokenizer=pipeline.tokenizer,
+            tokenizer=prepared.tokenizer,
             contrasts=contrasts,
             held_out=set(),
             batch_size=2 * recipe.training.micro_batch_size,
-            share_prefix=_shares_rows(pipeline, contrasts),
+            share_prefix=_shares_rows(prepared, contrasts),
             on_contrasts=update,
         )
-    return read_links(pipeline, contrasts, scores, fitting)
+    return read_links(prepared, contrasts, scores, fitting)
 
 
 def read_links(
-    pipeline: Pipeline, contrasts: Sequence[Contrast], scores: Sequence[ContrastScores], fitting: Sequence[Query]
+    prepared: Prepared, contrasts: Sequence[Contrast], scores: Sequence[ContrastScores], fitting: Sequence[Query]
 ) -> Probe:
-    """Temperatures from the fitting queries' matrices, figures from the others'."""
-    recipe = pipeline.recipe
+    """Links from scored contrasts: temperatures from those of the fitting queries, figures from the others."""
+    recipe = prepared.recipe
     texts = {query.text for query in fitting}
     own = [s for s in scores if s.query in texts and s.principles != [CONTROL.id]]
     beta = _inverse_temperature([s.matrix for s in own])
@@ -158,11 +161,11 @@ def read_links(
         return mean_by_query(values, queries, samples=samples, seed=seed)
 
     links = []
-    for principle in [*pipeline.principles, CONTROL]:
+    for principle in [*prepared.principles, CONTROL]:
         chosen = [(c, s) for c, s in zip(contrasts, scores, strict=True) if s.principles == [principle.id]]
         chosen = [(c, s) for c, s in chosen if s.query not in texts]
         plain, unleaked = [s for _, s in chosen], [s for _, s in chosen if s.masked is not None]
-        kept = surviving([c for c, _ in chosen], recipe.filters, pipeline.prompts.stop)
+        kept = surviving([c for c, _ in chosen], recipe.filters, prepared.prompts.stop, prepared.prompts.control)
         links.append(
             Link(
                 principle=principle,
@@ -182,8 +185,18 @@ def read_links(
     return Probe(links, control, 1 / beta, 1 / unleaked_beta, len({s.query for s in scores} - texts), len(texts))
 
 
+def show_links(found: Probe, *, as_json: bool) -> None:
+    """Print the ranking of the principles and what it means."""
+    if as_json:
+        show_json(found.as_json())
+        return
+    show(table(found))
+    for sentence in sentences(found):
+        show(sentence)
+
+
 def table(found: Probe) -> Table:
-    """The ranking, one principle a row."""
+    """The ranking, with one row for each principle."""
     shown = Table(
         title=f"Initial links on the base model, {found.queries} training queries each; 95 % intervals over queries",
         title_justify="left",
@@ -195,36 +208,36 @@ def table(found: Probe) -> Table:
     for link in [*found.links, found.control]:
         shown.add_row(
             "control" if link is found.control else link.principle.id + " (held out)" * link.principle.held_out,
-            _interval(link.accuracy, 2),
-            _interval(link.bound, 3),
-            _interval(link.unleaked_bound, 3),
+            wording.estimate(link.accuracy, 2),
+            wording.estimate(link.bound, 3),
+            wording.estimate(link.unleaked_bound, 3),
             f"{link.kept:.0%}",
-            "–" if link is found.control else link.verdict(found.control),
+            wording.NONE if link is found.control else link.verdict(found.control),
         )
     return shown
 
 
 def sentences(found: Probe) -> list[str]:
-    """What the ranking says, and by which rule."""
+    """The ranking in words, and the rule behind it."""
     by_verdict: dict[Verdict, list[str]] = {"worth training": [], "weak": [], "not followed": []}
     for link in found.links:
         by_verdict[link.verdict(found.control)].append(link.principle.id)
     said = [f"{verdict}: {', '.join(names)}" for verdict, names in by_verdict.items() if names]
     if found.queries < FEW:
-        said.append(f"{found.queries} queries are few: intervals are too narrow, and verdicts may be chance. Take 24.")
-    return [*said, f"Rule. {RULE}. Temperature {found.temperature:.3g}, fitted on {found.fitted_on} other queries."]
+        said.append(f"{found.queries} queries are few: intervals are too narrow, and verdicts may be chance. Use 24.")
+    return [*said, f"Rule: {RULE}. Temperature: {found.temperature:.3g}, fitted on {found.fitted_on} other queries."]
 
 
-def _draw(pipeline: Pipeline, queries: int) -> tuple[list[Query], list[Query]]:
-    """Training queries to measure on, and others to fit the temperatures on."""
-    training = [query for half in pipeline.splits.train for query in half]
+def _draw(prepared: Prepared, queries: int) -> tuple[list[Query], list[Query]]:
+    """Training queries to measure on, and others to fit the temperatures with."""
+    training = [query for half in prepared.splits.train for query in half]
     others = math.ceil(queries / 2)
     if queries + others > len(training):
         raise InputError(
             f"Each principle would be measured on {queries} training queries and the temperature fitted on {others} "
-            f"others, and the recipe has {len(training)}. Lower --queries, or raise queries.train."
+            f"others, but the recipe has {len(training)}. Lower --queries, or raise queries.train."
         )
-    drawn = random.Random(f"queries of the probe, seed {pipeline.recipe.sampling.seed}").sample(
+    drawn = random.Random(f"queries of the probe, seed {prepared.recipe.sampling.seed}").sample(
         training, queries + others
     )
     return drawn[:queries], drawn[queries:]
@@ -235,15 +248,17 @@ def _planned(query: Query, principle: Principle) -> Planned:
     return Planned(f"{query.id}-{principle.id}", query.text, pair)
 
 
-def _shares_rows(pipeline: Pipeline, contrasts: Sequence[Contrast]) -> bool:
-    if not pipeline.recipe.training.share_prefix:
+def _shares_rows(prepared: Prepared, contrasts: Sequence[Contrast]) -> bool:
+    if not prepared.recipe.training.share_prefix:
         return False
     longest = max(contrasts, key=row_tokens)
-    return check_packing(pipeline.load(0, torch.float32), longest, pipeline.tokenizer.pad_token_id).shared
+    return check_packing(
+        loading.load_model(prepared.recipe.model, torch.float32), longest, prepared.tokenizer.pad_token_id
+    ).shared
 
 
 def _inverse_temperature(matrices: Sequence[Any]) -> float:
-    """The inverse temperature with the highest mean column bound, which is concave in it: the best of a grid."""
+    """The inverse temperature with the highest mean column bound, from a grid; the bound is concave in it."""
     if not matrices:
         return 1.0
     logprobs_B22 = torch.tensor(matrices, dtype=torch.float64)
@@ -273,12 +288,6 @@ def _figures(link: Link) -> dict[str, Any]:
 
 
 def _above(estimate: Estimate, control: Estimate, chance: float) -> bool:
-    """Whether an interval lies above chance and above what the control reached."""
+    """Whether an interval lies above chance and above the control."""
     floor = chance if control.value is None else max(chance, control.value)
     return estimate.low is not None and estimate.low > floor + ROUNDING
-
-
-def _interval(estimate: Estimate, digits: int) -> str:
-    if estimate.value is None or estimate.low is None or estimate.high is None:
-        return "–"
-    return f"{estimate.value:.{digits}f} [{estimate.low:.{digits}f}, {estimate.high:.{digits}f}]"

@@ -1,6 +1,6 @@
 """Uploading a trained model with its card to the Hugging Face hub.
 
-The token is the one that huggingface_hub finds (HF_TOKEN, or `hf auth login`); it is neither asked for nor kept.
+The token is the one that huggingface_hub finds (HF_TOKEN, or `hf auth login`). It is not stored.
 """
 
 import json
@@ -16,21 +16,23 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined]
 )
 from huggingface_hub.utils._validators import validate_repo_id
 
-from sami.errors import InputError
+from sami.errors import InputError, one_line, quoted
 from sami.loop import model_card
-from sami.loop.finished_run import FinishedRun
+from sami.loop.context import Run
 from sami.models import adapters
 
 
-def push(run: FinishedRun, repo_id: str, *, iteration: int | None = None, private: bool = False) -> str:
-    """Upload the model of an iteration, by default the last one; returns the address of its repository.
+def push(run: Run, repo_id: str, *, iteration: int | None = None, private: bool = False) -> str:
+    """Upload the model of an iteration and return the address of its repository.
 
     Args:
-        repo_id: "name" or "owner/name"; the repository is made if there is none.
+        repo_id: "name" or "owner/name"; the repository is created if it does not exist.
+        iteration: by default the last one that is trained.
         private: whether a new repository is private.
 
     Raises:
-        InputError: no card, an adapter whose base nobody else has, no token, no network, or no right to write.
+        InputError: the model has no card, nobody else can load the base of its adapter, or the hub cannot be reached
+            or refuses the token.
     """
     folder = run.directory.model(run.iteration(iteration))
     model_card.require(folder)
@@ -38,7 +40,9 @@ def push(run: FinishedRun, repo_id: str, *, iteration: int | None = None, privat
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:
-        raise InputError(f"{repo_id!r} is no name of a repository: {error}") from None
+        raise InputError(
+            f"{quoted(repo_id)} is not a valid repository id: {one_line(error)} Give OWNER/NAME."
+        ) from None
     api = HfApi()
     try:
         api.whoami()
@@ -50,15 +54,15 @@ def push(run: FinishedRun, repo_id: str, *, iteration: int | None = None, privat
         )
     except LocalTokenNotFoundError:
         raise InputError(
-            "There is no token of the Hugging Face hub. Log in with `hf auth login`, or set HF_TOKEN to a token that "
-            "may write."
+            "No token for the Hugging Face hub was found. Log in with `hf auth login`, or set HF_TOKEN to a token with "
+            "write access."
         ) from None
     except OfflineModeIsEnabled:
         raise InputError("HF_HUB_OFFLINE is set, so nothing can be uploaded. Unset it and try again.") from None
     except HfHubHTTPError as error:
         status = error.response.status_code if error.response is not None else "an error"
         raise InputError(
-            f"The hub refused {repo_id} with {status}. Check that the token may write there and the name is yours."
+            f"The hub refused {repo_id} with {status}. Check that the token has write access and that you own the name."
         ) from None
     except (HTTPError, ConnectionError, TimeoutError) as error:
         raise InputError(
@@ -68,12 +72,12 @@ def push(run: FinishedRun, repo_id: str, *, iteration: int | None = None, privat
 
 
 def _require_shared_base(folder: Path) -> None:
-    """An adapter names its base; a folder of this machine helps nobody else."""
+    """Refuse an adapter whose base model is a folder of this machine."""
     if not (folder / adapters.CONFIG).is_file():
         return
     base = json.loads((folder / adapters.CONFIG).read_text(encoding="utf-8"))["base_model_name_or_path"]
     if Path(base).expanduser().is_absolute() or Path(base).exists():
         raise InputError(
-            f"The adapter in {folder} belongs to a base model in a folder of this machine, where nobody else can load "
-            f"it. Train from a hub id, or with adapter.merge=true, which saves the whole model."
+            f"The adapter in {folder} needs the base model in {base}, a folder of this machine that nobody else can "
+            f"load. Train from a hub id, or with adapter.merge=true, which saves the whole model."
         )

@@ -1,12 +1,12 @@
-"""A recipe in miniature: everything that a run does, on a CPU in seconds and without a network.
+"""Smoke runs: a recipe in miniature, which does everything that a run does in seconds on a CPU, without a network.
 
     with smoked(load_recipe("paper/hh-mistral-7b"), Path("runs/hh-smoke/.smoke")) as recipe:
         Pipeline(recipe, "runs/hh-smoke").run()
 
-Each model becomes a tiny random one of the same architecture with a tokenizer of the same kind, trained on the spot;
-queries are a handful of our own, in the recipe's format; principles are written and answers judged by scripts on this
-machine, where the recipe has a model do it. Schemes, templates, iterations, optimiser, adapter and objective stay the
-recipe's; it runs in one process. What such a run finds means nothing: it shows that the recipe works from end to end.
+Each model becomes a tiny, randomly initialized one of the same architecture, with a tokenizer of the same kind that is
+trained on the spot. The queries are a few of our own in the recipe's format. Scripts replace models as writers of
+principles and as judges. Schemes, templates, iterations, optimizer, adapter and objective are those of the recipe,
+which runs in one process. The figures of such a run mean nothing: it shows that the recipe works from end to end.
 """
 
 import hashlib
@@ -32,10 +32,10 @@ from sami.recipe import PACKAGED_RECIPES, Model, Recipe
 
 TRAINING_QUERIES, HELD_OUT_QUERIES = 8, 4
 MOST_NEW_TOKENS = 8
-MARKER_LOGIT = 10.0  # where the marker belongs; other tokens' logits reach about 4
+MARKER_LOGIT = 10.0  # at the start of an answer; the logits of other tokens reach about 4
 BATCH = 4  # contrasts
-LEARNING_RATES = {"adamw": 1e-3, "rmsprop": 1e-4}  # RMSprop's first steps are ten times its rate
-VOCABULARY = 400  # trained tokens, beside the 256 bytes
+LEARNING_RATES = {"adamw": 1e-3, "rmsprop": 1e-4}  # the first steps of RMSprop are ten times its learning rate
+VOCABULARY = 400  # trained tokens, in addition to the 256 bytes
 CHAT_TEMPLATE = """\
 {% for message in messages %}[{{ message['role'] }}] {{ message['content'] }}
 {% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}"""
@@ -43,13 +43,13 @@ CHAT_TEMPLATE = """\
 
 @contextmanager
 def smoked(recipe: Recipe, place: Path) -> Iterator[Recipe]:
-    """The recipe in miniature; what it names that is not the recipe's own is written into `place`.
+    """The recipe in miniature, with its models and queries written into `place`.
 
-    A model or file that `place` holds already is used again, so that a stopped run continues. Scripted judges answer
-    while the block runs.
+    A model or file that already exists there is used again, so that a stopped run continues. Scripted judges answer
+    inside the block.
 
     Raises:
-        InputError: a model whose architecture its name does not tell, or a principles file that cannot be read.
+        InputError: a model whose name does not reveal its architecture, or a principles file that cannot be read.
     """
     values = recipe.model_dump()
     texts = _texts(recipe)
@@ -69,7 +69,7 @@ def smoked(recipe: Recipe, place: Path) -> Iterator[Recipe]:
         "first_model": _tiny(first, place, texts, recipe) if first else None,
         "max_new_tokens": min(recipe.generation.max_new_tokens, MOST_NEW_TOKENS),
         "batch_size": 64,
-        "surplus": 1.0 if recipe.generation.chain_of_thought else 0.25,  # about half of those answers can be split
+        "surplus": 1.0 if recipe.generation.chain_of_thought else 0.25,  # only about half of those answers can be split
     }
     values["filters"] = {
         name: False if isinstance(value, bool) else value for name, value in values["filters"].items()
@@ -93,7 +93,7 @@ def smoked(recipe: Recipe, place: Path) -> Iterator[Recipe]:
 
 
 def _training(recipe: Recipe) -> dict[str, Any]:
-    """A step more in each iteration; the warm-up, where there is one, takes the first."""
+    """One step more in each iteration; warmup, if there is one, takes the first step."""
     training = recipe.training
     warmup = min(training.warmup_steps, 1)
     return {
@@ -110,7 +110,7 @@ def _training(recipe: Recipe) -> dict[str, Any]:
 
 
 def _baseline(baseline: dict[str, Any], place: Path, texts: list[str], recipe: Recipe) -> dict[str, Any]:
-    """The same baseline with a tiny model; one that is read from elsewhere becomes a model that answers here."""
+    """The same baseline with a tiny model, also in place of responses from a file or another run."""
     if baseline["train"] is not None:
         return baseline
     source = Model.model_validate(baseline["model"]) if baseline["model"] else Model(source="llama-instruct")
@@ -126,7 +126,7 @@ def _own_queries() -> list[str]:
 
 
 def _queries(place: Path, layout: str) -> Path:
-    """A file of our own queries as records of a format."""
+    """A file of our own queries in a format."""
     records: dict[str, Callable[[str], dict[str, Any]]] = {
         "text": lambda query: {"query": query},
         "hh": lambda query: dict.fromkeys(("chosen", "rejected"), f"\n\nHuman: {query}\n\nAssistant: I see."),
@@ -141,7 +141,7 @@ def _queries(place: Path, layout: str) -> Path:
 
 
 def _texts(recipe: Recipe) -> list[str]:
-    """What the tokenizers are trained on: words of the kind that they will meet."""
+    """Texts to train the tokenizers on, with words of the kind that they will meet."""
     prompt = recipe.prompt
     templates = [prompt.generation_template, prompt.training_template, prompt.system]
     principles = [text for p in principles_before_writing(recipe) for text in (p.definition, p.antithesis)]
@@ -152,7 +152,7 @@ def _texts(recipe: Recipe) -> list[str]:
 
 
 def _tiny(model: Model, place: Path, texts: list[str], recipe: Recipe) -> dict[str, Any]:
-    """A `model` section that names a tiny random model of the same family, written where it is not there yet."""
+    """A `model` section for a tiny random model of the same family, which is written unless it exists."""
     family = family_of(model)
     name = f"{family.model_type}-{hashlib.sha256(model.source.encode()).hexdigest()[:8]}"
     if not (place / name).is_dir():
@@ -181,9 +181,9 @@ def _random_model(family: Family, tokenizer: PreTrainedTokenizerFast, seed: int)
 
 @torch.no_grad()
 def _write_marker_first(model: Any, tokenizer: PreTrainedTokenizerFast, recipe: Recipe) -> None:
-    """Have a random model begin with the marker between reasoning and answer, and write it no more.
+    """Make a random model start with the marker between reasoning and answer, and not repeat it.
 
-    The head's row of the marker is fitted to the states at the ends of the run's prompts, and to those behind them.
+    The row of the marker in the output head is fitted to the hidden states at the ends of prompts and after them.
     """
     thinks = recipe.generation.chain_of_thought
     assert thinks is not None
@@ -203,7 +203,7 @@ def _write_marker_first(model: Any, tokenizer: PreTrainedTokenizerFast, recipe: 
 
 
 def _tiny_config(model_type: str) -> PreTrainedConfig:
-    """Two layers of width 32; a large spread of the weights makes what stands in the prompt matter."""
+    """Two layers of width 32, with weights spread widely enough that the prompt matters."""
     sizes: dict[str, Any] = {
         "hidden_size": 32,
         "intermediate_size": 64,
@@ -254,7 +254,7 @@ def _byte_level(texts: list[str]) -> tuple[Tokenizer, dict[str, str]]:
 
 
 def _sentencepiece(texts: list[str]) -> tuple[Tokenizer, dict[str, str]]:
-    """Words behind "▁", characters that training did not see as bytes: as Mistral's and Gemma's tokenizers are."""
+    """Words after "▁", and unseen characters as bytes, as in the tokenizers of Mistral and Gemma."""
     special = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
     spaces = normalizers.Replace(" ", "▁")
     trained = Tokenizer(BPE())
@@ -283,7 +283,7 @@ def _sentencepiece(texts: list[str]) -> tuple[Tokenizer, dict[str, str]]:
 
 
 class _ScriptedJudge(BaseHTTPRequestHandler):
-    """Speaks the chat protocol; the longer response is the better one."""
+    """Speaks the OpenAI chat protocol and prefers the longer response."""
 
     def do_GET(self) -> None:
         self._answer({"object": "list", "data": [{"id": "scripted", "object": "model"}]})
@@ -316,12 +316,12 @@ class _ScriptedJudge(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, *_: Any) -> None:
-        """Nothing: progress belongs to the run."""
+        """Print nothing: stderr is for the progress of the run."""
 
 
 @contextmanager
 def _scripted_server() -> Iterator[str]:
-    """A judge on this machine, by its url."""
+    """The URL of a scripted judge on this machine."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), _ScriptedJudge)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:

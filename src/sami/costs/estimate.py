@@ -1,4 +1,4 @@
-"""What a run will cost, without running it: contrasts, tokens, steps, memory on each device and a time estimate.
+"""What a run will cost, without running it: contrasts, tokens, steps, memory on each device and an estimate of time.
 
 Tokens are counted with the run's own tokenizer and prompts; responses are taken at full length. Time is that of the
 floating-point operations that are needed, of moving the weights, and of starting each step.
@@ -6,33 +6,35 @@ floating-point operations that are needed, of moving the weights, and of startin
 
 import math
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 
-from sami.costs.memory import GIB, USABLE, Needs, host_bytes, micro_batch, needs, remedy
+from sami.costs.memory import GIB, USABLE, Devices, Needs, host_bytes, needs
+from sami.costs.remedy import remedy
 from sami.costs.workload import Workload, principles_before_writing, workload
 from sami.errors import InputError
-from sami.evaluation.judges import make_judge
+from sami.evaluation.judges import Given, make_judge
 from sami.evaluation.win_rate import queries_needed
 from sami.models import devices
-from sami.recipe import LocalJudge, Recipe
+from sami.objective import require_objective
+from sami.recipe import Recipe
 
 # Fitted to seven runs of a 135M model on two cores whose matrix rate was 1.5 TFLOP/s: shares of that rate, bytes
-# moved for each weight and forward-backward pass (gradients to fp32, the optimiser's part) at 8 GB/s, and seconds to
+# moved for each weight and forward-backward pass (gradients to fp32, the optimizer's part) at 8 GB/s, and seconds to
 # start a step and load its models.
 TRAINING_EFFICIENCY = 0.45
 SCORING_EFFICIENCY = 0.24
 GENERATION_EFFICIENCY = 0.18
 BYTES_PER_WEIGHT = 80
 STEP_START = 3.0
-# Of a GPU that is described rather than present. Its figures have not been measured; these are shares of its peak.
+# For a GPU that is described rather than present. These shares of its peak have not been measured.
 GPU_TRAINING, GPU_SCORING, GPU_GENERATION = 0.35, 0.30, 0.10
 GPU_BANDWIDTH = 1.5e12  # bytes/s
 # A step of this size is half a bf16 step for a weight of 0.01, a common size in these models.
 VISIBLE_CHANGE = 2e-5
-MOST_GPUS_OF_A_MACHINE = 8
+MOST_GPUS_OF_A_NODE = 8
 RMSPROP_DECAY = 0.99  # torch's default
 
 
@@ -58,7 +60,7 @@ class Costs:
     win_rate_queries: int
     """Held-out queries that a win rate 5 points from 50 % needs at 80 % power."""
     contrasts: list[int]
-    """Contrasts generated for each iteration, the surplus for filters included."""
+    """Contrasts generated for each iteration, including the surplus for filters."""
     steps: list[int]
     prompt_tokens: float
     """Mean length of a training prompt."""
@@ -72,13 +74,13 @@ class Costs:
     available_bytes: int
     """Of a device."""
     host_bytes: int
-    """Memory that machine 0 needs beside its devices where several processes train."""
+    """Memory that node 0 needs beside its devices when several processes train."""
     misfits: list[str]
-    """What does not fit, and what to change; empty where everything does."""
+    """What does not fit, and what to change; empty if everything fits."""
     matrix_flops: float
     seconds: dict[str, float]
     estimated: str | None
-    """Why lengths are estimated from characters."""
+    """Why lengths are estimated from characters; None if they were counted."""
     warnings: list[str]
 
     @property
@@ -103,7 +105,7 @@ class Costs:
 
 
 def plan(recipe: Recipe, gpus: Gpus | None = None, *, hub: bool = True) -> Costs:
-    """Work out a recipe's costs; needs the model's config and tokenizer, not its weights in memory.
+    """Work out a recipe's costs. This needs the model's config and tokenizer; weights are not loaded.
 
     Args:
         gpus: to plan for; None plans for this machine.
@@ -112,35 +114,20 @@ def plan(recipe: Recipe, gpus: Gpus | None = None, *, hub: bool = True) -> Costs
     Raises:
         InputError: whatever `sami run` would refuse about the recipe, its data or its model.
     """
+    require_objective(recipe.training.contrast, recipe.training.estimator)
     bare = recipe.evaluation.model_copy(update={"judges": [], "baselines": []})  # they cost no memory or time here
-    dtype = torch.bfloat16 if gpus and recipe.model.dtype == "auto" else devices.resolve_dtype(recipe.model.dtype)
     work = workload(recipe.model_copy(update={"evaluation": bare}), hub=hub)
+    on = _devices(recipe, gpus)
     recipe = recipe.model_copy(
         update={
-            "model": recipe.model.model_copy(update={"dtype": str(dtype).removeprefix("torch.")}),
+            "model": recipe.model.model_copy(update={"dtype": str(on.dtype).removeprefix("torch.")}),
             "generation": work.generation,
         }
     )
-    training, policies = recipe.training, recipe.training.iterations + 1
-    processes = _processes(recipe, gpus)
-    available = _available(processes, gpus)
-
-    def phases(candidate: Recipe, count: int) -> list[Needs]:
-        return needs(
-            work.shape,
-            candidate,
-            work.longest,
-            processes=count,
-            dtype=dtype,
-            adapter_weights=work.adapter_weights,
-            device_bytes=available,
-            gpus=_gpus_of_a_machine(recipe, gpus),
-        )
-
-    memory = phases(recipe, processes)
-    rate = gpus.tflops * 1e12 if gpus else matrix_rate(dtype)
-    c, row = recipe.sampling.constitutions, work.mean_prompt + recipe.sampling.constitutions * work.longest.response
-    steps = [training.steps_of(i) for i in range(1, training.iterations + 1)]
+    phases = needs(work.shape, recipe, work.longest, on, work.adapter_weights)
+    rate = gpus.tflops * 1e12 if gpus else matrix_rate(on.dtype)
+    training, c = recipe.training, recipe.sampling.constitutions
+    row = work.mean_prompt + c * work.longest.response
     return Costs(
         recipe=recipe,
         parameters=work.shape.total,
@@ -148,73 +135,59 @@ def plan(recipe: Recipe, gpus: Gpus | None = None, *, hub: bool = True) -> Costs
         evaluation_queries=work.evaluation_queries,
         win_rate_queries=queries_needed(points=5, power=0.8),
         contrasts=work.contrasts,
-        steps=steps,
+        steps=_steps(recipe),
         prompt_tokens=round(work.mean_prompt, 1),
         generated_tokens=_sequences(recipe, work) * work.longest.response,
-        trained_tokens=round(sum(steps) * training.batch_size * c * row),
-        scored_tokens=round((2 * policies - 1) * len(work.evaluation) * c * row),
-        processes=processes,
-        memory=memory,
-        available_bytes=round(available),
-        host_bytes=host_bytes(work.shape, recipe, processes),
-        misfits=_misfits(memory, available, recipe, processes, phases),
+        trained_tokens=round(sum(_steps(recipe)) * training.batch_size * c * row),
+        scored_tokens=round((2 * training.iterations + 1) * len(work.evaluation) * c * row),
+        processes=on.processes,
+        memory=phases,
+        available_bytes=round(on.bytes),
+        host_bytes=host_bytes(work.shape, recipe, on.processes),
+        misfits=_misfits(phases, recipe, work, on),
         matrix_flops=rate,
-        seconds=_seconds(recipe, work, processes, rate, gpus),
+        seconds=_seconds(recipe, work, on.processes, rate, gpus),
         estimated=work.estimated,
-        warnings=_rounding_warning(recipe) + _refusals(recipe) + _launch_warning(recipe, processes, gpus),
+        warnings=_rounding_warning(recipe) + _refusals(recipe) + _launch_warning(recipe, on.processes, gpus),
     )
+
+
+def _steps(recipe: Recipe) -> list[int]:
+    return [recipe.training.steps_of(i) for i in range(1, recipe.training.iterations + 1)]
 
 
 # Memory.
 
 
-def _processes(recipe: Recipe, gpus: Gpus | None) -> int:
-    """That train: the recipe's, or as many as there are GPUs for where the recipe can be divided so."""
-    total = recipe.launch.total
-    if (
-        gpus is None
-        or recipe.adapter is not None
-        or recipe.training.beta
-        or recipe.training.master_weights != "float32"
-    ):
-        return total
-    return max(n for n in range(1, gpus.count + 1) if recipe.training.batch_size % n == 0)
-
-
-def _gpus_of_a_machine(recipe: Recipe, gpus: Gpus | None) -> int:
-    """Over which a model can be spread that one of them cannot hold."""
+def _devices(recipe: Recipe, gpus: Gpus | None) -> Devices:
+    """This machine, or GPUs that are described; there, as many processes as the recipe can be trained in."""
     if gpus is None:
-        return max(1, torch.cuda.device_count())
-    machines = recipe.launch.nodes if recipe.launch.total == gpus.count else 1
-    return min(gpus.count // machines, MOST_GPUS_OF_A_MACHINE)
+        return Devices.here(recipe.launch, devices.resolve_dtype(recipe.model.dtype), devices.free_bytes())
+    dtype = torch.bfloat16 if recipe.model.dtype == "auto" else devices.resolve_dtype(recipe.model.dtype)
+    nodes = recipe.launch.nodes if recipe.launch.total == gpus.count else 1
+    return Devices(
+        bytes=gpus.gib * GIB * USABLE,
+        dtype=dtype,
+        processes=max(n for n in range(1, gpus.count + 1) if recipe.conflict(n) is None),
+        gpus=min(gpus.count // nodes, MOST_GPUS_OF_A_NODE),
+    )
 
 
-def _available(processes: int, gpus: Gpus | None) -> float:
-    """Bytes of a device that a run can use; processes on one CPU share its memory."""
-    if gpus is not None:
-        return gpus.gib * GIB * USABLE
-    free = devices.free_bytes()
-    return free / processes if devices.default_device().type == "cpu" else free
-
-
-def _misfits(memory: list[Needs], available: float, recipe: Recipe, processes: int, phases: Any) -> list[str]:
+def _misfits(phases: list[Needs], recipe: Recipe, work: Workload, on: Devices) -> list[str]:
     found = []
-    for phase in (one for one in memory if one.bytes > available):
-        name = phase.phase
+    for phase in (one for one in phases if one.bytes > on.bytes):
 
-        def fits(candidate: Recipe, count: int, name: str = name) -> bool:
-            return all(one.bytes <= available for one in phases(candidate, count) if one.phase == name)
+        def fits(candidate: Recipe, processes: int, name: str = phase.phase) -> bool:
+            changed = replace(on, processes=processes)
+            others = needs(work.shape, candidate, work.longest, changed, work.adapter_weights)
+            return all(one.bytes <= on.bytes for one in others if one.phase == name)
 
-        change = remedy(name, recipe, processes, fits)
+        change = remedy(phase.phase, recipe, on.processes, fits)
         largest = max(phase.parts, key=lambda part: phase.parts[part])
         found.append(
-            f"{name[0].upper()}{name[1:]} needs {phase.bytes / GIB:.1f} GiB on each device, most of it {largest} "
-            f"({phase.parts[largest] / GIB:.1f} GiB), and {available / GIB:.1f} GiB can be used. "
-            + (
-                f"Set {change}."
-                if change
-                else "No setting makes it fit: take devices with more memory, or a smaller model."
-            )
+            f"{phase.phase.capitalize()} needs {phase.bytes / GIB:.1f} GiB on each device, most of it {largest} "
+            f"({phase.parts[largest] / GIB:.1f} GiB), and {on.bytes / GIB:.1f} GiB can be used. "
+            + (f"Set {change}." if change else "No setting makes it fit. Use larger devices, or a smaller model.")
         )
     return found
 
@@ -223,51 +196,64 @@ def _misfits(memory: list[Needs], available: float, recipe: Recipe, processes: i
 
 
 def _sequences(recipe: Recipe, work: Workload) -> int:
-    """Responses that the run generates: for training, and by base, each policy and each model among the baselines."""
+    """Responses that the run generates: for training, and by base and each policy on the held-out queries."""
     evaluated = recipe.training.iterations + 1
     return recipe.sampling.constitutions * (sum(work.contrasts) + evaluated * len(work.evaluation))
 
 
 def _seconds(recipe: Recipe, work: Workload, processes: int, rate: float, gpus: Gpus | None) -> dict[str, float]:
-    shape, training, c = work.shape, recipe.training, recipe.sampling.constitutions
-    response, policies = work.longest.response, recipe.training.iterations + 1
-    steps = sum(training.steps_of(i) for i in range(1, training.iterations + 1))
-    forward = 2 * (c * (work.mean_prompt + c * response) * shape.active + c * c * response * shape.head)
-    # Forward, and backward through activations and through weights; frozen ones have no part in the last.
-    passes = (3 if recipe.adapter is None else 2) + (1 if training.beta else 0)
-    passes += (1 if training.gradient_checkpointing else 0) + (1 if training.gradient_cache else 0)
-    contrasts = steps * training.batch_size
-    calls = contrasts / micro_batch(recipe, processes) / processes
-    trained = shape.total if recipe.adapter is None else work.adapter_weights
+    shape, training = work.shape, recipe.training
+    response, policies = work.longest.response, training.iterations + 1
     generated = 2 * _sequences(recipe, work) * ((work.mean_prompt + response) * shape.active + response * shape.head)
-    scored = forward * (2 * policies - 1) * len(work.evaluation)
+    scored = _forward(recipe, work) * (2 * policies - 1) * len(work.evaluation)
+    contrasts = sum(_steps(recipe)) * training.batch_size
+    calls = contrasts / training.micro_batch(processes) / processes
+    trained = shape.total if recipe.adapter is None else work.adapter_weights
     if gpus:
-        sharing = recipe.generation.vllm
-        generators = sharing.tensor_parallel * sharing.data_parallel if recipe.generation.engine == "vllm" else 1
-        shares = (GPU_TRAINING, GPU_GENERATION * min(generators, gpus.count), GPU_SCORING)
+        shares = (GPU_TRAINING, GPU_GENERATION * min(_generators(recipe), gpus.count), GPU_SCORING)
         bandwidth, parallel = GPU_BANDWIDTH, processes
     else:
         shares = (TRAINING_EFFICIENCY, GENERATION_EFFICIENCY, SCORING_EFFICIENCY)
         bandwidth, parallel = memory_rate(), 1  # processes on one machine share its rate
     moved = BYTES_PER_WEIGHT * trained / parallel * calls / bandwidth
+    passes = _passes(recipe) * _forward(recipe, work)
     seconds = {
         "generation": generated / (rate * shares[1]),
-        "training": passes * forward * contrasts / (rate * shares[0] * parallel) + moved,
+        "training": passes * contrasts / (rate * shares[0] * parallel) + moved,
         "scoring": scored / (rate * shares[2]),
         "starting": STEP_START * (2 * training.iterations + 2 * policies),
     }
     return {name: round(value, 1) for name, value in seconds.items()}
 
 
+def _forward(recipe: Recipe, work: Workload) -> float:
+    """Floating-point operations of a forward pass over one contrast."""
+    c, response, shape = recipe.sampling.constitutions, work.longest.response, work.shape
+    return 2 * (c * (work.mean_prompt + c * response) * shape.active + c * c * response * shape.head)
+
+
+def _passes(recipe: Recipe) -> int:
+    """Training's passes in units of a forward pass: itself, and backward through activations and trained weights."""
+    training = recipe.training
+    again = bool(training.beta) + training.gradient_checkpointing + bool(training.gradient_cache)
+    return (3 if recipe.adapter is None else 2) + again
+
+
+def _generators(recipe: Recipe) -> int:
+    """GPUs that generate."""
+    vllm = recipe.generation.vllm
+    return vllm.tensor_parallel * vllm.data_parallel if recipe.generation.engine == "vllm" else 1
+
+
 def matrix_rate(dtype: torch.dtype) -> float:
-    """Floating-point operations a second of a large matrix product on the default device."""
+    """Floating-point operations per second of a large matrix product on the default device."""
     n = 1024 if devices.default_device().type == "cpu" else 8192
     a = torch.randn(n, n, device=devices.default_device()).to(dtype)
     return 2 * n**3 / _fastest(lambda: a @ a, seconds=0.5)
 
 
 def memory_rate() -> float:
-    """Bytes a second that copying a large tensor reads and writes on the default device."""
+    """Bytes per second that copying a large tensor reads and writes on the default device."""
     a = torch.empty(2**25, device=devices.default_device())
     b = torch.empty_like(a)
     return 2 * a.numel() * a.element_size() / _fastest(lambda: b.copy_(a), seconds=0.2)
@@ -288,26 +274,27 @@ def _fastest(work: Any, seconds: float) -> float:
 
 
 def _rounding_warning(recipe: Recipe) -> list[str]:
-    """Whether the largest possible change of a weight is lost when it is rounded; adapters are saved in fp32."""
+    """Warns if rounding loses the largest possible change of a weight; adapters are saved in fp32."""
     training = recipe.training
     if training.master_weights == "bfloat16" and max(training.lr) < VISIBLE_CHANGE:
         return [
-            f"The learning rate is at most {max(training.lr):.1e} and training.master_weights bfloat16: most steps are "
-            f"lost one by one. Set training.master_weights=float32, or raise training.lr."
+            f"The learning rate is at most {max(training.lr):.1e}, and training.master_weights is bfloat16, whose "
+            f"rounding loses most steps of that size. Set training.master_weights=float32, or raise training.lr."
         ]
     largest = max(_largest_change(recipe, i) for i in range(1, training.iterations + 1))
     if recipe.adapter is not None or recipe.model.dtype != "bfloat16" or largest >= VISIBLE_CHANGE:
         return []
     return [
-        f"An iteration changes a weight by at most {largest:.1e}: most weights will not change once rounded to "
+        f"An iteration changes a weight by at most {largest:.1e}, so most weights will not change once rounded to "
         f"bfloat16. Raise training.lr or training.steps, or set model.dtype=float32."
     ]
 
 
 def _largest_change(recipe: Recipe, iteration: int) -> float:
-    """Of a weight whose gradient is the same in every step.
+    """Change of a weight whose gradient is the same in every step.
 
-    AdamW then moves by its rate. RMSprop divides by an average that starts from 0, so its first steps are larger.
+    AdamW then moves it by the learning rate. RMSprop divides by an average that starts from 0, so its first steps are
+    larger.
     """
     training = recipe.training
     steps, lr = training.steps_of(iteration), training.lr_of(iteration)
@@ -317,21 +304,23 @@ def _largest_change(recipe: Recipe, iteration: int) -> float:
 
 
 def _refusals(recipe: Recipe) -> list[str]:
-    """What a run would refuse about its judges, which cost nothing that is planned here."""
+    """Warns of judges that a run would refuse; they cost nothing that is planned here."""
     principles, found = principles_before_writing(recipe), []
     for judge in recipe.evaluation.judges:
         try:
-            if not isinstance(judge, LocalJudge):
-                make_judge(judge, principles, spent=0.0)
+            make_judge(judge, Given(principles))
         except InputError as error:
             found.append(f"sami run will refuse this: {error}")
     return found
 
 
 def _launch_warning(recipe: Recipe, processes: int, gpus: Gpus | None) -> list[str]:
+    note = recipe.launch.without_effect
+    found = [] if note is None else [note]
     if gpus is None or processes == recipe.launch.total:
-        return []
+        return found
     return [
-        f"The recipe launches {recipe.launch.total} processes, and this plan is for {processes}: run it with "
-        f"launch.processes={processes} launch.nodes=1, or divided over as many machines."
+        *found,
+        f"The recipe launches {recipe.launch.total} processes, and this plan is for {processes}. Run it with "
+        f"launch.processes={processes} launch.nodes=1, or divide {processes} processes over several nodes.",
     ]

@@ -1,109 +1,51 @@
-"""Memory that a run needs on each device, in bytes, part by part; and which setting to change where it does not fit.
+"""Memory that a run needs on each device, in bytes, part by part.
 
-Everything follows from the model's shape and the recipe, and nothing is loaded. Weights, gradients and optimiser
-states are exact; activations are those that autograd keeps in our packed forward pass, measured within 15 % on tiny
-llama, mistral, mixtral and qwen models (gemma's norms keep up to twice as much).
+Everything follows from the model's shape and the recipe; no weights are loaded. What training holds and how activations
+are counted is decided in `sami.training.memory`, which the trainer asks as well.
 """
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
 
 import psutil
 import torch
-from transformers import PreTrainedConfig
 
+from sami.costs.shape import Lengths, Shape
 from sami.errors import InputError
-from sami.models import quantization
-from sami.models.devices import SPREAD_ABOVE, activation_bytes, default_device
-from sami.models.loading import empty_of, load_config
-from sami.models.structure import decoder_layers
-from sami.recipe import Recipe
+from sami.models import devices, quantization
+from sami.models.devices import SPREAD_ABOVE
+from sami.models.loading import load_config
+from sami.recipe import Launch, Recipe
 from sami.scoring.logprobs import MOST_LOGITS
+from sami.training import memory
+from sami.training.memory import MASTER, STATES
 
 GIB = 2**30
-MASTER = 4  # bytes of an fp32 weight, gradient or optimiser state
-STATES = {"adamw": 2, "rmsprop": 1}
-# What a process holds beside its tensors: the device's context, communication buffers, fragments.
+# Share of a device's memory that tensors can use, beside the device's context, communication buffers and fragments.
 USABLE = 0.92
-MOST_PROCESSES = 512
 
 
 @dataclass(frozen=True)
-class Shape:
-    """Sizes of a model, in weights."""
+class Devices:
+    """What a run is executed on."""
 
-    config: PreTrainedConfig
-    total: int
-    head: int
-    """Of the output head, which a tied model shares with its embedding."""
-    layer: int
-    """Of the largest block."""
-    active: int
-    """That a token passes on its way through all blocks: of a mixture of experts, those it is sent to."""
-    narrow: int
-    """That a base in 4 bits holds in 4 bits."""
+    bytes: float
+    """Memory of a device that one process can use."""
+    dtype: torch.dtype
+    """Of compute."""
+    processes: int = 1
+    """That train, each on a device of its own."""
+    gpus: int = 1
+    """Of one node; a model that one GPU cannot hold is spread over them."""
 
     @classmethod
-    def of(cls, config: PreTrainedConfig, trust_remote_code: bool = False) -> "Shape":
-        model: Any = empty_of(config, trust_remote_code)
-        text = config.get_text_config()
-        experts = getattr(text, "num_local_experts", None) or getattr(text, "num_experts", None)
-        share = (text.num_experts_per_tok / experts) if experts else 1.0
-        head, embedding = model.get_output_embeddings().weight, model.get_input_embeddings().weight
-        outside = {id(head), id(embedding)}
-        active = sum(
-            weight.numel() * (share if ".experts." in name else 1.0)
-            for name, weight in model.named_parameters()
-            if id(weight) not in outside
-        )
-        return cls(
-            config=text,
-            total=sum(weight.numel() for weight in model.parameters()),
-            head=head.numel(),
-            layer=max(sum(weight.numel() for weight in layer.parameters()) for layer in decoder_layers(model)),
-            active=round(active),
-            narrow=quantization.weights_in_4_bits(model),
-        )
+    def here(cls, launch: Launch, dtype: torch.dtype, available: float) -> "Devices":
+        """The devices of this machine.
 
-    @cached_property
-    def layers(self) -> int:
-        return int(self.config.num_hidden_layers)
-
-    @cached_property
-    def hidden(self) -> int:
-        return int(self.config.hidden_size)
-
-    @cached_property
-    def outside_blocks(self) -> int:
-        """Weights of embedding, head and last norm."""
-        return self.total - self.layers * self.layer
-
-    def cache_bytes(self, tokens: float, dtype: torch.dtype) -> float:
-        """Keys and values of so many tokens."""
-        config = self.config
-        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        size = getattr(config, "head_dim", None) or self.hidden // config.num_attention_heads
-        return tokens * self.layers * 2 * heads * size * dtype.itemsize
-
-    def pass_bytes(self, tokens: float, dtype: torch.dtype) -> float:
-        """Activations of one block, which a pass without gradient holds at a time."""
-        return activation_bytes(self.config, tokens, dtype) / self.layers
-
-
-@dataclass(frozen=True)
-class Lengths:
-    """Tokens of the longest sequences that a run is expected to meet."""
-
-    prompt: int
-    """Of a training prompt."""
-    generation_prompt: int
-    response: int
-
-    def row(self, constitutions: int) -> int:
-        """A prompt with the responses that share it."""
-        return self.prompt + constitutions * self.response
+        Args:
+            available: bytes of the default device, which a GPU gives to one process and a CPU to all of them.
+        """
+        each = memory.bytes_for_each(devices.default_device(), available, launch.processes)
+        return cls(each, dtype, launch.total, max(1, torch.cuda.device_count()))
 
 
 @dataclass(frozen=True)
@@ -119,45 +61,30 @@ class Needs:
         return sum(self.parts.values())
 
 
-def needs(
-    shape: Shape,
-    recipe: Recipe,
-    lengths: Lengths,
-    *,
-    processes: int,
-    dtype: torch.dtype,
-    adapter_weights: int = 0,
-    device_bytes: float,
-    gpus: int = 1,
-) -> list[Needs]:
+def needs(shape: Shape, recipe: Recipe, lengths: Lengths, on: Devices, adapter_weights: int = 0) -> list[Needs]:
     """The phases of a run: training, generation, scoring.
 
-    Several processes begin with less than training holds: the whole weights are on the host of the first process
-    (`host_bytes`), and each device gets its shards.
+    Several processes start with less than training holds: the whole weights are in the first process's host memory
+    (`host_bytes`), and each device receives its shards.
 
     Args:
-        processes: that train, each on a device of its own.
-        dtype: of compute.
-        adapter_weights: those that are trained where the recipe has an adapter.
-        device_bytes: memory of a device, which decides about the gradient cache where the recipe does not.
-        gpus: of one machine, over which a model that one of them cannot hold is spread.
+        adapter_weights: the weights that are trained if the recipe has an adapter.
     """
-    training = (
-        _alone(shape, recipe, dtype, adapter_weights) if processes == 1 else _sharded(shape, recipe, dtype, processes)
-    )
-    cached = _caches_gradients(shape, recipe, lengths, processes, dtype, device_bytes)
-    training |= _activations(shape, recipe, lengths, processes, dtype, cached=cached)
+    held = held_in_training(shape, recipe, on, adapter_weights).parts
+    row = lengths.row(recipe.sampling.constitutions, shared=recipe.training.share_prefix)
+    cached = caches_gradients(shape, recipe, on, adapter_weights, row)
+    activations = _activations(shape, recipe, lengths, on, row, cached=cached)
     return [
-        Needs("training", processes, training),
-        _generation(shape, recipe, lengths, dtype, device_bytes, gpus),
-        _scoring(shape, recipe, lengths, dtype, device_bytes, gpus),
+        Needs("training", on.processes, held | activations),
+        _generation(shape, recipe, lengths, on),
+        _scoring(shape, recipe, on, row),
     ]
 
 
 def host_bytes(shape: Shape, recipe: Recipe, processes: int) -> int:
-    """Memory of machine 0 beside its devices: what the first of several processes holds at the start and to save.
+    """Host memory of node 0 that the first of several processes holds at the start and to save.
 
-    It reads and writes whole float32 weights, and with checkpoints whole optimiser states after them.
+    It reads and writes whole float32 weights, and for checkpoints whole optimizer states after them.
     """
     if processes == 1:
         return 0
@@ -165,224 +92,146 @@ def host_bytes(shape: Shape, recipe: Recipe, processes: int) -> int:
     return MASTER * shape.total * max(1, states)
 
 
-def _alone(shape: Shape, recipe: Recipe, dtype: torch.dtype, adapter_weights: int) -> dict[str, int]:
-    """What one process holds from the first step to the last."""
-    adapter, training, width = recipe.adapter, recipe.training, dtype.itemsize
-    trained = shape.total if adapter is None else adapter_weights
-    master = 2 if training.master_weights == "bfloat16" else MASTER
-    parts = {
-        f"{training.master_weights} weights": master * trained,
-        "gradients": master * trained,
-        f"{training.optimizer} states": master * STATES[training.optimizer] * trained,
-    }
+# Training.
+
+
+def held_in_training(shape: Shape, recipe: Recipe, on: Devices, adapter_weights: int) -> memory.Held:
+    """What a recipe's training holds from the first step to the last."""
+    adapter, training = recipe.adapter, recipe.training
+    masters = torch.bfloat16 if training.master_weights == "bfloat16" else torch.float32
+    frozen = 0
     if adapter is not None:
-        narrow = shape.narrow if adapter.quantize else 0
-        parts["frozen base"] = quantization.held_bytes(shape.total, narrow, dtype)
-    elif width < master:
-        parts[f"{str(dtype).removeprefix('torch.')} copy"] = shape.total * width
-    goes_on = training.restart_from == "previous" and training.iterations > 1
-    if training.beta and (adapter is None or (adapter.merge and goes_on)):
-        parts["reference"] = parts.get("frozen base", shape.total * width)
-    return parts
+        frozen = quantization.held_bytes(shape.total, shape.narrow if adapter.quantize else 0, on.dtype)
+    copied = adapter is None and on.processes == 1 and masters != on.dtype
+    sizes = memory.Sizes(
+        trained=shape.total if adapter is None else adapter_weights,
+        masters=masters,
+        optimizer=training.optimizer,
+        copied=shape.total if copied else 0,
+        compute=on.dtype,
+        frozen_bytes=frozen,
+        reference_bytes=(frozen or shape.total * on.dtype.itemsize) if _has_reference_weights(recipe) else 0,
+        processes=on.processes,
+        block=shape.layer,
+        outside_blocks=shape.outside_blocks,
+    )
+    return memory.held(sizes)
 
 
-def _sharded(shape: Shape, recipe: Recipe, dtype: torch.dtype, processes: int) -> dict[str, int]:
-    """What each of several processes holds: its shards, and what FSDP2 gathers around the block at work."""
-    shard, width = -(-shape.total // processes), dtype.itemsize
-    optimizer = recipe.training.optimizer
-    largest = max(shape.layer, shape.outside_blocks)
-    return {
-        "float32 weights": MASTER * shard,
-        "gradients": MASTER * shard,
-        f"{optimizer} states": MASTER * STATES[optimizer] * shard,
-        # Embedding and head stay gathered through a pass, the next block is gathered while one is at work.
-        "gathered weights": width * (shape.outside_blocks + 2 * shape.layer),
-        "gradients to reduce": (width + MASTER) * largest,
-    }
+def _has_reference_weights(recipe: Recipe) -> bool:
+    """Whether the reference has weights of its own: an adapter's is its base, until the adapter is merged into it."""
+    goes_on = recipe.training.restart_from == "previous" and recipe.training.iterations > 1
+    adapter = recipe.adapter
+    return bool(recipe.training.beta) and (adapter is None or (adapter.merge and goes_on))
+
+
+def caches_gradients(shape: Shape, recipe: Recipe, on: Devices, adapter_weights: int, row: int) -> bool:
+    """Whether training scores one constitution at a time: the recipe decides, or else the memory of a device.
+
+    `sami plan` asks with the lengths it expects, a run with those of its contrasts.
+
+    Args:
+        row: tokens that the longest contrast computes for one constitution.
+    """
+    if recipe.training.gradient_cache is not None:
+        return recipe.training.gradient_cache
+    tokens = recipe.training.micro_batch(on.processes) * recipe.sampling.constitutions * row
+    left = on.bytes - held_in_training(shape, recipe, on, adapter_weights).bytes
+    return memory.needs_gradient_cache(_kept_bytes(shape, recipe, tokens, on), left)
+
+
+def _kept_bytes(shape: Shape, recipe: Recipe, tokens: int, on: Devices) -> float:
+    return memory.kept_bytes(shape.config, tokens, on.dtype, checkpointing=recipe.training.gradient_checkpointing)
 
 
 def _activations(
-    shape: Shape, recipe: Recipe, lengths: Lengths, processes: int, dtype: torch.dtype, *, cached: bool
+    shape: Shape, recipe: Recipe, lengths: Lengths, on: Devices, row: int, *, cached: bool
 ) -> dict[str, int]:
-    training, c = recipe.training, recipe.sampling.constitutions
-    rows = micro_batch(recipe, processes) * (1 if cached else c)
-    tokens = rows * lengths.row(c) if training.share_prefix else rows * c * (lengths.prompt + lengths.response)
-    if training.gradient_checkpointing:
-        kept = tokens * shape.layers * shape.hidden * dtype.itemsize + shape.pass_bytes(tokens, dtype)
-    else:
-        kept = activation_bytes(shape.config, tokens, dtype)
-    vocabulary = shape.head // shape.hidden
-    logits = min(rows * c * lengths.response * vocabulary, max(MOST_LOGITS, vocabulary))
+    c = recipe.sampling.constitutions
+    rows = recipe.training.micro_batch(on.processes) * (1 if cached else c)
+    logits = min(rows * c * lengths.response * shape.vocabulary, max(MOST_LOGITS, shape.vocabulary))
     return {
-        "activations": round(kept),
-        "logits": 2 * logits * dtype.itemsize,  # and their gradient
+        "activations": round(_kept_bytes(shape, recipe, rows * row, on)),
+        "logits": 2 * logits * on.dtype.itemsize,  # and their gradient
     }
 
 
-def _caches_gradients(
-    shape: Shape, recipe: Recipe, lengths: Lengths, processes: int, dtype: torch.dtype, device_bytes: float
-) -> bool:
-    """Whether rows will go one by one: as the recipe says, or else as the trainer decides before it starts."""
-    if recipe.training.gradient_cache is not None:
-        return recipe.training.gradient_cache
-    c = recipe.sampling.constitutions
-    tokens = micro_batch(recipe, processes) * c * lengths.row(c)
-    narrow = recipe.adapter is not None or recipe.training.master_weights == "bfloat16"
-    held = (dtype.itemsize if narrow else MASTER) * shape.total
-    return activation_bytes(shape.config, tokens, dtype) > (device_bytes - held) / 2
+# Generation and scoring.
 
 
-def _generation(
-    shape: Shape, recipe: Recipe, lengths: Lengths, dtype: torch.dtype, device_bytes: float, gpus: int
-) -> Needs:
-    batch, width = recipe.generation.batch_size, dtype.itemsize
+def _generation(shape: Shape, recipe: Recipe, lengths: Lengths, on: Devices) -> Needs:
+    batch, width = recipe.generation.batch_size, on.dtype.itemsize
     longest = lengths.generation_prompt + lengths.response
     if recipe.generation.engine == "vllm":
         vllm = recipe.generation.vllm
         parts = {
             "weights": width * shape.total // vllm.tensor_parallel,
             # At least one sequence must fit; vLLM gives the cache whatever its share of the device leaves.
-            "keys and values of one sequence": round(shape.cache_bytes(longest, dtype) / vllm.tensor_parallel),
-            "kept from vLLM": round((1 - vllm.memory) * device_bytes),
+            "keys and values of one sequence": round(shape.cache_bytes(longest, on.dtype) / vllm.tensor_parallel),
+            "kept from vLLM": round((1 - vllm.memory) * on.bytes),
         }
         return Needs("generation", vllm.tensor_parallel * vllm.data_parallel, parts)
-    weights = _placed(width * shape.total, device_bytes, gpus)
+    weights = _placed(width * shape.total, on.bytes, on.gpus)
+    prompts = memory.pass_bytes(shape.config, batch * lengths.generation_prompt, on.dtype)
     parts = {
         "weights": weights,
-        "keys and values": round(2 * shape.cache_bytes(batch * longest, dtype)),  # a cache that grows is copied
-        "activations": round(shape.pass_bytes(batch * lengths.generation_prompt, dtype) / 2),
+        "keys and values": round(2 * shape.cache_bytes(batch * longest, on.dtype)),  # a cache that grows is copied
+        "activations": round(prompts / 2),
     }
-    return Needs("generation", 1 if weights == width * shape.total else gpus, parts)
+    return Needs("generation", 1 if weights == width * shape.total else on.gpus, parts)
 
 
-def _scoring(
-    shape: Shape, recipe: Recipe, lengths: Lengths, dtype: torch.dtype, device_bytes: float, gpus: int
-) -> Needs:
-    """Policy and base score side by side; before, one contrast is scored by the base in fp32 to check packed rows."""
-    c = recipe.sampling.constitutions
-    tokens = 2 * recipe.training.micro_batch_size * c * lengths.row(c)
-    size = dtype.itemsize * shape.total
-    base = _placed(size, device_bytes, gpus)
-    models = base + _placed(size, device_bytes - base, gpus)
+def _scoring(shape: Shape, recipe: Recipe, on: Devices, row: int) -> Needs:
+    """Policy and base score side by side. Before that, base scores one contrast in fp32 to check packed rows."""
+    tokens = 2 * recipe.training.micro_batch_size * recipe.sampling.constitutions * row
+    size = on.dtype.itemsize * shape.total
+    base = _placed(size, on.bytes, on.gpus)
+    models = base + _placed(size, on.bytes - base, on.gpus)
     whole = 2 * size
     if recipe.adapter is None:
-        models, whole = max(models, _placed(MASTER * shape.total, device_bytes, gpus)), max(whole, MASTER * shape.total)
+        wide = MASTER * shape.total
+        models, whole = max(models, _placed(wide, on.bytes, on.gpus)), max(whole, wide)
     parts = {
         "policy and base": models,
-        "activations": round(shape.pass_bytes(tokens, dtype)),
-        "logits": MOST_LOGITS * dtype.itemsize,
+        "activations": round(memory.pass_bytes(shape.config, tokens, on.dtype)),
+        "logits": MOST_LOGITS * on.dtype.itemsize,
     }
-    return Needs("scoring", 1 if models == whole else gpus, parts)
+    return Needs("scoring", 1 if models == whole else on.gpus, parts)
 
 
 def _placed(size: int, free: float, gpus: int) -> int:
-    """What a model takes of a GPU with so much free: all of it, or its part where it is spread over the machine's."""
+    """What a model takes of one GPU that has `free` bytes: all of it, or its part if it is spread over the node's."""
     return size if size <= SPREAD_ABOVE * free else -(-size // gpus)
 
 
-def micro_batch(recipe: Recipe, processes: int) -> int:
-    """Contrasts of one forward pass: as many as the recipe allows that divide a process's share of a step."""
-    share = recipe.training.batch_size // processes
-    return max(n for n in range(1, recipe.training.micro_batch_size + 1) if share % n == 0)
+# A run that cannot fit.
 
 
 def require_possible(recipe: Recipe, dtype: torch.dtype, adapter_weights: int) -> None:
-    """Refuse a run whose weights alone, with gradients and optimiser states, are more than this machine has.
+    """Refuse a run whose weights, gradients and optimizer states alone exceed this machine's memory.
 
-    Whether activations fit beside them is left to the run: they are estimates.
+    Whether activations fit beside them is left to the run, because they are estimates.
 
     Raises:
         InputError: a phase that cannot fit, and what could be changed.
     """
-    on_gpu = default_device().type == "cuda"
-    total = torch.cuda.get_device_properties(0).total_memory if on_gpu else psutil.virtual_memory().total
-    device = total if on_gpu else total / recipe.launch.processes
+    on_gpu, host = devices.default_device().type == "cuda", psutil.virtual_memory().total
+    total = torch.cuda.get_device_properties(0).total_memory if on_gpu else host
+    on = Devices.here(recipe.launch, dtype, total)
     shape = Shape.of(load_config(recipe.model), recipe.model.trust_remote_code)
-
-    def phases(candidate: Recipe, processes: int) -> list[Needs]:
-        return needs(
-            shape,
-            candidate,
-            Lengths(1, 1, 1),
-            processes=processes,
-            dtype=dtype,
-            adapter_weights=adapter_weights,
-            device_bytes=device,
-            gpus=torch.cuda.device_count() if on_gpu else 1,
-        )
-
-    host, held = psutil.virtual_memory().total, host_bytes(shape, recipe, recipe.launch.total)
+    held = host_bytes(shape, recipe, on.processes)
     if on_gpu and held > host:
         raise InputError(
-            f"The model cannot fit: the first of several processes holds its whole float32 weights, {held / GIB:.1f} "
-            f"GiB, in the machine's own memory, and this machine has {host / GIB:.1f}. Take one with more, or a "
+            f"The model cannot fit. The first of several processes holds the whole float32 weights in host memory, "
+            f"{held / GIB:.1f} GiB, and this machine has {host / GIB:.1f} GiB. Use a machine with more memory, or a "
             f"smaller model."
         )
-    for phase in phases(recipe, recipe.launch.total):
-        if phase.bytes > device:
-            parts = ", ".join(f"{name} {size / GIB:.1f}" for name, size in phase.parts.items() if size > GIB)
+    for phase in needs(shape, recipe, Lengths(1, 1, 1), on, adapter_weights):
+        if phase.bytes > on.bytes:
+            parts = ", ".join(f"{name} {size / GIB:.1f}" for name, size in phase.parts.items())
             raise InputError(
-                f"The model cannot fit: {phase.phase} needs at least {phase.bytes / GIB:.1f} GiB on each device "
-                f"({parts}), and this machine has {device / GIB:.1f} for each. `sami plan RECIPE --gpus N --gpu-memory "
-                f"GIB` says what it would take: take other devices, a smaller model, or add the section `adapter`."
+                f"The model cannot fit. {phase.phase.capitalize()} needs at least {phase.bytes / GIB:.1f} GiB on each "
+                f"device ({parts}), and this machine has {on.bytes / GIB:.1f} GiB for each. Use other devices "
+                f"(`sami plan RECIPE --gpus N --gpu-memory GIB` shows which suffice) or a smaller model, or add the "
+                f"section `adapter` to the recipe."
             )
-
-
-# What to change.
-
-Fits = Callable[[Recipe, int], bool]
-
-
-def remedy(phase: str, recipe: Recipe, processes: int, fits: Fits) -> str | None:
-    """The settings that make a phase fit, tried out and cheapest first; None where no setting does.
-
-    Args:
-        phase: of `needs`.
-        fits: whether that phase of a recipe fits with so many processes.
-    """
-    if phase == "training":
-        return _leaner_training(recipe, processes, fits)
-    if phase == "generation":
-        return _leaner_generation(recipe, processes, fits)
-    return None
-
-
-def _leaner_training(recipe: Recipe, processes: int, fits: Fits) -> str | None:
-    lean, told = recipe, []
-    for key, value in (("micro_batch_size", 1), ("gradient_cache", True), ("gradient_checkpointing", True)):
-        if getattr(lean.training, key) != value:
-            lean = _changed(lean, "training", **{key: value})
-            told.append(f"training.{key}={str(value).lower()}")
-            if fits(lean, processes):
-                return " ".join(told)
-    if recipe.adapter is None and not recipe.training.beta:
-        for candidate, settings in ((recipe, []), (lean, told)):
-            more = next((n for n in _process_counts(recipe, processes) if fits(candidate, n)), None)
-            if more is not None:
-                return " ".join([f"launch.processes={more} (one for each GPU of as many)", *settings])
-    return None
-
-
-def _process_counts(recipe: Recipe, processes: int) -> Iterator[int]:
-    """Larger numbers of processes between which a step's contrasts can be divided."""
-    count = 2 * processes
-    while count <= min(MOST_PROCESSES, recipe.training.batch_size):
-        if recipe.training.batch_size % count == 0:
-            yield count
-        count *= 2
-
-
-def _leaner_generation(recipe: Recipe, processes: int, fits: Fits) -> str | None:
-    batch = recipe.generation.batch_size
-    while recipe.generation.engine != "vllm" and (batch := batch // 2):
-        if fits(_changed(recipe, "generation", batch_size=batch), processes):
-            return f"generation.batch_size={batch}"
-    for gpus in (2, 4, 8, 16):
-        vllm = recipe.generation.vllm.model_copy(update={"tensor_parallel": gpus, "data_parallel": 1})
-        if fits(_changed(recipe, "generation", engine="vllm", vllm=vllm), processes):
-            return f"generation.engine=vllm generation.vllm.tensor_parallel={gpus}"
-    return None
-
-
-def _changed(recipe: Recipe, section: str, **values: Any) -> Recipe:
-    return recipe.model_copy(update={section: getattr(recipe, section).model_copy(update=values)})

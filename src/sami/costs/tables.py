@@ -1,4 +1,4 @@
-"""A plan as a person reads it."""
+"""A plan as tables for a terminal."""
 
 from rich.table import Table
 
@@ -8,7 +8,7 @@ from sami.recipe import Recipe, describe, flatten
 
 
 def recipe_table(recipe: Recipe) -> Table:
-    """Every resolved value with what it means."""
+    """Every resolved value with its meaning."""
     table = Table(title="Recipe", title_justify="left", box=None, pad_edge=False)
     table.add_column("key", no_wrap=True)
     table.add_column("value", overflow="fold", max_width=40)
@@ -21,7 +21,7 @@ def recipe_table(recipe: Recipe) -> Table:
 
 
 def cost_table(costs: Costs) -> Table:
-    """The expected costs, one a line."""
+    """The expected costs, one per line."""
     table = Table(title="Expected cost", title_justify="left", show_header=False, box=None, pad_edge=False)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
@@ -29,12 +29,12 @@ def cost_table(costs: Costs) -> Table:
     for name, value in (
         ("model", f"{costs.parameters / 1e6:,.0f} M parameters"),
         ("queries", f"{costs.training_queries} to train on, {costs.evaluation_queries} held out"),
-        ("win rate", f"{costs.win_rate_queries} held-out queries to see 5 points from 50 % at 80 % power, at most"),
+        ("win rate", f"at most {costs.win_rate_queries} held-out queries to detect 5 points from 50 % at 80 % power"),
         ("contrasts", ", ".join(f"{n} in iteration {i}" for i, n in enumerate(costs.contrasts, start=1))),
-        ("optimiser steps", ", ".join(map(str, costs.steps))),
+        ("optimizer steps", ", ".join(map(str, costs.steps))),
         (
             "tokens",
-            f"{costs.generated_tokens:,} generated at most, {costs.trained_tokens:,} trained on, "
+            f"at most {costs.generated_tokens:,} generated, {costs.trained_tokens:,} trained on, "
             f"{costs.scored_tokens:,} scored; prompts of {costs.prompt_tokens:g} on average",
         ),
         (
@@ -48,13 +48,13 @@ def cost_table(costs: Costs) -> Table:
     if costs.host_bytes:
         table.add_row(
             "host memory",
-            f"{costs.host_bytes / GIB:.1f} GiB of machine 0, whose first process reads and saves the whole weights",
+            f"{costs.host_bytes / GIB:.1f} GiB on node 0, whose first process reads and saves the whole weights",
         )
     return table
 
 
 def memory_table(costs: Costs) -> Table:
-    """What each phase holds on each device that it uses, against what a device has."""
+    """What each phase holds on each device that it uses, and whether it fits."""
     table = Table(title="Memory on each device, GiB", title_justify="left", box=None, pad_edge=False)
     table.add_column("phase", no_wrap=True)
     table.add_column("devices", justify="right")

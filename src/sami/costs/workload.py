@@ -1,7 +1,7 @@
-"""What a recipe has to generate, train on and score: its planned contrasts, and how many tokens they have.
+"""What a recipe generates, trains on and scores: its planned contrasts and their numbers of tokens.
 
-Tokens are counted with the model's tokenizer on the recipe's queries. Where a hub that holds them cannot be reached
-they are estimated from characters.
+Tokens are counted with the model's tokenizer on the recipe's queries. If the hub that has them cannot be reached, they
+are estimated from characters.
 """
 
 import itertools
@@ -12,14 +12,14 @@ from typing import Any
 
 from jinja2 import Template
 
-from sami.contrast_plan import Planned, evaluation_plan, training_plan
-from sami.costs.memory import Lengths, Shape
+from sami.contrast_plan import Planned, check_sampling, evaluation_plan, training_plan
+from sami.costs.shape import Lengths, Shape
 from sami.errors import InputError
 from sami.models import adapters, loading
 from sami.models.known import family_of, known_config
-from sami.pipeline import Pipeline
+from sami.prepared import prepare
 from sami.principle_writing.files import placeholders
-from sami.principles import Principle, check_sampling, load_principles
+from sami.principles import Principle, load_principles
 from sami.prompts import PromptBuilder
 from sami.queries import Query, load_queries
 from sami.recipe import Generation, Recipe
@@ -46,21 +46,21 @@ class Workload:
     mean_prompt: float
     """Tokens of a training prompt."""
     generation: Generation
-    """The recipe's section with its engine resolved, where the run can tell."""
+    """The recipe's section with its engine resolved, if it can be."""
     longest: Lengths
     adapter_weights: int
     estimated: str | None
-    """Why lengths are estimated from characters; None where they were counted."""
+    """Why lengths are estimated from characters; None if they were counted."""
 
     @property
     def contrasts(self) -> list[int]:
-        """Generated for each iteration; those of a file are not."""
+        """Contrasts generated for each iteration; those read from a file are not counted."""
         from_file = self.generation.first_contrasts is not None
         return [0 if from_file and i == 0 else len(plan) for i, plan in enumerate(self.training)]
 
 
 def workload(recipe: Recipe, *, hub: bool) -> Workload:
-    """Read what the recipe names, or where there is no hub what is known without.
+    """The workload of a recipe, from its data and model, or without a hub from what is known about them.
 
     Args:
         hub: whether a hub can be reached.
@@ -93,29 +93,29 @@ def workload(recipe: Recipe, *, hub: bool) -> Workload:
         evaluation,
         (recipe.queries.train, recipe.queries.evaluation),
         adapter_weights=0 if adapter is None else adapters.trained_weights(adapter, base, loading.empty_of(config)),
-        estimated="no hub can be reached, so the model's shape is the one that is known by its name, and tokens are "
-        f"estimated at {CHARACTERS_PER_TOKEN} characters each",
+        estimated="no hub can be reached, so the model's shape is looked up by its name, and tokens are estimated at "
+        f"{CHARACTERS_PER_TOKEN} characters each",
     )
 
 
 def principles_before_writing(recipe: Recipe) -> list[Principle]:
-    """Those of the recipe's file, or stand-ins for those that a model will write."""
+    """The principles of the recipe's file, or placeholders for those that a model will write."""
     given = recipe.principles
     return load_principles(given) if isinstance(given, str) else placeholders(given)
 
 
 def _counted(recipe: Recipe) -> Workload:
-    pipeline = Pipeline(recipe, "unused")
-    pipeline.check_context()
-    splits = pipeline.splits
+    prepared = prepare(recipe)
+    prepared.require_room()
+    splits = prepared.splits
     return _with_lengths(
-        pipeline.recipe,
-        pipeline.prompts,
+        prepared.recipe,
+        prepared.prompts,
         Shape.of(loading.load_config(recipe.model), recipe.model.trust_remote_code),
-        [pipeline.training_plan(i) for i in range(1, pipeline.iterations + 1)],
-        pipeline.evaluation_plan(),
+        [prepared.training_plan(i) for i in prepared.iterations],
+        prepared.evaluation_plan(),
         (sum(map(len, splits.train)), len(splits.evaluation)),
-        adapter_weights=pipeline.adapter_weights(),
+        adapter_weights=prepared.adapter_weights(),
         estimated=None,
     )
 
@@ -150,7 +150,7 @@ def _with_lengths(
 
 
 def _queries(recipe: Recipe, error: InputError) -> list[Query]:
-    """A file's queries, or for a data set of known layout texts of the lengths that it has."""
+    """A file's queries, or for a known data set texts of the lengths that its queries have."""
     q = recipe.queries
     if Path(q.path).exists():
         return load_queries(
@@ -163,7 +163,7 @@ def _queries(recipe: Recipe, error: InputError) -> list[Query]:
 
 
 class _CharacterCounter:
-    """Stands in for a tokenizer that cannot be had: as many ids as the text has tokens on average."""
+    """In place of a tokenizer that cannot be loaded: as many ids as the text has tokens on average."""
 
     eos_token_id = -1
 

@@ -1,4 +1,4 @@
-"""Verdicts as annotations of alpaca_eval, to recompute win rates with that package."""
+"""Verdicts as annotations of alpaca_eval, for recomputing win rates with that package."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,11 +7,11 @@ from sami.evaluation.verdicts import Verdict
 
 
 def annotations(verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
-    """One annotation a judgement; alpaca_eval 0.6.6 takes those of one candidate, baseline and judge at a time.
+    """One annotation per judgement; alpaca_eval 0.6.6 takes one candidate, baseline and judge at a time.
 
-    Output 1 is the baseline's, 2 the candidate's; `preference` is 1 for the baseline, 1.5 for a tie, 2 for the
-    candidate, None for a judgement without a score. Verdicts hold the lengths of the responses, not their
-    texts: the outputs are filler of these lengths, all that win rates and length control look at.
+    Output 1 is the baseline's and output 2 the candidate's. `preference` is 1 for the baseline, 1.5 for a tie, 2 for
+    the candidate, and None for a judgement without a score. Verdicts contain the lengths of the responses and not their
+    texts: the outputs are filler of these lengths, which is all that win rates and length control use.
     """
     return [
         {

@@ -1,7 +1,7 @@
-"""Asking a judge: each verdict is appended and synced as it arrives, and only what is missing is asked.
+"""Asking a judge: each verdict is appended and synced as it arrives, and only missing verdicts are asked for.
 
-A folder holds `verdicts.jsonl`, at most one line for each (judge, candidate, baseline, item, order), and
-`requests.jsonl`, one line for each answer of a server: its version, tokens and cost.
+A folder holds `verdicts.jsonl`, with at most one line for each (judge, candidate, baseline, item, order), and
+`requests.jsonl`, with one line for each answer of a server: its version, tokens and cost.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from typing import Any
 
 from sami.console import bar
 from sami.errors import InputError
-from sami.evaluation.judges import NO_ANSWER, Judge, Judgement, Question
+from sami.evaluation.judges import NO_ANSWER, Judge, Judgement, Question, Usage
 from sami.evaluation.pairs import Pair
 from sami.evaluation.verdicts import Verdict, append_verdict, read_verdicts, repair_verdicts
 from sami.files import append_json_line, replacing
@@ -44,16 +44,21 @@ def ask(
     unscored_limit: float = 5.0,
     label: str = "judging",
 ) -> list[Verdict]:
-    """A judge's verdicts on pairs, those of `file` and new ones, in the order of the pairs.
+    """A judge's verdicts on pairs, recorded and new ones, in the order of the pairs.
 
     Args:
-        file: verdicts.jsonl, made if it is missing. Lines that stand for other texts, or for another version of
-            the judge, move to `superseded.jsonl` beside it; questions that nobody answered are asked again.
-        unscored_limit: in percent of the verdicts.
+        file: verdicts.jsonl, created if it is missing. Lines about other texts, or by another version of the judge,
+            move to `superseded.jsonl` beside it. Questions that were never answered are asked again.
+        order: "both", or "random" for one order per pair.
+        seed: seed of the random order.
+        unscored_limit: largest share of unscored verdicts, in percent.
+        label: what is going on, for the progress bar.
 
     Raises:
-        InputError: the judge cannot go on, or too many verdicts are unscored. What was recorded is kept.
+        InputError: the judge cannot work with these pairs or cannot go on, or too many verdicts are unscored. What was
+            recorded is kept.
     """
+    judge.check(pairs)
     identity = json.dumps(judge.identity(), sort_keys=True)
     questions = [q for q in questions_of(pairs, order=order, seed=seed) if judge.concerns(q)]
     wanted = {_slot(judge.name, q): (q, _key(identity, q)) for q in questions}
@@ -64,7 +69,7 @@ def ask(
             question, key = wanted[slot]
             usage = judgement.usage
             if usage and number == 0:
-                append_json_line(file.with_name("requests.jsonl"), {"judge": judge.name, "key": key, **asdict(usage)})
+                append_json_line(file.with_name("requests.jsonl"), _request(judge.name, key, usage))
             verdict = _verdict(judge.name, question, key, judgement)
             verdict = verdict if number == 0 else replace(verdict, cost=0.0)
             append_verdict(file, verdict)
@@ -73,7 +78,7 @@ def ask(
 
     file.parent.mkdir(parents=True, exist_ok=True)
     with bar(f"{judge.name}: {label}", len(wanted), "verdicts") as update:
-        once: dict[str, Question] = {}  # by key: policies that gave the same texts share a question
+        once: dict[str, Question] = {}  # by key: policies with the same responses share a question
         waiting: dict[str, list[Slot]] = defaultdict(list)
         for slot, (question, key) in wanted.items():
             identical = question.responses[0] == question.responses[1]
@@ -100,12 +105,12 @@ def ask(
 
 
 def spent(file: Path, judge: str) -> float:
-    """What a judge's answered requests cost so far, from the requests beside a file of verdicts."""
+    """The cost of a judge's answered requests so far, from the log beside a file of verdicts."""
     return sum(line["cost"] or 0.0 for line in requests_of(file, judge))
 
 
 def requests_of(file: Path, judge: str) -> list[dict[str, Any]]:
-    """Versions, tokens and costs of a judge's answered requests; a line that a kill cut off is left out."""
+    """Versions, tokens and costs of a judge's answered requests; a line that a kill cut off is skipped."""
     log = file.with_name("requests.jsonl")
     lines = log.read_text(encoding="utf-8").splitlines() if log.is_file() else []
     found = []
@@ -120,7 +125,7 @@ def requests_of(file: Path, judge: str) -> list[dict[str, Any]]:
 
 
 def _recorded(file: Path, keys: dict[Slot, str]) -> tuple[dict[Slot, Verdict], dict[str, Verdict]]:
-    """Valid verdicts of the wanted slots, and all scored ones by key; what is no longer valid leaves the file."""
+    """Valid verdicts of the wanted slots, and all scored verdicts by key; invalid ones leave the file."""
     if not file.exists():
         return {}, {}
     repair_verdicts(file)
@@ -143,10 +148,15 @@ def _recorded(file: Path, keys: dict[Slot, str]) -> tuple[dict[Slot, Verdict], d
 
 
 def _repair_requests(file: Path) -> None:
-    """End the log in a whole line, so that the next one does not continue one that a kill cut off."""
+    """End the log with a newline, so that the next line does not continue one that a kill cut off."""
     if file.is_file() and not file.read_bytes().endswith(b"\n") and file.stat().st_size:
         with file.open("ab") as log:
             log.write(b"\n")
+
+
+def _request(judge: str, key: str, usage: Usage) -> dict[str, Any]:
+    line = {"judge": judge, "key": key, **asdict(usage)}
+    return line if usage.adapted else {name: value for name, value in line.items() if name != "adapted"}
 
 
 def _slot(judge: str, question: Question) -> Slot:
@@ -160,7 +170,7 @@ def _slot_of(verdict: Verdict) -> Slot:
 
 
 def _key(identity: str, question: Question) -> str:
-    """Hash of all that a verdict depends on: the judge with its version, sampling and template, and the question."""
+    """A hash of everything that a verdict depends on: the judge's identity and the question."""
     pair = question.pair
     parts = [
         identity,
@@ -202,7 +212,8 @@ def _check_unscored(judge: str, verdicts: Sequence[Verdict], limit: float, file:
     if unscored and (share > limit or len(unscored) == len(verdicts)):
         reason, count = Counter(v.reason for v in unscored).most_common(1)[0]
         raise InputError(
-            f"The judge {judge} left {len(unscored)} of {len(verdicts)} verdicts unscored ({share:.1f} %, and "
-            f"evaluation.unscored_limit is {limit:g} %); most often ({count}): {reason}. The verdicts are kept in "
-            f"{file}; questions without any answer are asked again by the next call."
+            f"The judge {judge} left {len(unscored)} of {len(verdicts)} verdicts unscored ({share:.1f} %; "
+            f"evaluation.unscored_limit is {limit:g} %). The most frequent reason ({count}) is: "
+            f"{(reason or 'none given').rstrip('.')}. The verdicts are kept in {file}; the next call asks the "
+            f"unanswered questions again."
         )

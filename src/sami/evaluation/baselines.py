@@ -1,7 +1,7 @@
-"""Baselines trained on the same contrasts as a policy, through TRL: supervised finetuning and DPO.
+"""Baselines trained with TRL on the same contrasts as a policy: supervised finetuning and DPO.
 
-Both start from the base weights and take as many steps over as many responses, at the same learning rate. They
-get the stored token ids: prompts and responses are the policy's, to the id.
+Both start from the base weights and take the same number of steps over the same responses, at the same learning rate.
+They get the stored token ids, so prompts and responses are exactly those of the policy.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ try:
     from trl.trainer.sft_trainer import SFTTrainer
 except ImportError as error:
     raise InputError(
-        "Baselines that are trained need the package of the extra `baselines`: pip install 'sami[baselines]'."
+        "Training a baseline needs the package of the extra `baselines`: pip install 'sami[baselines]'."
     ) from error
 
 
@@ -36,7 +36,7 @@ class Schedule:
     training: Training
     iteration: int
     bf16: bool
-    """Compute in bfloat16 on fp32 weights."""
+    """Compute in bfloat16 with fp32 weights."""
 
 
 def train_sft(
@@ -46,11 +46,11 @@ def train_sft(
     schedule: Schedule,
     output: Path,
 ) -> None:
-    """Finetune a model, in place, on each response under the constitution that it followed.
+    """Finetune a model in place on each response under the constitution that it was sampled under.
 
     Args:
-        model: in fp32.
-        output: for what the trainer writes.
+        model: the base model in fp32.
+        output: folder for the trainer's own files.
     """
     rows = [
         {"input_ids": prompt + response, "completion_mask": [0] * len(prompt) + [1] * len(response)}
@@ -71,11 +71,11 @@ def train_dpo(
     schedule: Schedule,
     output: Path,
 ) -> None:
-    """Train a model, in place, to prefer a constitution's response to that of the contrast's next constitution.
+    """Train a model in place to prefer a constitution's response to the response of the contrast's next constitution.
 
     Args:
-        model, reference: the same weights in fp32, in two objects.
-        output: for what the trainer writes.
+        model, reference: two copies of the base model in fp32.
+        output: folder for the trainer's own files.
     """
     rows = [
         {
@@ -92,16 +92,16 @@ def train_dpo(
 
 
 class _IdsDPO(DPOTrainer):
-    """DPO on rows that are tokenised already."""
+    """DPO on rows that are already tokenized."""
 
     def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
         return dataset
 
 
 def _arguments(schedule: Schedule, responses: int, output: Path) -> dict[str, Any]:
-    """What both configs share: `batch_size` contrasts are that many times C rows."""
+    """The arguments that both configs share: `batch_size` contrasts are `batch_size` x C rows."""
     t, iteration = schedule.training, schedule.iteration
-    micro = max(n for n in range(1, t.micro_batch_size + 1) if t.batch_size % n == 0)
+    micro = t.micro_batch(processes=1)
     return {
         "output_dir": str(output),
         "max_steps": t.steps_of(iteration),

@@ -1,6 +1,6 @@
-"""Means with percentile bootstrap intervals, resampled by query.
+"""Means with percentile bootstrap intervals over queries.
 
-Values that share a query are not independent, so whole queries are drawn with replacement.
+Values of one query are not independent, so whole queries are drawn with replacement.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean with its 95 % interval and the number of values behind it; all None without values."""
+    """A mean with its 95 % interval and the number of values; all None if there are no values."""
 
     value: float | None
     low: float | None
@@ -30,10 +30,10 @@ def mean_by_query(values: Sequence[float], queries: Sequence[str], *, samples: i
     """Mean of `values`, with a percentile bootstrap clustered by query.
 
     Args:
-        values: one figure for each item, such as a bound in nats or a 0/1 verdict.
-        queries: the query of each item, the unit that is resampled.
-        samples: bootstrap resamples.
-        seed: of the resampling.
+        values: one figure per item, such as a bound in nats or a 0/1 verdict.
+        queries: the query of each item, which is the unit of resampling.
+        samples: number of bootstrap resamples.
+        seed: seed of the resampling.
     """
     if len(values) == 0:
         return Estimate(None, None, None, 0)
@@ -53,7 +53,7 @@ def resamples(clusters: int, *, samples: int, seed: int) -> NDArray[np.int64]:
 
 
 def percentile_interval(values: NDArray[np.float64]) -> tuple[float, float]:
-    """The middle 95 % of a figure over resamples; resamples in which it is undefined (NaN) are left out."""
+    """The middle 95 % of a figure over resamples, without the resamples in which it is undefined (NaN)."""
     tail = (1 - CONFIDENCE) / 2 * 100
     low, high = np.nanpercentile(values, [tail, 100 - tail])
     return float(low), float(high)

@@ -1,7 +1,7 @@
-"""What a judge is worth, measured on pairs whose better response is known, before anyone reads its win rates.
+"""The accuracy of a judge, measured on pairs whose better response is known, before its win rates are used.
 
-Two kinds of pairs, both from one policy's responses: a response that its principle's verifier passes against
-one, written to the antithesis, that it fails; and a response to the query against one to another query.
+There are two kinds of pairs, both from the responses of one policy: a response that the principle's verifier passes
+against a response to the antithesis that it fails, and a response to the query against a response to another query.
 """
 
 import random
@@ -23,7 +23,7 @@ KINDS = ("wrong-principle", "wrong-query")
 
 @dataclass(frozen=True)
 class Calibration:
-    """How often a judge is right on pairs with a known answer, over scored verdicts; ties count half."""
+    """How often a judge is right on pairs with a known answer, among its scored verdicts. A tie counts half."""
 
     judge: str
     accuracy: Estimate
@@ -31,9 +31,9 @@ class Calibration:
     by_kind: dict[str, Estimate]
     """For each kind of wrong response."""
     position_lean: float | None
-    """Points by which the response that stands first wins more often than half."""
+    """Percentage points by which the response shown first wins more often than half of the time."""
     length_lean: float | None
-    """Points by which the longer response wins more often than it is the right one."""
+    """Percentage points by which the longer response wins more often than it is the right one."""
     unscored: int
 
     @property
@@ -41,7 +41,7 @@ class Calibration:
         return self.accuracy.low is not None and self.accuracy.low > 0.5
 
     def as_json(self) -> dict[str, Any]:
-        """The value of a win rate's `judge_accuracy`; the accuracy in percent."""
+        """The value of `judge_accuracy` in a win rate; accuracies in percent."""
         kinds = {kind: _percent(estimate) for kind, estimate in self.by_kind.items()}
         return {
             **_percent(self.accuracy),
@@ -53,7 +53,7 @@ class Calibration:
         }
 
     def sentence(self) -> str:
-        """The figures in words."""
+        """The figures in a sentence."""
         a = self.accuracy
         if a.value is None or a.low is None or a.high is None:
             return f"The judge {self.judge} scored none of the pairs with a known answer."
@@ -71,11 +71,12 @@ class Calibration:
 
 
 def known_pairs(policy: Policy, principles: Sequence[Principle], *, count: int, seed: int) -> list[Pair]:
-    """Pairs with the right response as candidate, half of each kind where there are enough.
+    """Pairs with the right response as the candidate, half of each kind if there are enough.
 
     Args:
-        policy: whose responses are used.
-        count: most pairs; fewer where the responses do not give more.
+        policy: the policy whose responses are used.
+        count: maximum number of pairs; there are fewer if the responses do not give more.
+        seed: seed of the choice.
     """
     rng = random.Random(f"calibration, seed {seed}")
     kinds = [list(_wrong_principle(policy, {p.id: p for p in principles})), list(_wrong_query(policy, rng))]
@@ -89,14 +90,14 @@ def calibrate(judge: Judge, pairs: Sequence[Pair], file: Path, *, seed: int, sam
     """Ask the judge about pairs with a known answer, in both orders.
 
     Args:
-        file: where the verdicts are kept; those that it holds are not asked again.
+        file: where the verdicts are kept; recorded verdicts are not asked for again.
     """
     verdicts = ask(judge, pairs, file, order="both", seed=seed, unscored_limit=100.0, label="calibration")
     return measured(judge.name, verdicts, seed=seed, samples=samples)
 
 
 def measured(judge: str, verdicts: Sequence[Verdict], *, seed: int, samples: int) -> Calibration:
-    """The figures behind verdicts whose candidate is the right response."""
+    """The figures of verdicts whose candidate is the right response."""
     scored = [(v, v.score) for v in verdicts if v.score is not None]
 
     def accuracy(chosen: Sequence[tuple[Verdict, float]]) -> Estimate:
@@ -141,7 +142,7 @@ def _wrong_query(policy: Policy, rng: random.Random) -> Any:
 
 
 def _opposite(item: Item, other: Item) -> bool:
-    """Whether the two constitutions hold the same principles, each the other way round."""
+    """Whether the two constitutions contain the same principles with opposite polarities."""
     flipped = {(name, not positive) for name, positive in item.principles or ()}
     return bool(flipped) and flipped == set(other.principles or ())
 

@@ -7,57 +7,64 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from sami.errors import InputError
+from sami.console import say
+from sami.errors import InputError, quoted
 from sami.evaluation.calibration import Calibration
-from sami.evaluation.comparison import calibrate_all, every_pair, judge_all, lengths, read_policies
-from sami.evaluation.pairs import first_queries
+from sami.evaluation.comparison import calibrate_all, every_pair, judge_all, lengths
+from sami.evaluation.judges import judge_class
+from sami.evaluation.pairs import Policy
+from sami.evaluation.response_files import aligned, check_matches, first_queries, from_file
 from sami.files import write_json
-from sami.principles import load_principles
+from sami.principles import Principle, load_principles
 from sami.queries import load_queries
-from sami.recipe import Evaluation, VerifierJudge
+from sami.recipe import Evaluation
+
+ANY_LENGTH = 10**9  # characters of a query: the responses are there already, so a long query is not a problem
 
 
 @dataclass(frozen=True)
 class Files:
-    """What is compared: one `{"id", "constitution", "response"}` a line in each file of responses."""
+    """What is compared: one `{"id", "constitution", "response"}` per line in each file of responses."""
 
     candidates: Sequence[Path]
     baselines: Sequence[Path]
     queries: Path
     field: str
-    """Of the queries' text."""
+    """The field of the queries' text."""
     principles: Path | None
-    """With it, constitutions are recognised and verifiers can judge."""
+    """With principles, constitutions are recognized and verifiers can judge."""
     limit: int | None
-    """Only the first so many queries of each file."""
+    """Only the first queries of each file, this many."""
 
 
 class Comparison:
     """A folder of verdicts about files of responses.
 
     Raises:
-        InputError: a file cannot be read, or two policies answered different queries.
+        InputError: a file cannot be read, two policies answered different queries, a policy is compared with itself,
+            or too many constitutions are not made of the principles.
     """
 
     def __init__(self, files: Files, settings: Evaluation, folder: Path) -> None:
-        loaded = load_queries(str(files.queries), field=files.field)
-        queries = {query.id: query.text for query in loaded.queries}
-        self._principles = load_principles(files.principles) if files.principles else []
-        whole = read_policies([*files.baselines, *files.candidates], queries, self._principles)
-        self._known = whole[0]
+        if files.principles is None and any(judge_class(judge.kind).needs_principles for judge in settings.judges):
+            raise InputError(
+                "Verifiers judge by the principles of a constitution, and there are none. Name their file with "
+                "--principles, or use other judges with --judge."
+            )
+        principles = load_principles(files.principles) if files.principles else []
+        whole = _policies(files, principles)
         self._policies = [first_queries(one, files.limit) for one in whole] if files.limit else whole
         count = len(files.baselines)
-        self._pairs = every_pair(self._policies[count:], self._policies[:count])
-        self._settings = settings
-        if not self._principles and any(isinstance(judge, VerifierJudge) for judge in settings.judges):
-            raise InputError(
-                "Verifiers judge by the principles of a constitution, and none are given: name their file with "
-                "--principles, or other judges with --judge."
-            )
-        self._folder = folder
+        baselines, candidates = self._policies[:count], self._policies[count:]
+        self._pairs = every_pair(candidates, baselines)
+        if files.principles:
+            check_matches(list(baselines[0].responses), files.principles, settings.unscored_limit)
+        _announce_equals(candidates, baselines)
+        self._known, self._principles = whole[0], principles
+        self._settings, self._folder = settings, folder
 
     def judge(self) -> dict[str, Any]:
-        """Ask every judge; returns and writes `summary.json`: win_rates, agreement, judges and lengths."""
+        """Ask every judge. Returns and writes `summary.json`: win_rates, agreement, judges and lengths."""
         with _Locked(self._folder):
             found = judge_all(self._settings, self._pairs, self._known, self._principles, self._folder)
             value = {**found, "lengths": lengths(self._policies)}
@@ -65,13 +72,46 @@ class Comparison:
             return value
 
     def calibrate(self) -> list[Calibration]:
-        """Measure every judge on the first baseline's responses, all of them whatever the limit."""
+        """Measure every judge on all of the first baseline's responses, whatever the limit."""
         with _Locked(self._folder):
             return calibrate_all(self._settings, self._known, self._principles, self._folder)
 
 
+def _policies(files: Files, principles: Sequence[Principle]) -> list[Policy]:
+    """The baselines, then the candidates."""
+    paths = [*files.baselines, *files.candidates]
+    _refuse_same_names(paths)
+    loaded = load_queries(str(files.queries), field=files.field, max_chars=ANY_LENGTH)
+    queries = {query.id: query.text for query in loaded.queries}
+    return aligned([from_file(file, queries, principles, dropped=loaded.dropped()) for file in paths])
+
+
+def _refuse_same_names(paths: Sequence[Path]) -> None:
+    first: dict[str, Path] = {}
+    for path in paths:
+        other = first.setdefault(path.stem, path)
+        if other is path:
+            continue
+        if other.resolve() == path.resolve():
+            raise InputError(f"{path} is given twice, and a policy cannot be compared with itself. Give another file.")
+        raise InputError(
+            f"{other} and {path} are both called {quoted(path.stem)}, and the name of a file is the name of its policy "
+            f"in verdicts. Rename one of them."
+        )
+
+
+def _announce_equals(candidates: Sequence[Policy], baselines: Sequence[Policy]) -> None:
+    for candidate in candidates:
+        for baseline in baselines:
+            if candidate.responses == baseline.responses:
+                say(
+                    f"warning: {candidate.name} and {baseline.name} contain the same responses, so that every pair is "
+                    f"a tie. Check that the two files are of different policies."
+                )
+
+
 class _Locked(FileLock):
-    """Two processes never write one folder."""
+    """Two processes never write to one folder."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -82,6 +122,6 @@ class _Locked(FileLock):
             self.acquire()
         except Timeout:
             raise InputError(
-                f"Another process is writing {Path(self.lock_file).parent}. Wait for it, or give another --output."
+                f"Another process is writing to {Path(self.lock_file).parent}. Wait for it, or give another --output."
             ) from None
         return self

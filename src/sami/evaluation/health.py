@@ -1,12 +1,12 @@
-"""Model health: whether a policy still writes answers, whatever its bound says.
+"""Model health: whether a policy still writes answers, whatever its bound is.
 
-Text alone gives lengths, loops, leaks, leftovers and diversity. The frozen base model gives the log-probability
-of the new responses and their relevance: how much likelier a response is under its own query than under
-another one. The objective by itself rewards ignoring the query, so that one matters most.
+The text alone gives lengths, loops, leaks, leftovers and diversity. The frozen base model gives the log-probability
+of the new responses and their relevance: how much likelier a response is under its own query than under another one.
+The objective alone rewards ignoring the query, so relevance matters most.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -16,55 +16,61 @@ from transformers import PreTrainedModel
 from sami.contrasts import Contrast, collate
 from sami.evaluation.information import ContrastScores
 from sami.prompts import PromptBuilder
+from sami.prompts.control import control_inside
 from sami.recipe import Health as HealthLimits
 from sami.scoring.logprobs import token_logprobs
 from sami.text.degeneration import repeated_loop, template_leftover
 from sami.text.leaks import leakage
 from sami.text.words import commonest_opening, distinct_n, word_count
 
-# Figures that count responses by what their text shows.
+# Figures that are shares of responses with a flaw in their text.
 FLAGS = ("loops", "leakage", "unfinished", "template_leftovers")
 
 
 @dataclass(frozen=True)
 class Health:
-    """Health of one policy. Shares are in percent of responses, log-probs in nats per token."""
+    """The health of one policy. Shares are in percent of responses, log-probs in nats per token."""
 
     responses: int
     words: float
     """Mean length in words."""
     words_ratio: float
-    """Mean length over the base model's."""
+    """Mean length divided by the base model's."""
     loops: float
     leakage: float
     unfinished: float
     template_leftovers: float
     distinct_2: float
-    """Distinct bigrams over bigrams, mean over responses, 0 to 1."""
+    """Distinct bigrams divided by bigrams, from 0 to 1; mean over responses."""
     opening: str
-    """The commonest first words, and below the share of responses that start with them."""
+    """The most frequent first words."""
     opening_share: float
+    """Share of responses that start with them."""
     base_logprob: float
     """Mean log-prob of the responses under the frozen base model."""
     relevance: float
-    """Log-prob under the own query minus under another query, by the base model."""
+    """Log-prob under a response's own query minus log-prob under another query, by the base model."""
     forgetting: float
-    """KL(base || policy) on the base model's answers without a constitution, nats per token."""
+    """KL(base || policy) on the base model's answers without a constitution, in nats per token."""
     failures: tuple[str, ...] = ()
-    """Limits of the recipe that the policy breaks, in words; never set for the base model."""
+    """A sentence for each limit of the recipe that the policy exceeds; empty for the base model."""
 
     def as_json(self) -> dict[str, Any]:
         return {**asdict(self), "failures": list(self.failures)}
 
 
-def flags(contrast: Contrast) -> list[dict[str, str]]:
-    """What is wrong with the text of each response: the figure of `Health` it counts in, and what shows it."""
+def flags(contrast: Contrast, control: Mapping[int, str] | None = None) -> list[dict[str, str]]:
+    """What is wrong with each response: the figure of `Health` it counts in, and what shows it.
+
+    Args:
+        control: the tokenizer's control tokens, which count as template leftovers inside a response.
+    """
     found = []
     for text, ids, reason in zip(contrast.responses, contrast.response_ids, contrast.finish_reasons, strict=True):
         shown = {
             "loops": repeated_loop(text),
             "leakage": leakage(text, contrast.constitutions, contrast.query),
-            "template_leftovers": template_leftover(text),
+            "template_leftovers": template_leftover(text) or control_inside(ids, reason, control or {}),
             "unfinished": {"stop": None, "length": f"at {len(ids)} tokens", "unsplit": "before an answer"}[reason],
         }
         found.append({name: what for name, what in shown.items() if what is not None})
@@ -72,7 +78,7 @@ def flags(contrast: Contrast) -> list[dict[str, str]]:
 
 
 def text_figures(contrasts: Sequence[Contrast], flagged: Sequence[list[dict[str, str]]]) -> dict[str, Any]:
-    """The figures of `Health` that need the text alone.
+    """The figures of `Health` that only need the text.
 
     Args:
         flagged: `flags` of each contrast.
@@ -84,14 +90,14 @@ def text_figures(contrasts: Sequence[Contrast], flagged: Sequence[list[dict[str,
         "responses": len(texts),
         "words": sum(map(word_count, texts)) / len(texts),
         **{name: _percent([name in found for found in wrong]) for name in FLAGS},
-        "distinct_2": 0.0 if math.isnan(diversity := distinct_n(texts)) else diversity,  # no response of two words
+        "distinct_2": 0.0 if math.isnan(diversity := distinct_n(texts)) else diversity,  # no response has two words
         "opening": opening,
         "opening_share": 100 * share,
     }
 
 
 def base_logprob(base_scores: Sequence[ContrastScores]) -> float:
-    """Mean log-prob per token of the responses under the base model and their own constitutions."""
+    """Mean log-prob per token of the responses, under the base model and their own constitutions."""
     own = [s.matrix[i][i] for s in base_scores for i in range(len(s.matrix))]
     return sum(own) / len(own)
 
@@ -109,12 +115,12 @@ def relevance(
     batch_size: int,
     share_prefix: bool = True,
 ) -> float:
-    """How much likelier a response is under its own query than under the next contrast's, nats per token.
+    """How much likelier a response is under its own query than under the next contrast's query, in nats per token.
 
     Args:
-        contrasts, base_scores: of the policy, in the same order.
-        texts: principle texts by (id and polarity) key, see `principle_key`.
-        queries: how many contrasts to use, evenly spread.
+        contrasts, base_scores: the policy's contrasts and their scores by the base model, in the same order.
+        texts: principle texts by id and polarity, see `principle_key`.
+        queries: number of contrasts to use, evenly spread.
     """
     chosen = list(range(0, len(contrasts), max(1, len(contrasts) // queries)))[:queries]
     differences: list[float] = []
@@ -159,7 +165,7 @@ def forgetting(
     """KL(base || policy) over the base model's answers without a constitution, in nats per token.
 
     Args:
-        answers: (prompt ids, answer ids) pairs that the base model generated.
+        answers: (prompt ids, answer ids) of answers that the base model generated.
     """
     total, tokens = 0.0, 0
     for part in _chunks(list(answers), batch_size):
@@ -189,21 +195,18 @@ def forgetting(
 
 
 def check(policy: Health, base: Health, limits: HealthLimits) -> tuple[str, ...]:
-    """The limits that a policy breaks, each as a sentence with the figures; empty for a healthy one."""
+    """A sentence with the figures for each limit that a policy exceeds; empty for a healthy policy."""
     return tuple(broken(policy, base, limits).values())
 
 
 def broken(policy: Health, base: Health, limits: HealthLimits) -> dict[str, str]:
-    """The same sentences by the name of the figure that breaks its limit.
-
-    A figure that is not a number breaks its limit.
-    """
+    """The same sentences by the name of the figure that exceeds its limit; a figure that is NaN does."""
     failures = {}
     for name, label in (
         ("leakage", "copy from their constitution"),
         ("loops", "repeat themselves"),
         ("unfinished", "are cut off"),
-        ("template_leftovers", "hold template markers"),
+        ("template_leftovers", "contain template markers"),
     ):
         now, before, limit = getattr(policy, name), getattr(base, name), getattr(limits, name)
         if not now - before <= limit:

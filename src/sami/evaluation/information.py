@@ -1,8 +1,8 @@
-"""Held-out information: what a policy's responses tell about the constitution they were written under.
+"""Held-out information: what a policy's responses reveal about the constitution they were sampled under.
 
-Two scorers read the same responses. The policy itself gives `bound`. The frozen base model, with leaked words
-masked, gives `base_bound`: a model that was not trained must recognise the behaviour, so a policy that merely
-learned code words for its constitutions gains nothing there.
+Two models score the same responses. The policy itself gives `bound`. The frozen base model, with leaked words masked,
+gives `base_bound`: a model that was not trained has to recognize the behavior, so a policy that only learned code
+words for its constitutions gains nothing.
 
 Shapes: C constitutions, R responses, T response tokens.
 """
@@ -20,7 +20,7 @@ from sami.evaluation.bootstrap import Estimate, mean_by_query
 from sami.scoring.logprobs import reduce_tokens, token_logprobs
 from sami.text.leaks import leak_mask, leaked_words
 
-# A response of which more than this share consists of leaked words says nothing about behaviour.
+# A response with more than this share of leaked words says nothing about behavior.
 MOST_MASKED = 0.5
 
 Matrix = list[list[float]]  # [C, R], nats per token
@@ -30,7 +30,7 @@ Matrix = list[list[float]]  # [C, R], nats per token
 class ContrastScores:
     """Log-prob matrices of one contrast, averaged over tokens.
 
-    `masked` leaves out tokens of leaked words in every cell; None where more than half of a response leaked.
+    `masked` leaves out the tokens of leaked words in every cell. It is None if more than half of a response leaked.
     """
 
     id: str
@@ -58,7 +58,7 @@ def score_contrasts(
     """Score every response of every contrast under every constitution.
 
     Args:
-        held_out: ids of the principles that are not trained on; a contrast with one of them is not learned.
+        held_out: ids of principles that are not trained on; a contrast with one of them does not count as learned.
         batch_size: contrasts per forward pass.
         share_prefix: whether responses share rows; see `sami.scoring.packing_check.check_packing`.
         on_contrasts: called with the number of contrasts scored so far.
@@ -91,7 +91,7 @@ def score_contrasts(
 def _unleaked(
     contrasts: Sequence[Contrast], tokenizer: PreTrainedTokenizerBase, mask_BRT: torch.Tensor
 ) -> torch.Tensor:
-    """The response mask without the tokens of words that a constitution holds and the query does not."""
+    """The response mask without the tokens of words that occur in a constitution and not in the query."""
 
     def decode(ids: Sequence[int]) -> str:
         return str(tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
@@ -107,7 +107,7 @@ def _unleaked(
 
 @dataclass(frozen=True)
 class Information:
-    """Figures of one policy over a set of contrasts; bounds in nats, accuracies as fractions."""
+    """The figures of one policy over a set of contrasts: bounds in nats, accuracies as fractions."""
 
     bound: Estimate
     base_bound: Estimate
@@ -136,7 +136,7 @@ class Information:
 
 @dataclass(frozen=True)
 class PolicyScores:
-    """The same responses scored by the policy that wrote them and by the frozen base model."""
+    """The same responses, scored by the policy that wrote them and by the frozen base model."""
 
     policy: list[ContrastScores]
     base: list[ContrastScores]
@@ -145,7 +145,7 @@ class PolicyScores:
         return PolicyScores([s for s in self.policy if keep(s)], [s for s in self.base if keep(s)])
 
 
-def summarise(scores: PolicyScores, *, samples: int, seed: int) -> Information:
+def summarize(scores: PolicyScores, *, samples: int, seed: int) -> Information:
     """The figures of a policy, with bootstrap intervals over queries."""
     bounds = bounds_by_policy(scores.policy)
     base_bounds = bounds_under_base(scores.base)
@@ -164,12 +164,12 @@ def summarise(scores: PolicyScores, *, samples: int, seed: int) -> Information:
 
 
 def bounds_by_policy(scores: Sequence[ContrastScores]) -> dict[str, float]:
-    """Column bound of each contrast, by its id."""
+    """The column bound of each contrast, by its id."""
     return {s.id: _bound(s.matrix) for s in scores}
 
 
 def bounds_under_base(scores: Sequence[ContrastScores]) -> dict[str, float]:
-    """Column bound of each contrast under the frozen base with leaks masked; contrasts set aside are absent."""
+    """The column bound of each contrast under the frozen base with leaks masked; contrasts set aside are absent."""
     return {s.id: _bound(s.masked) for s in scores if s.masked is not None}
 
 
@@ -181,7 +181,7 @@ def gain(
     samples: int,
     seed: int,
 ) -> Estimate:
-    """Mean paired difference of two policies' bounds on the contrasts that both have."""
+    """The mean paired difference between the bounds of two policies, on the contrasts that both have."""
     both = {name: value - before[name] for name, value in after.items() if name in before}
     return _estimate(both, scores, samples, seed)
 

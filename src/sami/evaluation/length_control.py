@@ -2,9 +2,9 @@
 
     P(candidate wins) = sigmoid(a + b tanh(Δ / sd(Δ))),  Δ = characters of the candidate - of the baseline
 
-The length-controlled rate is sigmoid(a), the prediction at Δ = 0: the covariate is not centred, or it would be
-the prediction at the mean length difference. Scores between 0 and 1 are soft targets. AlpacaEval's term for
-the difficulty of an instruction is left out, since it is known only for that benchmark's own instructions
+The length-controlled rate is sigmoid(a), the prediction at Δ = 0. The covariate is not centered: otherwise the rate
+would be the prediction at the mean length difference. Scores between 0 and 1 are soft targets. AlpacaEval's term for
+the difficulty of an instruction is left out, since it is only known for that benchmark's own instructions
 (Dubois et al. 2024, arXiv 2404.04475).
 
 Shapes: S resamples, K queries, N distinct (policy, query, length difference), P policies.
@@ -20,24 +20,24 @@ from sami.evaluation.bootstrap import percentile_interval, resamples
 
 Floats = NDArray[np.float64]
 
-# Penalty RIDGE / 2 x (a^2 + b^2) on the whole log-likelihood. Without it a policy that wins everything, or wins
-# exactly where it is longer, has no finite fit. With 20 queries it moves a rate by less than 0.01 points.
+# A penalty of RIDGE / 2 x (a^2 + b^2) on the whole log-likelihood. Without it, a policy that always wins, or wins
+# exactly when it is longer, has no finite fit. With 20 queries it moves a rate by less than 0.01 points.
 RIDGE = 1e-4
-MAX_STEP = 2.0  # of a coefficient in one Newton step, so that a start far from the solution cannot overshoot
+MAX_STEP = 2.0  # of a coefficient in one Newton step, so that a start far from the solution does not overshoot
 MAX_STEPS = 100
 TOLERANCE = 1e-6
-CHUNK = 2_000_000  # resamples x rows that are held in memory at a time
+CHUNK = 2_000_000  # resamples x rows in memory at a time
 
 
 @dataclass(frozen=True)
 class Judged:
-    """Scored judgements of one policy, one entry each."""
+    """The scored judgements of one policy, one entry each."""
 
     queries: Sequence[str]
     scores: Sequence[float]
     """0 to 1."""
     chars: Sequence[int]
-    """Length of the candidate minus that of the baseline."""
+    """Length of the candidate minus length of the baseline, in characters."""
 
 
 def length_controlled_rates(
@@ -49,12 +49,12 @@ def length_controlled_rates(
 
     Args:
         policies: each with at least one judgement; a list of one has a slope of its own.
-        samples: bootstrap resamples.
-        seed: of the resampling.
+        samples: number of bootstrap resamples.
+        seed: seed of the resampling.
 
     Returns:
-        None for every policy where nothing tells quality and length apart: all length differences are the same
-        and not 0, or there is only one query.
+        None for every policy if quality and length cannot be separated: all length differences are the same and not
+        0, or there is only one query.
     """
     policy = np.repeat(np.arange(len(policies)), [len(p.scores) for p in policies])
     chars = np.concatenate([np.asarray(p.chars, dtype=np.float64) for p in policies])

@@ -1,4 +1,4 @@
-"""Everything that is measured on one policy's held-out responses, as the value of its scores file."""
+"""Everything that is measured on the held-out responses of one policy, as the content of its scores file."""
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -33,8 +33,8 @@ def measure(
     Args:
         policy: None for the base model itself.
         contrasts: the policy's responses to held-out queries.
-        plain_answers: of the base model, the ground on which forgetting is measured.
-        on_contrasts: called with the number of contrasts scored so far, twice as many for a policy.
+        plain_answers: answers of the base model, on which forgetting is measured.
+        on_contrasts: called with the number of contrasts scored so far; a policy's contrasts are scored twice.
     """
     score = partial(
         information.score_contrasts,
@@ -50,7 +50,7 @@ def measure(
         by_policy = score(policy, on_contrasts=lambda done: on_contrasts(len(contrasts) + done))
     texts = {health.principle_key(p.id, positive): p.text(positive) for p in principles for positive in (True, False)}
     pad = tokenizer.pad_token_id
-    flagged = [health.flags(contrast) for contrast in contrasts]
+    flagged = [health.flags(contrast, prompts.control) for contrast in contrasts]
     figures = health.text_figures(contrasts, flagged) | {
         "base_logprob": health.base_logprob(by_base),
         "relevance": health.relevance(
@@ -78,7 +78,7 @@ def measure(
 
 
 def verdicts(contrasts: Sequence[Contrast], principles: Sequence[Principle]) -> Iterator[dict[str, Any]]:
-    """What the principles' own verifiers say of each response; principles without one give nothing."""
+    """The verdict of each principle's verifier on each response; principles without a verifier are skipped."""
     known = {p.id: p for p in principles}
     for contrast in contrasts:
         for number, constitution in enumerate(contrast.principles):

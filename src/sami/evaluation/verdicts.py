@@ -1,18 +1,18 @@
-"""verdicts.jsonl: one judgement of two responses a line, appended and synced as it arrives.
+"""verdicts.jsonl: one judgement of two responses per line, appended and synced as it arrives.
 
 append_verdict(path, Verdict(query_id="q1", candidate="iteration-1", baseline="base", …))
 verdicts = read_verdicts(path)
 """
 
-import json
 import math
 from collections.abc import Callable
 from dataclasses import MISSING, asdict, dataclass, fields
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
-from sami.errors import InputError
+from sami.errors import InputError, quoted
+from sami.evaluation.json_lines import parse_object, read_objects
 from sami.files import append_json_line
 
 Order = Literal["candidate_first", "baseline_first"]
@@ -20,10 +20,11 @@ Order = Literal["candidate_first", "baseline_first"]
 
 @dataclass(frozen=True)
 class Verdict:
-    """What one judge said of one pair of responses, shown in one order.
+    """What one judge said about one pair of responses, shown in one order.
 
     Raises:
-        InputError: a field has the wrong type, the order is unknown, or the score lies outside 0 to 1.
+        InputError: a field has the wrong type, the order is unknown, the score lies outside 0 to 1, or a policy is
+            compared with itself.
     """
 
     query_id: str
@@ -33,7 +34,7 @@ class Verdict:
     order: Order
     """Which response the judge read first."""
     score: float | None
-    """1 the candidate wins, 0.5 a tie, 0 it loses, between them a judge's probability; None: not scored."""
+    """1 if the candidate wins, 0.5 for a tie, 0 if it loses, a judge's probability in between; None: not scored."""
     candidate_chars: int
     baseline_chars: int
     candidate_tokens: int
@@ -41,7 +42,7 @@ class Verdict:
     raw: str | None
     """The judge's words."""
     cost: float | None
-    """Of this judgement, in the currency of the judge's prices."""
+    """Cost of this judgement, in the currency of the judge's prices."""
     constitution_id: str | None = None
     principles: tuple[tuple[str, bool], ...] | None = None
     """(id, positive) of the constitution's principles; positive is False for an antithesis."""
@@ -55,10 +56,15 @@ class Verdict:
     def __post_init__(self) -> None:
         for name, (holds, expected) in _CHECKS.items():
             if not holds(value := getattr(self, name)):
-                raise InputError(f"the field {name!r} is {value!r:.80}, but must be {expected}.")
+                raise InputError(f"the field {name!r} is {quoted(value)}, but must be {expected}.")
+        if self.candidate == self.baseline:
+            raise InputError(
+                f"candidate and baseline are both {quoted(self.candidate)}. A policy cannot be compared with itself: "
+                f"correct one of the names."
+            )
 
     def as_json(self) -> dict[str, Any]:
-        """The record of the file; optional fields without a value are left out."""
+        """The record in the file; optional fields without a value are left out."""
         return {name: value for name, value in asdict(self).items() if name in _REQUIRED or value is not None}
 
 
@@ -70,26 +76,25 @@ def read_verdicts(path: Path | str) -> list[Verdict]:
     """Every verdict of a file, in its order; blank lines are skipped.
 
     Raises:
-        InputError: the file cannot be read, or a line (by its number) is not a whole record with the right
-            fields, types and values. See `repair_verdicts` for a line that a kill cut off.
+        InputError: the file cannot be read, a line (given by its number) is not a whole record with the right fields,
+            types and values, or two lines judge the same pair in the same order. See `repair_verdicts` for a line
+            that a kill cut off.
     """
-    try:
-        lines = Path(path).read_bytes().split(b"\n")
-    except OSError as error:
-        raise InputError(f"The verdicts {path} cannot be read: {error.strerror}. Correct the path.") from error
-    verdicts = []
-    for number, line in enumerate(lines, start=1):
-        if line.strip():
-            try:
-                verdicts.append(_parse(line))
-            except InputError as error:
-                raise InputError(f"Line {number} of {path}: {error}") from None
-    return verdicts
+    verdicts: dict[tuple[Any, ...], tuple[int, Verdict]] = {}
+    for number, record in read_objects(path, "verdicts"):
+        try:
+            verdict = _verdict(record)
+        except InputError as error:
+            raise InputError(f"Line {number} of {path}: {error}") from None
+        first, same = verdicts.setdefault(_judged(verdict), (number, verdict))
+        if first != number:
+            raise InputError(_repeated(f"Lines {first} and {number} of {path}", same, verdict))
+    return [verdict for _, verdict in verdicts.values()]
 
 
 def append_verdict(path: Path, verdict: Verdict) -> None:
     """Add one line and sync it to disk. A half-written last line must have been repaired before."""
-    # A judge's JSON may hold half a surrogate pair, which no UTF-8 file can; a lost verdict would be worse than a "?".
+    # A judge's answer may contain half a surrogate pair, which a file cannot: a "?" is better than a lost verdict.
     record = {k: v.encode(errors="replace").decode() if isinstance(v, str) else v for k, v in verdict.as_json().items()}
     append_json_line(path, record)
 
@@ -97,10 +102,10 @@ def append_verdict(path: Path, verdict: Verdict) -> None:
 def repair_verdicts(path: Path) -> int:
     """Make the file end in a whole line, as it does not after a kill in the middle of a write.
 
-    A last line without its newline is completed if it is a whole record, else cut off.
+    A last line without a newline is completed if it is a whole record, and cut off otherwise.
 
     Returns:
-        bytes cut off; 0 also where there is no file.
+        The number of bytes cut off; 0 if there is no file.
 
     Raises:
         InputError: the file cannot be opened for writing.
@@ -115,40 +120,49 @@ def repair_verdicts(path: Path) -> int:
             if not last:
                 return 0
             try:
-                _parse(last)
+                _verdict(parse_object(last, "The last line"))
             except InputError:
                 file.truncate(start)
                 return len(last)
             file.write(b"\n")
             return 0
     except OSError as error:
-        raise InputError(f"The verdicts {path} cannot be repaired: {error.strerror}. Check its rights.") from error
-
-
-def _parse(line: bytes) -> Verdict:
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError) as error:
         raise InputError(
-            f"not valid JSON ({error}). Each line must be one whole object: repair it, or delete it if it was cut off."
+            f"The verdicts {path} cannot be repaired: {error.strerror}. Make the file writable."
         ) from error
-    if not isinstance(record, dict):
-        raise InputError(f"a JSON {type(record).__name__}, not an object. Each line must be one verdict.")
+
+
+def _judged(verdict: Verdict) -> tuple[Any, ...]:
+    """What a verdict is about; a file holds at most one verdict about it."""
+    v = verdict
+    return v.judge, v.candidate, v.baseline, v.query_id, v.constitution_id, v.principles, v.order
+
+
+def _repeated(lines: str, one: Verdict, other: Verdict) -> str:
+    how = "repeat one judgement" if one.score == other.score else "contradict each other"
+    pair = f"{quoted(one.candidate)} and {quoted(one.baseline)} on the query {quoted(one.query_id)}"
+    return (
+        f"{lines} {how}: both compare {pair} by {quoted(one.judge)}, {one.order}. Keep one of them, or give them "
+        f"different constitution_ids if they are about different constitutions."
+    )
+
+
+def _verdict(record: dict[str, Any]) -> Verdict:
     if unknown := [name for name in record if name not in _KNOWN]:
         near = get_close_matches(unknown[0], _KNOWN, n=1)
         raise InputError(
-            f"unknown field {unknown[0]!r}. "
+            f"unknown field {quoted(unknown[0])}. "
             + (f"Did you mean {near[0]!r}?" if near else f"The fields are {', '.join(_KNOWN)}.")
         )
     if missing := [name for name in _REQUIRED if name not in record]:
         raise InputError(f"no field {', '.join(map(repr, missing))}. A verdict has {', '.join(_REQUIRED)}.")
     if isinstance(principles := record.get("principles"), list):
-        # A plain id stands for the principle itself, as people write it in files of their own.
+        # A plain id means the principle itself rather than its antithesis, as people write it in their own files.
         record["principles"] = tuple(
             (entry, True) if isinstance(entry, str) else tuple(entry) if isinstance(entry, list) else entry
             for entry in principles
         )
-    return Verdict(**cast(dict[str, Any], record))
+    return Verdict(**record)
 
 
 def _is_name(value: object) -> bool:
@@ -177,7 +191,7 @@ def _or_null(holds: Callable[[Any], bool]) -> Callable[[Any], bool]:
 _NAME = (_is_name, "a string that is not empty")
 _COUNT = (_is_count, "a whole number of at least 0")
 _TEXT = (_or_null(lambda value: isinstance(value, str)), "a string or null")
-# field -> whether a value is right, and what is right in words
+# For each field, whether a value is valid, and what is valid in words.
 _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     **dict.fromkeys(("query_id", "candidate", "baseline", "judge"), _NAME),
     "order": (("candidate_first", "baseline_first").__contains__, "'candidate_first' or 'baseline_first'"),

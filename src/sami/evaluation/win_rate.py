@@ -1,8 +1,8 @@
 """Win rates from verdicts: pure functions, all rates in percent.
 
-One convention throughout: a tie counts half a win, and a judgement without a score counts nothing; how many
-there are of each stands beside the rate. Intervals are 95 % percentile bootstraps over queries: the orders and
-constitutions of a query are drawn together.
+There is one convention: a tie counts as half a win, and a judgement without a score does not count. The numbers of
+both are reported with the rate. Intervals are 95 % percentile bootstraps over queries: the orders and constitutions
+of a query are drawn together.
 """
 
 import math
@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from sami.errors import InputError
+from sami.errors import InputError, one_line
 from sami.evaluation.bootstrap import CONFIDENCE, percentile_interval, resamples
 from sami.evaluation.length_control import Judged, length_controlled_rates
 from sami.evaluation.verdicts import Verdict
@@ -38,37 +38,37 @@ def win_rates(
     """What `sami winrate --json` prints: one object for each candidate, baseline, judge and scope.
 
     Args:
-        verdicts: of any number of comparisons.
-        samples: bootstrap resamples.
-        seed: of the resampling.
-        slope: whether each policy has its own effect of length, or all candidates that one judge compared with
-            one baseline share it.
-        judge_accuracy: calibration figures by judge, handed through.
+        verdicts: verdicts of any number of comparisons.
+        samples: number of bootstrap resamples.
+        seed: seed of the resampling.
+        slope: "policy" if each policy has its own effect of length, "shared" if all candidates that one judge compared
+            with one baseline share it.
+        judge_accuracy: calibration figures by judge, which are passed on.
 
     Returns:
-        objects in the order in which comparisons first appear, scope "all" first; "learned" and "held_out"
-        hold the verdicts that say so. `queries` are those with a score, `judgements` all. `raw`, `stratified`
-        (mean over the strata where the candidate is longer and where it is not, in tokens) and
-        `length_controlled` hold rate, low and high; `strata_n` is in queries; lengths are means over pairs;
-        `consistency` is the share of pairs whose two orders agree; `first_position_rate` is how often the
-        response shown first wins, both orders weighted equally. What is undefined is None, as are the limits
-        of a rate that rests on one query.
+        Objects in the order in which comparisons first appear, scope "all" first; "learned" and "held_out" cover the
+        verdicts that have the field `learned`. `queries` counts queries with a score, `judgements` all judgements.
+        `raw`, `stratified` (the mean over two strata: the candidate is longer, in tokens, or not) and
+        `length_controlled` have rate, low and high. `strata_n` counts queries; lengths are means over pairs;
+        `consistency` is the share of pairs whose two orders agree; `first_position_rate` is how often the response
+        shown first wins, both orders weighted equally. Undefined figures are None, and so are the limits of a rate of
+        a single query.
 
     Raises:
-        InputError: there is no verdict, or none with a score.
+        InputError: there are no verdicts, or none with a score.
     """
     if not verdicts:
         raise InputError("There are no verdicts, so there is no win rate. Judge some pairs first, with `sami judge`.")
     if all(verdict.score is None for verdict in verdicts):
-        reasons = sorted({verdict.reason for verdict in verdicts if verdict.reason})
+        reasons = sorted({one_line(verdict.reason) for verdict in verdicts if verdict.reason})[:3]
         raise InputError(
-            f"None of the {len(verdicts)} judgements is scored, so there is no win rate. "
-            + (f"Reasons given: {'; '.join(reasons[:3])}." if reasons else "Look at `raw`, the judge's words.")
+            f"None of the {len(verdicts)} judgements has a score, so there is no win rate. "
+            + (f"The reasons are: {'; '.join(reasons)}." if reasons else "See `raw` for the judge's words.")
         )
     cells: dict[Key, list[Verdict]] = {}
     for verdict in verdicts:
         comparison = (verdict.candidate, verdict.baseline, verdict.judge)
-        for scope in SCOPES:  # so that the scopes of a comparison stand in this order
+        for scope in SCOPES:  # so that the scopes of a comparison come in this order
             cells.setdefault((comparison, scope), [])
         cells[comparison, "all"].append(verdict)
         if verdict.learned is not None:
@@ -89,11 +89,11 @@ def win_rates(
 
 
 def agreement(verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
-    """Cohen's kappa of each two judges over the pairs and orders that both scored, as win, tie or loss.
+    """Cohen's kappa for every two judges over the pairs and orders that both scored, as win, tie or loss.
 
     Returns:
-        `judges` (two names), `judgements` that both scored, `agreement` in percent, and `kappa`, None where
-        chance alone would agree always.
+        `judges` (two names), `judgements` that both scored, `agreement` in percent, and `kappa`, which is None if
+        chance alone would always agree.
     """
     said: dict[str, dict[tuple[Any, ...], int]] = defaultdict(dict)
     for v in verdicts:
@@ -118,14 +118,17 @@ def agreement(verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
 
 
 def queries_needed(points: float = 5.0, power: float = 0.8) -> int:
-    """Queries that show a win rate of 50 + `points` percent to differ from 50 %, at the level of the intervals.
+    """The number of queries that shows a win rate of 50 + `points` percent to differ from 50 %.
 
-    Normal approximation to a two-sided test of one verdict per query without ties. Ties, and averages over
-    orders and constitutions of a query, vary less and need fewer.
+    A normal approximation to a two-sided test, at the level of the intervals, with one verdict per query and no ties.
+    Ties, and averages over the orders and constitutions of a query, vary less and need fewer queries.
 
     Args:
         points: distance from 50 %, in percentage points, 0 to 50 exclusive.
-        power: probability of seeing it, above one half.
+        power: probability of detecting the difference, above one half.
+
+    Raises:
+        ValueError: points or power is out of range.
     """
     if not (0 < points < 50 and 0.5 < power < 1):
         raise ValueError(f"points must lie between 0 and 50, power between 0.5 and 1; got {points} and {power}.")
@@ -144,9 +147,9 @@ def _figures(cell: list[Verdict], length_controlled: Rate, samples: int, seed: i
     weights = np.concatenate([np.ones((1, len(names))), draws])  # the sample itself, then the resamples
 
     def rates(where: NDArray[np.bool_]) -> NDArray[np.float64]:
-        """[1 + samples]: win rate among some judgements, NaN in a resample that holds none of them.
+        """[1 + samples]: win rate among some judgements, NaN in a resample that contains none of them.
 
-        All resamples are NaN where the judgements are of one query, whose spread nothing tells.
+        All resamples are NaN if the judgements are of a single query, whose spread is unknown.
         """
         wins = np.bincount(query[where], weights=scores[where], minlength=len(names))
         counts = np.bincount(query[where], minlength=len(names))
@@ -200,7 +203,7 @@ def _length_controlled(cells: Mapping[Key, list[Verdict]], slope: Slope, *, samp
 
 
 def _rate(values: NDArray[np.float64]) -> Rate:
-    """From the value of the sample, followed by those of the resamples."""
+    """The rate from the value of the sample, which comes first, and those of the resamples."""
     if np.isnan(values).all():
         return dict(UNDEFINED)
     low, high = (None, None) if np.isnan(values[1:]).all() else percentile_interval(values[1:])
@@ -217,7 +220,7 @@ def _consistency(scored: Sequence[Verdict]) -> float | None:
 
 
 def _first_position_rate(scored: Sequence[Verdict]) -> float | None:
-    """Orders are weighted equally: where one is commoner, the better response would otherwise pass for a lean."""
+    """Orders are weighted equally: if one is more frequent, the better response would otherwise look like a lean."""
     candidate_first = [v.score for v in scored if v.order == "candidate_first" and v.score is not None]
     baseline_first = [1 - v.score for v in scored if v.order == "baseline_first" and v.score is not None]
     if not candidate_first or not baseline_first:

@@ -1,4 +1,4 @@
-"""Win rates on a terminal: tables of what `sami.evaluation.win_rate` gives, and when not to trust them."""
+"""Win rates in a terminal: tables of the figures of `sami.evaluation.win_rate`, and when not to trust them."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -7,15 +7,17 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
+from sami.errors import one_line
 from sami.evaluation.win_rate import Rate
+from sami.wording import NONE, number, with_interval
 
-# A rate of fewer queries has an interval about 28 points wide or wider, near 50 %.
+# Near 50 %, a rate of fewer queries has an interval of about 28 points or more.
 FEW_QUERIES = 50
 MOST_UNSCORED = 5.0  # percent
 
 
 def tables(rates: Sequence[dict[str, Any]]) -> list[Table]:
-    """Win rates; how the judges behaved; and win rates by principle where verdicts name principles."""
+    """Win rates, the judgements behind them, and win rates by principle if verdicts name principles."""
     shown = [_rates(rates), _judges(rates)]
     if any(cell["per_principle"] for cell in rates):
         shown.append(_principles(rates))
@@ -23,10 +25,11 @@ def tables(rates: Sequence[dict[str, Any]]) -> list[Table]:
 
 
 def warnings(rates: Sequence[dict[str, Any]]) -> list[str]:
-    """What makes a figure unreliable, a sentence for each comparison and cause; empty where nothing does."""
+    """What makes figures unreliable: a sentence for each comparison and cause, or none."""
     comparisons: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for cell in rates:
-        comparisons[f"{cell['candidate']} vs {cell['baseline']} by {cell['judge']}"].append(cell)
+        policies, judge, _ = _who(cell)
+        comparisons[f"{policies} by {judge}"].append(cell)
     said = []
     for who, cells in comparisons.items():
         if few := [cell for cell in cells if min(cell["strata_n"].values()) < FEW_QUERIES]:
@@ -38,11 +41,12 @@ def warnings(rates: Sequence[dict[str, Any]]) -> list[str]:
         if one_sided := [_scope(cell) for cell in cells if min(cell["strata_n"].values()) == 0]:
             said.append(
                 f"{who}: all responses are on one side of the baseline's length ({', '.join(one_sided)}), so there is "
-                "no stratified rate and the length-controlled one is an extrapolation."
+                "no stratified rate, and the length-controlled rate is an extrapolation."
             )
         if undefined := [_scope(cell) for cell in cells if cell["length_controlled"]["rate"] is None]:
             said.append(
-                f"{who}: no length-controlled rate, as all pairs differ by one length ({', '.join(undefined)})."
+                f"{who}: no length-controlled rate, since all pairs have the same difference in length "
+                f"({', '.join(undefined)})."
             )
         for cell in cells:
             if (share := 100 * cell["unscored"] / cell["judgements"]) > MOST_UNSCORED:
@@ -54,8 +58,8 @@ def warnings(rates: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def agreement_sentence(pair: dict[str, Any]) -> str:
-    """One entry of `sami.evaluation.win_rate.agreement` in words."""
-    a, b = pair["judges"]
+    """One entry of `sami.evaluation.win_rate.agreement` in a sentence."""
+    a, b = map(one_line, pair["judges"])
     kappa = "undefined" if pair["kappa"] is None else f"{pair['kappa']:.2f}"
     return f"{a} and {b} agree on {pair['agreement']:.1f} % of {pair['judgements']} judgements (Cohen's kappa {kappa})."
 
@@ -108,7 +112,9 @@ def _table(title: str, *, scope: bool = True) -> Table:
 
 
 def _who(cell: dict[str, Any]) -> tuple[str, str, str]:
-    return f"{cell['candidate']} vs {cell['baseline']}", cell["judge"], _scope(cell)
+    """(policies, judge, scope) on one line each, whatever the names contain."""
+    candidate, baseline, judge = (one_line(cell[name]) for name in ("candidate", "baseline", "judge"))
+    return f"{candidate} vs {baseline}", judge, _scope(cell)
 
 
 def _scope(cell: dict[str, Any]) -> str:
@@ -120,11 +126,8 @@ def _strata(cell: dict[str, Any]) -> str:
 
 
 def _interval(rate: Rate) -> str:
-    if rate["rate"] is None:
-        return "–"
-    limits = "" if rate["low"] is None else f" [{rate['low']:.1f}, {rate['high']:.1f}]"
-    return f"{rate['rate']:.1f}{limits}"
+    return with_interval(rate["rate"], rate["low"], rate["high"], 1)
 
 
 def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{value:.1f} %"
+    return NONE if value is None else f"{number(value, 1)} %"

@@ -1,9 +1,10 @@
-"""Generation with transformers, in the process that called."""
+"""Generation with transformers in the calling process."""
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
 import torch
 from transformers import (
@@ -18,21 +19,38 @@ from transformers import (
 from sami.generation import Completion, OnProgress, SamplingSettings
 from sami.generation.endings import completion, end_tokens
 from sami.generation.padding_check import generates_alike_padded
+from sami.models.loading import Weights
+from sami.recipe import Generation
 
 
 class TransformersEngine:
-    """Batches of similar length, longest prompts first, so that running out of memory shows at once.
+    """Generates in batches of similar length, longest prompts first, so that a lack of memory shows at once.
 
     Args:
         model: in evaluation mode, in the dtype and on the device to generate with.
         batch_size: sequences generated together.
     """
 
+    @staticmethod
+    def unavailable(settings: Generation) -> str | None:
+        """Always available: transformers is a dependency of this package."""
+        return None
+
+    @staticmethod
+    def fits_machine() -> bool:
+        return True
+
+    @classmethod
+    def for_weights(
+        cls, settings: Generation, weights: Weights, tokenizer: PreTrainedTokenizerBase, folder: Path, rescore: Any
+    ) -> Self:
+        return cls(weights.load(), tokenizer, settings.batch_size)
+
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int = 128) -> None:
         self._model = model
         self._tokenizer = tokenizer
         self._batch_size = batch_size
-        self._eos_ids = end_tokens(model.generation_config, tokenizer)
+        self._end_ids = end_tokens(model.generation_config, tokenizer)
         self._pads: bool | None = None
 
     def generate(
@@ -42,10 +60,10 @@ class TransformersEngine:
         return self._generate(prompts, settings, on_progress, [])
 
     def stream(self, prompt: Sequence[int], settings: SamplingSettings, on_text: Callable[[str], None]) -> Completion:
-        """The completion of one prompt; `on_text` gets its text so far after each token."""
+        """The completion of one prompt; `on_text` is called with its text so far after each token."""
 
         def seen(row: list[int]) -> None:
-            on_text(completion(row, settings.stop, self._eos_ids, self._tokenizer).text)
+            on_text(completion(row, settings, self._end_ids, self._tokenizer).text)
 
         return self._generate([prompt], settings, None, [_Watch(len(prompt), seen)])[0]
 
@@ -67,7 +85,7 @@ class TransformersEngine:
                 steps = _StepCounter(on_progress, start / len(prompts), share / settings.max_new_tokens, tokens)
             torch.manual_seed(settings.seed + start)
             rows = self._generate_batch([prompts[i] for i in chosen], settings, steps, watching)
-            ended = [completion(row, settings.stop, self._eos_ids, self._tokenizer) for row in rows]
+            ended = [completion(row, settings, self._end_ids, self._tokenizer) for row in rows]
             completions.update(zip(chosen, ended, strict=True))
             tokens += sum(len(completions[i].token_ids) for i in chosen)
             start += len(chosen)
@@ -99,24 +117,10 @@ class TransformersEngine:
         pad = self._tokenizer.pad_token_id
         input_ids = torch.tensor([[pad] * (width - len(p)) + list(p) for p in prompts])
         attention = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts])
-        criteria = StoppingCriteriaList([*watching, *([steps.watching(width, self._eos_ids)] if steps else [])])
+        criteria = StoppingCriteriaList([*watching, *([steps.watching(width, self._end_ids)] if steps else [])])
         if settings.stop:
             criteria.append(_StopInResponse(self._tokenizer, settings.stop, width))
-        sampling: dict[str, Any] = {"do_sample": False}
-        if settings.temperature > 0:
-            sampling = {
-                "do_sample": True,
-                "temperature": settings.temperature,
-                "top_p": settings.top_p,
-                "top_k": 0,
-            }
-        config = GenerationConfig(
-            max_new_tokens=settings.max_new_tokens,
-            eos_token_id=sorted(self._eos_ids),
-            pad_token_id=pad,
-            bos_token_id=self._tokenizer.bos_token_id,
-            **sampling,
-        )
+        config = self._config(settings)
         with _generating_by(config, self._model):
             output = self._model.generate(  # type: ignore[operator]
                 input_ids=input_ids.to(self._model.device),
@@ -127,10 +131,22 @@ class TransformersEngine:
         generated: list[list[int]] = output[:, width:].tolist()
         return generated
 
+    def _config(self, settings: SamplingSettings) -> GenerationConfig:
+        sampling: dict[str, Any] = {"do_sample": False}
+        if settings.temperature > 0:
+            sampling = {"do_sample": True, "temperature": settings.temperature, "top_p": settings.top_p, "top_k": 0}
+        return GenerationConfig(
+            max_new_tokens=settings.max_new_tokens,
+            eos_token_id=sorted(self._end_ids),
+            pad_token_id=self._tokenizer.pad_token_id,
+            bos_token_id=self._tokenizer.bos_token_id,
+            **sampling,
+        )
+
 
 @contextmanager
 def _generating_by(config: GenerationConfig, model: PreTrainedModel) -> Iterator[None]:
-    """Set aside the model's own generation config: `generate` takes what ours leaves open from it."""
+    """Set the model's own generation config aside, from which `generate` would fill what ours leaves open."""
     own = model.generation_config
     model.generation_config = config
     try:
@@ -140,7 +156,7 @@ def _generating_by(config: GenerationConfig, model: PreTrainedModel) -> Iterator
 
 
 class _StopInResponse(StoppingCriteria):
-    """Stop strings count in the response only; a prompt may end with a part of one."""
+    """Looks for stop strings in the response alone, because a prompt may end with a part of one."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, stop: Sequence[str], prompt_width: int) -> None:
         self._criterion, self._width = StopStringCriteria(tokenizer, list(stop)), prompt_width
@@ -150,7 +166,7 @@ class _StopInResponse(StoppingCriteria):
 
 
 class _Watch(StoppingCriteria):
-    """Called once for each token of one sequence; reports the response's ids so far, and stops nothing."""
+    """Reports the ids of one response after each token, and never stops generation."""
 
     def __init__(self, prompt_width: int, seen: Callable[[list[int]], None]) -> None:
         self._width, self._seen = prompt_width, seen
@@ -161,19 +177,19 @@ class _Watch(StoppingCriteria):
 
 
 class _StepCounter(StoppingCriteria):
-    """Called once for each step of a batch; reports the tokens of rows that have not ended, and stops nothing."""
+    """Reports each step of a batch with the tokens of rows that have not ended, and never stops generation."""
 
     def __init__(self, on_progress: OnProgress, done: float, share_of_a_step: float, tokens: int) -> None:
         self._on_progress, self._done, self._step, self._tokens = on_progress, done, share_of_a_step, tokens
-        self._width, self._eos_ids = 0, torch.tensor([])
+        self._width, self._end_ids = 0, torch.tensor([])
 
-    def watching(self, prompt_width: int, eos_ids: set[int]) -> "_StepCounter":
-        self._width, self._eos_ids = prompt_width, torch.tensor(sorted(eos_ids))
+    def watching(self, prompt_width: int, end_ids: set[int]) -> "_StepCounter":
+        self._width, self._end_ids = prompt_width, torch.tensor(sorted(end_ids))
         return self
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_: Any) -> torch.Tensor:
         before = input_ids[:, self._width : -1]
-        ended = torch.isin(before, self._eos_ids.to(before.device)).any(dim=1)
+        ended = torch.isin(before, self._end_ids.to(before.device)).any(dim=1)
         self._done += self._step
         self._tokens += int((~ended).sum())
         self._on_progress(self._done, self._tokens)

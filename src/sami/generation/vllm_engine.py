@@ -1,11 +1,11 @@
-"""Generation with vLLM: a process of its own on saved weights, which ends with the step.
+"""Generation with vLLM in a process of its own that reads saved weights and ends with the step.
 
-The weights are therefore those that were saved, and all memory comes back. Files of a folder are the only way
-between the two (`vllm_worker`), so vLLM may be installed for another Python: SAMI_VLLM_PYTHON names it. A step
-that was killed finds its finished responses there and goes on.
+The weights are therefore exactly those that were saved, and all memory is released. The two processes exchange
+files in a folder only (`vllm_worker`), so vLLM may be installed for another Python, named by SAMI_VLLM_PYTHON. A
+step that was killed finds its finished responses in the folder and resumes.
 
-Before anything is used, a few responses are scored by the trainer's engine as well: a policy that is sampled
-by other probabilities than it is trained by would not learn from its own responses.
+Before any response is used, the trainer's engine scores a few of them as well: a policy that is sampled with other
+probabilities than it is trained with would not learn from its own responses.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -33,39 +33,59 @@ from sami.models import loading, sources
 from sami.recipe import VLLM, Generation, Model
 
 PYTHON_VARIABLE = "SAMI_VLLM_PYTHON"
-
-
-TESTED = ("0.32",)  # versions whose first numbers are these
-
-
+TESTED = ("0.32",)  # prefixes of tested versions
 # Nats per token. Two engines round differently: in bf16 by 0.03 on average (SmolLM2-135M on a CPU), in fp32 by 1e-5.
 LARGEST_GAP = {torch.bfloat16: 0.1, torch.float32: 0.01}
 
-
 _WORKER = Path(__file__).with_name("vllm_worker.py")
-
-
 _PROBES = 3
+_PROBED_TOKENS = 32  # of each probe: enough to notice another model, few enough to score on a CPU
+_PAUSE = 0.2  # seconds between two reads of what the processes wrote
 
-
-_PROBED_TOKENS = 32  # of each probe: enough to see another model, few enough to score on a CPU
-
-
-_PAUSE = 0.2  # seconds between looks at what the processes wrote
-
-
-# A model, the (prompt ids, response ids) of some responses and the pad id to the log-probs of the responses' tokens.
+# Log-probs of response tokens by the trainer's engine, for a model, (prompt ids, response ids) pairs and a pad id.
 Rescore = Callable[[PreTrainedModel, Sequence[tuple[list[int], list[int]]], int], list[list[float]]]
 
 
 class VLLMEngine:
-    """One process, or one for each copy of the weights, for each call of `generate`.
+    """Starts one process for each copy of the weights in each call of `generate`.
 
     Args:
         settings: the recipe's generation section.
-        folder: where the processes' files go; empty again when a call has succeeded.
+        folder: for the files of the processes; a call that succeeds leaves none there.
         rescore: log-probs by the trainer's engine.
     """
+
+    @staticmethod
+    def unavailable(settings: Generation) -> str | None:
+        """Why vLLM cannot be used; None where it is installed in a tested or an accepted version."""
+        found = installed_version()
+        if found is None:
+            return (
+                f"{interpreter()} has no vLLM. Install vllm=={tested_versions()} into an environment of its own and "
+                f"set {PYTHON_VARIABLE} to its Python, or use generation.engine=transformers"
+            )
+        if not settings.vllm.any_version and not is_tested(found):
+            return (
+                f"{interpreter()} has version {found}, which was not tested with this package. Install "
+                f"vllm=={tested_versions()}, or set generation.vllm.any_version=true and watch the reported gap"
+            )
+        return None
+
+    @staticmethod
+    def fits_machine() -> bool:
+        """On a CPU, vLLM takes 95 s to start, and transformers has finished most runs by then."""
+        return torch.cuda.is_available()
+
+    @classmethod
+    def for_weights(
+        cls,
+        settings: Generation,
+        weights: loading.Weights,
+        tokenizer: PreTrainedTokenizerBase,
+        folder: Path,
+        rescore: Rescore,
+    ) -> Self:
+        return cls(weights, tokenizer, settings, folder, rescore)
 
     def __init__(
         self,
@@ -84,12 +104,12 @@ class VLLMEngine:
         """One completion for each prompt.
 
         Raises:
-            InputError: too few GPUs, a process that ended early, or log-probs unlike the trainer's.
+            InputError: there are too few GPUs, a process ended early, or log-probs differ from the trainer's.
         """
         if not prompts:
             return []
-        eos_ids = end_tokens(_generation_config(self._weights.model), self._tokenizer)
-        job = self._job(prompts, settings, sorted(eos_ids))
+        end_ids = end_tokens(_generation_config(self._weights.model), self._tokenizer)
+        job = self._job(prompts, settings, sorted(end_ids))
         name = hashlib.sha256(json.dumps([job, self._weights.identity, list(map(list, prompts))]).encode()).hexdigest()
         folder = self._folder / name[:16]
         if not folder.is_dir():
@@ -98,12 +118,12 @@ class VLLMEngine:
                 (temporary / "prompts.jsonl").write_text("".join(f"{json.dumps(list(p))}\n" for p in prompts))
         write_json(folder / "job.json", job | {"engine": job["engine"] | self._engine_arguments()})
         rows = self._rows(folder, prompts, settings, on_progress)
-        completions = [completion(rows[i], settings.stop, eos_ids, self._tokenizer) for i in range(len(prompts))]
+        completions = [completion(rows[i], settings, end_ids, self._tokenizer) for i in range(len(prompts))]
         shutil.rmtree(folder)
         return completions
 
-    def _job(self, prompts: Sequence[Sequence[int]], settings: SamplingSettings, eos_ids: list[int]) -> dict[str, Any]:
-        """What decides the responses."""
+    def _job(self, prompts: Sequence[Sequence[int]], settings: SamplingSettings, end_ids: list[int]) -> dict[str, Any]:
+        """Everything that the responses depend on."""
         model, adapter = self._weights.model, self._weights.adapter
         by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
         probes = [by_length[round(k * (len(prompts) - 1) / (_PROBES - 1))] for k in range(_PROBES)]
@@ -122,15 +142,15 @@ class VLLMEngine:
                 "top_p": settings.top_p,
                 "max_tokens": settings.max_new_tokens,
                 "stop": list(settings.stop),
-                "stop_token_ids": eos_ids,
+                "stop_token_ids": end_ids,
                 "seed": settings.seed,
             },
             "max_num_seqs": self._settings.batch_size,
-            "probes": sorted(set(probes)),  # the shortest prompt, the longest, and one between
+            "probes": sorted(set(probes)),  # the shortest prompt, the longest, and one in between
         }
 
     def _engine_arguments(self) -> dict[str, Any]:
-        """How the engine runs here, which the responses do not depend on."""
+        """How the engine runs on this machine. The responses do not depend on it."""
         vllm = self._settings.vllm
         arguments: dict[str, Any] = {
             "tensor_parallel_size": vllm.tensor_parallel,
@@ -146,13 +166,13 @@ class VLLMEngine:
         settings: SamplingSettings,
         on_progress: OnProgress | None,
     ) -> dict[int, list[int]]:
-        """Run the processes to their end; the ids that each prompt got."""
+        """Run the processes to their end; returns the generated ids by the number of the prompt."""
         for name in ("probes.json", "error-*.json", "started-*.json"):
             for file in folder.glob(name):
                 file.unlink()
         written = _Written(folder)
         if written.rows:
-            say(f"vllm: {len(written.rows)} of {len(prompts)} responses stand there from before")
+            say(f"vllm: resuming, {len(written.rows)} of {len(prompts)} responses were already generated")
         replicas = self._start(folder)
         checked = False
         try:
@@ -185,7 +205,7 @@ class VLLMEngine:
                 "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # one process fewer that could outlive this one
                 "VLLM_NO_USAGE_STATS": "1",
             }
-            if PYTHON_VARIABLE in os.environ:  # what is put before the packages of this Python is not meant for it
+            if PYTHON_VARIABLE in os.environ:  # it names packages of this Python
                 environment.pop("PYTHONPATH", None)
             if devices:
                 own = devices[number * vllm.tensor_parallel : (number + 1) * vllm.tensor_parallel]
@@ -205,11 +225,11 @@ class VLLMEngine:
         return replicas
 
     def _check(self, folder: Path, prompts: Sequence[Sequence[int]]) -> None:
-        """Report how far vLLM's log-probs are from the trainer's, and refuse what is too far."""
+        """Report the gap between the log-probs of vLLM and of the trainer, and refuse one that is too large."""
         probes = json.loads((folder / "probes.json").read_text(encoding="utf-8"))
         started = json.loads((folder / "started-0.json").read_text(encoding="utf-8"))
         pairs = [(list(prompts[p["index"]]), p["token_ids"][:_PROBED_TOKENS]) for p in probes]
-        # On the CPU: vLLM holds the GPU, and goes on generating meanwhile.
+        # On the CPU, because vLLM holds the GPU and keeps generating in the meantime.
         model = self._weights.load(torch.device("cpu"))
         theirs = self._rescore(model, pairs, self._tokenizer.pad_token_id)
         gap = measure_gap([p["logprobs"][:_PROBED_TOKENS] for p in probes], theirs)
@@ -219,11 +239,11 @@ class VLLMEngine:
         )
         given = self._settings.vllm.largest_gap
         limit = LARGEST_GAP[self._weights.dtype] if given is None else given
-        if not gap.mean <= limit:
+        if not gap.mean <= limit:  # true for NaN as well
             raise InputError(
                 f"Log-probs of {len(probes)} responses by vLLM {started['vllm']} and by the trainer's engine differ by "
                 f"{gap.mean:.3g} nats per token on average, and the limit is {limit:g} "
-                f"(generation.vllm.largest_gap). The two compute this model differently, so it would be trained on "
+                f"(generation.vllm.largest_gap). The engines compute this model differently, so it would be trained on "
                 f"responses of another policy. Use generation.engine=transformers, or another version of vLLM."
             )
 
@@ -238,7 +258,7 @@ class Gap:
 
 
 def measure_gap(ours: Sequence[Sequence[float]], theirs: Sequence[Sequence[float]]) -> Gap:
-    """How far the token log-probs of the same responses are apart; NaN counts as infinitely far."""
+    """The gap between two lists of token log-probs for the same responses; NaN counts as infinitely large."""
     pairs = [pair for a, b in zip(ours, theirs, strict=True) for pair in zip(a, b, strict=True)]
     differences = [d if (d := abs(a - b)) == d else float("inf") for a, b in pairs]
     return Gap(sum(differences) / len(differences), max(differences), len(differences))
@@ -248,7 +268,7 @@ def installed_version() -> str | None:
     """The version of vLLM that generation would use.
 
     Raises:
-        InputError: SAMI_VLLM_PYTHON names no Python.
+        InputError: SAMI_VLLM_PYTHON does not name a Python interpreter.
     """
     try:
         done = subprocess.run([interpreter(), str(_WORKER), "--version"], capture_output=True, text=True, check=True)
@@ -273,7 +293,7 @@ class _Replica:
 
 
 class _Written:
-    """The responses that stand in a folder, read on as processes add to them."""
+    """The responses in a folder, read incrementally while processes append to them."""
 
     def __init__(self, folder: Path) -> None:
         self.rows: dict[int, list[int]] = {}
@@ -282,7 +302,7 @@ class _Written:
         self._read: dict[Path, int] = {}  # bytes
         self.read()
         for path, size in self._read.items():
-            os.truncate(path, size)  # a line that a killed process left half
+            os.truncate(path, size)  # drops a line that a killed process left incomplete
 
     def read(self) -> None:
         for path in self._folder.glob("responses-*.jsonl"):
@@ -297,7 +317,7 @@ class _Written:
 
 
 def _ended(replica: _Replica, folder: Path, finished: int, wanted: int) -> str:
-    """Why a process that should have gone on is gone, for a person."""
+    """A message about a process that ended before its work was done."""
     told, code = folder / f"error-{replica.number}.json", replica.process.returncode
     if told.is_file():
         reason = " ".join(json.loads(told.read_text(encoding="utf-8"))["error"].split())[:600].rstrip(".")
@@ -306,14 +326,14 @@ def _ended(replica: _Replica, folder: Path, finished: int, wanted: int) -> str:
         reason = f"signal {-code}" if code < 0 else f"exit code {code}"
         reason += f", after the line {lines[-1].strip()[:300]!r}" if lines else ""
     return (
-        f"vLLM's process ended after {finished} of {wanted} responses: {reason}. Its output is in {replica.log}. What "
-        f"is finished is kept: run the same command to go on, with a lower generation.batch_size or another "
-        f"generation.vllm section if memory was short."
+        f"vLLM's process ended after {finished} of {wanted} responses: {reason}. Its output is in {replica.log}. "
+        f"Finished responses are kept: run the same command to resume, with a lower generation.batch_size or other "
+        f"generation.vllm settings if memory was short."
     )
 
 
 def _devices(vllm: VLLM) -> list[str]:
-    """The GPUs of this machine that the copies share out; none where Ray places them, or on CPU."""
+    """The GPUs of this machine for all copies of the weights; none where Ray places them, or on CPU."""
     if vllm.ray or not torch.cuda.is_available():
         return []
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -322,14 +342,14 @@ def _devices(vllm: VLLM) -> list[str]:
     if wanted > len(devices):
         raise InputError(
             f"generation.vllm asks for {vllm.data_parallel} copies of the weights on {vllm.tensor_parallel} GPUs each, "
-            f"and this machine has {len(devices)} GPUs. Lower data_parallel or tensor_parallel, or set ray for GPUs "
-            f"of other machines."
+            f"and this machine has {len(devices)} GPUs. Lower data_parallel or tensor_parallel, or set ray=true to use "
+            f"GPUs of other machines."
         )
     return devices
 
 
 def _generation_config(model: Model) -> GenerationConfig:
-    """As transformers gives it to a loaded model: the file, or what the model's config says."""
+    """The one that transformers gives to a loaded model: from its own file, or from the model's config."""
     try:
         return GenerationConfig.from_pretrained(sources.resolve_source(model), revision=model.revision or "main")
     except OSError:

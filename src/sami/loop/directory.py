@@ -1,9 +1,11 @@
 """A run on disk: its lock, its resolved recipe, and a record for each finished step.
 
 A step is redone only if it never finished. It records what it was made from, and a run whose recipe or data
-changed is refused with the difference, so that no file of a run stands for something else.
+changed is refused with the difference, so that no file of a run is ever mistaken for something else.
 """
 
+import hashlib
+import itertools
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,28 +18,16 @@ import yaml
 from filelock import FileLock, Timeout
 from pydantic_core import to_jsonable_python
 
-from sami.errors import InputError
-from sami.files import replacing, write_json
-from sami.recipe import VLLM, Launch, Recipe, dump_recipe, flatten
+from sami.errors import InputError, one_line
+from sami.files import file_hash, replacing, write_json
+from sami.recipe import Recipe, dump_recipe, flatten
+from sami.recipe.roles import Role, keys_with
 from sami.recipe.sections import Section
 
-# Where data lies may change between calls, what it holds may not: steps record content hashes.
-_PLACES = {
-    "principles",
-    "queries.path",
-    "model.source",
-    "generation.first_model.source",
-    "generation.first_contrasts",
-}
-# On which machines a run is worked out, which may differ from step to step.
-_MACHINES = {f"launch.{name}" for name in Launch.model_fields}
-_MACHINES |= {f"generation.vllm.{name}" for name in VLLM.model_fields}
-# Further judges and baselines may be asked for once a run is finished; verdicts have cache keys of their own.
-JUDGING = {
-    f"evaluation.{name}"
-    for name in ("judges", "baselines", "order", "slope", "unscored_limit", "calibration_pairs", "force")
-}
-
+# Paths may change between calls, content may not: steps record content hashes.
+_PATHS = keys_with(Role.PATH, Recipe)
+_MACHINES = keys_with(Role.MACHINE, Recipe)
+JUDGING = keys_with(Role.JUDGING, Recipe)
 
 BASE = "base"
 """The policy of iteration 0: the model as it was."""
@@ -53,6 +43,11 @@ class RunDirectory:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
+        self._intact: set[str] = set()  # steps whose outputs this process has checked
+
+    @property
+    def recipe(self) -> Path:
+        return self.folder / "recipe.yaml"
 
     @property
     def summary(self) -> Path:
@@ -90,6 +85,43 @@ class RunDirectory:
     def scores(self, policy: str) -> Path:
         return self.evaluation / "scores" / f"{policy}.json"
 
+    def trained(self) -> list[int]:
+        """Iterations whose training is finished, in order and without a gap."""
+        return list(itertools.takewhile(lambda i: self.record(f"train-{i}") is not None, itertools.count(1)))
+
+    def models(self) -> dict[int, Path]:
+        """The models of iterations that are in the folder, by iteration in order."""
+        folders = self.folder.glob("iteration-*/model")
+        numbers = sorted(
+            int(number) for path in folders if (number := path.parent.name.removeprefix("iteration-")).isdigit()
+        )
+        return {number: self.model(number) for number in numbers}
+
+    def last_model(self) -> Path:
+        """The model of the last iteration that has one.
+
+        Raises:
+            InputError: none has.
+        """
+        if not (models := self.models()):
+            raise InputError(
+                f"{self.folder} is not a run with a trained model: it has no iteration-*/model. Give the folder of a "
+                f"run that has trained at least one iteration."
+            )
+        return models[max(models)].resolve()
+
+    def require_run(self) -> None:
+        """Refuse a folder that `sami run` did not make.
+
+        Raises:
+            InputError: it has no recipe.yaml.
+        """
+        if not self.recipe.is_file():
+            raise InputError(
+                f"{self.folder} is not a run folder: recipe.yaml is missing. Give the folder that `sami run` wrote, "
+                f"such as runs/quickstart."
+            )
+
     def _iteration(self, iteration: int) -> Path:
         return self.folder / f"iteration-{iteration}"
 
@@ -107,13 +139,13 @@ class RunDirectory:
             InputError: the folder belongs to another recipe, to no run at all, or is in use.
         """
         if self.folder.exists() and not self.folder.is_dir():
-            raise InputError(f"The output {self.folder} is a file. Give a folder with --output.")
+            raise InputError(f"You passed --output {self.folder}, which is a file. Give a folder.")
         if self.folder.is_dir() and not self._records.is_dir():
             strangers = [path.name for path in self.folder.iterdir() if not path.name.startswith(".")]
             if strangers:
                 raise InputError(
-                    f"The folder {self.folder} holds other files ({', '.join(sorted(strangers)[:3])}) and no run. "
-                    f"Give a new folder with --output."
+                    f"{self.folder} is not a run folder, but it holds other files "
+                    f"({', '.join(sorted(strangers)[:3])}). Give a new folder with --output."
                 )
         self.folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.folder / ".lock")
@@ -121,7 +153,7 @@ class RunDirectory:
             lock.acquire(timeout=wait)
         except Timeout:
             raise InputError(
-                f"Another process is writing the run {self.folder}. Wait for it, or give another --output."
+                f"Another process is writing to the run {self.folder}. Wait for it to end, or give another --output."
             ) from None
         try:
             self._records.mkdir(exist_ok=True)
@@ -150,7 +182,7 @@ class RunDirectory:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            raise InputError(f"Another process is writing {path}. Wait for it to end.") from None
+            raise InputError(f"Another process is writing to {path}. Wait for it to end.") from None
         try:
             yield
         finally:
@@ -167,11 +199,11 @@ class RunDirectory:
 
         Args:
             inputs: what the step is made from, as JSON values; compared with the record.
-            outputs: files that must exist for the step to count as done.
+            outputs: files and folders that must exist for the step to count as done. Their hashes are recorded.
             work: writes the outputs, each under its final name only when whole, and returns JSON values.
 
         Raises:
-            InputError: the step was done with other inputs.
+            InputError: the step was done with other inputs, or an output changed since.
         """
         record = self.record(name)
         if record is not None:
@@ -182,28 +214,58 @@ class RunDirectory:
                     f"Start a new run with another --output, or restore the inputs."
                 )
             if all(path.exists() for path in outputs):
+                self.require_intact(name)
                 return dict(record["result"])
         started = time.perf_counter()
         result = work()
         seconds = round(time.perf_counter() - started, 2)
-        write_json(self._record_file(name), {"inputs": inputs, "seconds": seconds, "result": result})
+        hashes = {path.relative_to(self.folder).as_posix(): content_hash(path) for path in outputs}
+        write_json(self._record_file(name), {"inputs": inputs, "seconds": seconds, "result": result, "outputs": hashes})
+        self._intact.add(name)
         return result
 
     def record(self, name: str) -> dict[str, Any] | None:
-        """The record of a finished step; None for one that never finished."""
+        """The record of a finished step; None for one that never finished.
+
+        Raises:
+            InputError: the record is damaged.
+        """
         file = self._record_file(name)
-        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+        if not file.is_file():
+            return None
+        try:
+            value = json.loads(file.read_text(encoding="utf-8"))
+            _ = value["inputs"], value["result"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(
+                f"The record {file} of the step {name} is damaged ({one_line(error)[:200]}). Delete it to do the step "
+                f"again, or restore it from a copy of the run."
+            ) from None
+        return dict(value)
+
+    def require_intact(self, name: str) -> None:
+        """Refuse outputs of a finished step that changed since it wrote them; they are read once per process.
+
+        Raises:
+            InputError: the first one that differs from its record.
+        """
+        if name in self._intact:
+            return
+        for relative, recorded in ((self.record(name) or {}).get("outputs") or {}).items():
+            path = self.folder / relative
+            if path.exists() and content_hash(path) != recorded:
+                raise InputError(
+                    f"{path} changed after the step {name} wrote it, so figures made from it would be wrong. Restore "
+                    f"it from a copy, or delete it and {self._record_file(name)} to do the step again."
+                )
+        self._intact.add(name)
 
     def require(self, name: str, command: str) -> dict[str, Any]:
         """The record of a step that another one needs."""
         record = self.record(name)
         if record is None:
-            raise InputError(f"The step {name} of {self.folder} is not done yet. Run `{command}` first.")
+            raise InputError(f"The step {name} of {self.folder} has not been done yet. Run `{command}` first.")
         return record
-
-    @property
-    def _recipe_file(self) -> Path:
-        return self.folder / "recipe.yaml"
 
     @property
     def _records(self) -> Path:
@@ -213,38 +275,45 @@ class RunDirectory:
     def _record_file(self, name: str) -> Path:
         return self._records / f"{name}.json"
 
+    def recorded_recipe(self) -> dict[str, Any] | None:
+        """The resolved recipe of the run in this folder; None if there is no run yet."""
+        if not self.recipe.is_file():
+            return None
+        recorded: dict[str, Any] = yaml.safe_load(self.recipe.read_text(encoding="utf-8"))
+        return recorded
+
     def require_recipe(self, recipe: Recipe) -> dict[str, Any]:
         """Refuse a run of another recipe; returns the run's own, which may differ in its judging.
 
         Raises:
             InputError: with the difference.
         """
-        recorded: dict[str, Any] = yaml.safe_load(self._recipe_file.read_text(encoding="utf-8"))
+        recorded = self.recorded_recipe()
+        assert recorded is not None
         now = recipe.model_dump()
-        moved = _PLACES & _given(recorded) & _given(now)
+        moved = _PATHS & _given(recorded) & _given(now)
         changed = differences(recorded, now, ignore=moved | _MACHINES | JUDGING)
         if changed:
             raise InputError(
-                f"The folder {self.folder} holds a run of a different recipe:\n{changed}\n"
+                f"The folder {self.folder} holds a run of another recipe:\n{changed}\n"
                 f"Give another --output, or undo the change."
             )
         return recorded
 
     def _write_recipe(self, recipe: Recipe) -> None:
-        with replacing(self._recipe_file) as temporary:
+        with replacing(self.recipe) as temporary:
             temporary.write_text(dump_recipe(recipe), encoding="utf-8")
 
 
-def last_model(folder: Path) -> Path:
-    """The model of a run's last trained iteration.
-
-    Raises:
-        InputError: the folder holds none.
-    """
-    found = {int(name): path for path in folder.glob("iteration-*/model") if (name := path.parent.name[10:]).isdigit()}
-    if not found:
-        raise InputError(f"The folder {folder} holds no iteration-*/model, so it is no run with a trained model.")
-    return found[max(found)].resolve()
+def content_hash(path: Path) -> str:
+    """SHA-256 of a file, or of the files in a folder with their names, without model cards and temporary files."""
+    if path.is_file():
+        return file_hash(path)
+    digest = hashlib.sha256()
+    for file in sorted(path.rglob("*")):
+        if file.is_file() and file.name != "README.md" and not file.name.startswith("."):
+            digest.update(f"{file.relative_to(path).as_posix()} {file_hash(file)}\n".encode())
+    return digest.hexdigest()
 
 
 def _given(values: dict[str, Any]) -> set[str]:
@@ -255,7 +324,7 @@ def _given(values: dict[str, Any]) -> set[str]:
 def differences(before: dict[str, Any], after: dict[str, Any], ignore: set[str] | frozenset[str] = frozenset()) -> str:
     """Where two nested mappings differ, a line for each key; empty where they do not.
 
-    A key of a recipe that `before` lacks is younger than it, and had the effect of its default.
+    A recipe key that `before` lacks was added later, and had the effect of its default.
     """
     old, new = dict(flatten(before)), dict(flatten(after))
     earlier = _defaults() | old

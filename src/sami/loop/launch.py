@@ -1,8 +1,8 @@
-"""Training in several processes, started by a run: each is `python -m sami.loop.worker RECIPE RUN ITERATION`.
+"""Starts the processes that train an iteration; each runs `python -m sami.loop.worker RECIPE RUN ITERATION`.
 
-The processes find everything in the run's folder. What one of them cannot do is written to a file that the
-parent reads, so that a person gets the same message as from one process. With several machines every one of them
-calls `train` with its rank, and torchrun brings their processes together.
+The processes find everything in the run's folder. If one of them refuses to go on, it writes its message to a file
+that the parent reads, so that users see the same message as from a single process. With several nodes, each calls
+`train` with its rank, and torchrun connects their processes.
 """
 
 import os
@@ -60,21 +60,21 @@ def this_process() -> int:
 
 
 def require_machines(launch: Launch) -> None:
-    """Check what keeps processes from starting here, so that a run says it before hours of generation.
+    """Check that the processes can start, before hours of generation rather than after.
 
     Raises:
         InputError: more processes than GPUs, or several machines and no address.
     """
     if torch.cuda.is_available() and launch.processes > torch.cuda.device_count():
         raise InputError(
-            f"launch.processes is {launch.processes}, and this machine has {torch.cuda.device_count()} GPUs. Each "
-            f"process needs a GPU of its own: lower launch.processes."
+            f"launch.processes is {launch.processes}, but this machine has {torch.cuda.device_count()} GPUs, and each "
+            f"process needs its own. Lower launch.processes."
         )
     meeting(launch, iteration=1)
 
 
 def meeting(launch: Launch, iteration: int) -> list[str]:
-    """The options of torchrun that say how its processes find those of other machines.
+    """The torchrun options by which its processes find those of other machines.
 
     Raises:
         InputError: several machines and no address.
@@ -83,7 +83,7 @@ def meeting(launch: Launch, iteration: int) -> list[str]:
         return ["--standalone"]
     if launch.address is None:
         raise InputError(
-            f"launch.nodes is {launch.nodes}, and the machines need an address to meet at. Start the command on each "
+            f"launch.nodes is {launch.nodes}, so the machines need an address to meet at. Start the command on each "
             f"of them with launch.rank=0 to {launch.nodes - 1} and the same launch.address=HOST:PORT of machine 0."
         )
     host, _, port = launch.address.rpartition(":")

@@ -1,7 +1,7 @@
-"""Contrasts of one iteration generated on several machines: each writes a shard, and a merge checks them.
+"""Contrasts of one iteration that several machines generate: each writes a shard, and a merge checks all of them.
 
-A shard is an ordinary contrasts file that also tells which part it is and what it was made from, so that files
-copied together from anywhere are either the parts of one whole or refused.
+A shard is an ordinary contrasts file that also records which part it is and what it was made from. Files that were
+copied together are therefore either the parts of one whole, or refused.
 """
 
 import json
@@ -37,7 +37,9 @@ class Shard:
         """
         match = re.fullmatch(r"([0-9]+)/([0-9]+)", text)
         if match is None or not 1 <= int(match[1]) <= int(match[2]):
-            raise InputError(f"The shard {text!r} is not of the form I/N with I from 1 to N, such as 2/8.")
+            raise InputError(
+                f"You passed the shard {text!r}. It must have the form I/N with I from 1 to N, such as 2/8."
+            )
         return cls(int(match[1]), int(match[2]))
 
     def part(self, count: int) -> slice:
@@ -53,28 +55,28 @@ class Shard:
 
 def write_shard(path: Path, contrasts: Sequence[Contrast], shard: Shard, inputs: dict[str, Any]) -> None:
     """Write a part, with what it was made from as JSON values."""
-    told = json.dumps({"shard": str(shard), "inputs": inputs})
-    write_contrasts(path, contrasts, {_KEY: told})
+    origin = json.dumps({"shard": str(shard), "inputs": inputs})
+    write_contrasts(path, contrasts, {_KEY: origin})
 
 
 def made_from(path: Path) -> tuple[Shard, dict[str, Any]]:
     """Which part a file is, and its inputs.
 
     Raises:
-        InputError: the file cannot be read, or is no shard.
+        InputError: the file cannot be read or is not a shard.
     """
     try:
         metadata = pq.read_schema(path).metadata or {}
-        told = json.loads(metadata[_KEY.encode()])
-        return Shard.parse(told["shard"]), told["inputs"]
+        origin = json.loads(metadata[_KEY.encode()])
+        return Shard.parse(origin["shard"]), origin["inputs"]
     except (OSError, pa.ArrowException, KeyError, ValueError) as error:
         raise InputError(
-            f"The file {path} is no shard that can be read ({one_line(error)[:200]}). Generate it again."
+            f"The file {path} cannot be read as a shard ({one_line(error)[:200]}). Delete it and generate it again."
         ) from None
 
 
 def require_same(path: Path, inputs: dict[str, Any]) -> None:
-    """Refuse a shard that was made from other inputs.
+    """Refuse a shard whose inputs differ.
 
     Raises:
         InputError: with the difference.
@@ -82,8 +84,8 @@ def require_same(path: Path, inputs: dict[str, Any]) -> None:
     shard, recorded = made_from(path)
     if changed := differences(recorded, inputs):
         raise InputError(
-            f"The shard {shard} in {path} was made from other inputs than this recipe and run give:\n{changed}\n"
-            f"Delete it and generate it again, or restore the inputs."
+            f"The shard {shard} in {path} does not belong to this recipe and run, because its inputs "
+            f"differ:\n{changed}\nDelete it and generate it again, or restore the inputs."
         )
 
 
@@ -98,16 +100,17 @@ def merge(folder: Path, inputs: dict[str, Any], ids: Sequence[str]) -> list[Cont
     """
     files = {made_from(path)[0]: path for path in sorted(folder.glob("*.parquet"))}
     if not files:
-        raise InputError(f"There are no shards in {folder}. Make them with `sami generate RECIPE --shard I/N`.")
+        raise InputError(f"There are no shards in {folder}. Generate them with `sami generate RECIPE --shard I/N`.")
     counts = sorted({shard.of for shard in files})
     if len(counts) > 1:
         raise InputError(
-            f"The folder {folder} holds parts of {' and of '.join(map(str, counts))}. Delete those that do not belong."
+            f"The folder {folder} mixes shards of different divisions ({' and '.join(map(str, counts))} parts). "
+            f"Delete those that do not belong."
         )
     whole = [Shard(number, counts[0]) for number in range(1, counts[0] + 1)]
     if missing := [str(shard) for shard in whole if shard not in files]:
         raise InputError(
-            f"The folder {folder} lacks the shards {', '.join(missing)}. Generate or copy them there, then merge."
+            f"The shards {', '.join(missing)} are missing in {folder}. Generate them or copy them there, then merge."
         )
     merged: list[Contrast] = []
     for shard in whole:
@@ -115,7 +118,7 @@ def merge(folder: Path, inputs: dict[str, Any], ids: Sequence[str]) -> list[Cont
         contrasts = read_contrasts(files[shard])
         if [contrast.id for contrast in contrasts] != list(ids[shard.part(len(ids))]):
             raise InputError(
-                f"The shard {shard} in {files[shard]} does not hold the contrasts that the recipe plans for it. "
+                f"The shard {shard} in {files[shard]} does not hold the contrasts that this recipe plans for it. "
                 f"Delete it and generate it again."
             )
         merged += contrasts

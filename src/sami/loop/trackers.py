@@ -1,40 +1,177 @@
 """One run in each tracker for a whole run directory: all iterations, resumptions and evaluations.
 
-Every iteration trains with a trainer of its own whose steps count from 0, in another process where several train,
-and a run may be stopped and continued. So a tracker is opened for each piece of work by an identity that is kept in
-the run's folder, steps are counted on over the iterations, and the integrations of transformers log.
+Each iteration has its own trainer whose steps count from 0, possibly in another process, and a run may be stopped
+and continued. So a tracker is opened for each piece of work under an identity that is kept in the run's folder, and
+steps are counted over all iterations.
+
+A new tracker is a class with `start`, `log` and `finish`, and a line in `TRACKERS`.
 """
 
-import copy
 import importlib.util
 import json
+import math
 import os
 import secrets
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback
 
+from sami.console import say
 from sami.errors import InputError, one_line
 from sami.files import write_json
 from sami.loop.directory import JUDGING
 from sami.loop.redaction import shareable
+from sami.loop.results import PolicyResult
 from sami.recipe import Recipe, flatten
 
 PROJECT = "sami"
+# The number of optimizer steps of all iterations, for trackers whose own step counts calls.
+STEP = "train/global_step"
 
 
-@dataclass(frozen=True)
-class _Opened:
-    """A tracker's run while it is open, and whether the model is handed on to its integration."""
+class Identity:
+    """What names a run in its trackers: drawn once and kept in the run's folder.
 
-    callback: TrainerCallback
-    close: Callable[[], None]
-    takes_model: bool = True
+    Args:
+        folder: of the run.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.logs = folder / "trackers"
+        self._run = folder.resolve().name
+
+    def values(self, **found: str) -> dict[str, str]:
+        """`id`, and what trackers found out about themselves; `found` is added."""
+        file = self.logs / "run.json"
+        known: dict[str, str] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        values = {"id": secrets.token_hex(4)} | known | found
+        if values != known:
+            write_json(file, values)
+        return values
+
+    @property
+    def name(self) -> str:
+        """As users see it: two runs in folders of the same name differ in the id."""
+        return f"{self._run}-{self.values()['id']}"
+
+
+class Tracker(Protocol):
+    """Where figures are logged."""
+
+    def start(self, identity: Identity, config: Mapping[str, Any], resumed_at: int | None) -> None:
+        """Open the run of that identity, new or to be continued.
+
+        Args:
+            config: the recipe, by dotted key.
+            resumed_at: steps after which training continues, so that later ones are logged again; None where
+                everything that was logged stays.
+        """
+
+    def log(self, figures: Mapping[str, float], step: int) -> None:
+        """Add figures such as {"train/loss": 0.3} at a step."""
+
+    def finish(self) -> None:
+        """Send what is buffered, and close the run."""
+
+
+class TensorBoard:
+    """Event files in the run's folder, or where TENSORBOARD_LOGGING_DIR points."""
+
+    def start(self, identity: Identity, config: Mapping[str, Any], resumed_at: int | None) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        place = os.environ.get("TENSORBOARD_LOGGING_DIR") or str(identity.logs / "tensorboard")
+        # Later steps of an interrupted attempt are hidden: they are done again.
+        purge = None if resumed_at is None else resumed_at + 1
+        self._writer = SummaryWriter(log_dir=os.path.expanduser(place), purge_step=purge)
+        self._writer.add_text("args", json.dumps(config, indent=1))
+
+    def log(self, figures: Mapping[str, float], step: int) -> None:
+        for name, value in figures.items():
+            self._writer.add_scalar(name, value, step)
+
+    def finish(self) -> None:
+        self._writer.close()
+
+
+class Trackio:
+    def start(self, identity: Identity, config: Mapping[str, Any], resumed_at: int | None) -> None:
+        import trackio
+
+        project = os.environ.get("TRACKIO_PROJECT") or PROJECT
+        self._run = trackio.init(project=project, name=identity.name, config=dict(config), resume="allow")
+
+    def log(self, figures: Mapping[str, float], step: int) -> None:
+        import trackio
+
+        trackio.log({**figures, STEP: step})
+
+    def finish(self) -> None:
+        import trackio
+
+        trackio.finish()
+
+
+class WeightsAndBiases:
+    def start(self, identity: Identity, config: Mapping[str, Any], resumed_at: int | None) -> None:
+        import wandb
+
+        identity.logs.mkdir(parents=True, exist_ok=True)
+        wandb.init(
+            project=os.environ.get("WANDB_PROJECT") or PROJECT,
+            id=os.environ.get("WANDB_RUN_ID") or identity.values()["id"],
+            name=identity.name,
+            config=dict(config),
+            resume="allow",
+            dir=os.environ.get("WANDB_DIR") or str(identity.logs),
+        )
+        wandb.define_metric("*", step_metric=STEP, step_sync=True)
+
+    def log(self, figures: Mapping[str, float], step: int) -> None:
+        import wandb
+
+        wandb.log({**figures, STEP: step})
+
+    def finish(self) -> None:
+        import wandb
+
+        wandb.finish()
+
+
+class MLflow:
+    LONGEST_VALUE = 500  # characters that every version of mlflow accepts
+
+    def start(self, identity: Identity, config: Mapping[str, Any], resumed_at: int | None) -> None:
+        import mlflow
+
+        known = identity.values().get("mlflow")
+        run = mlflow.start_run(run_id=known) if known else mlflow.start_run(run_name=identity.name)
+        identity.values(mlflow=run.info.run_id)
+        if not known:  # a parameter cannot be logged twice
+            mlflow.log_params({key: str(value)[: self.LONGEST_VALUE] for key, value in config.items()})
+
+    def log(self, figures: Mapping[str, float], step: int) -> None:
+        import mlflow
+
+        mlflow.log_metrics(dict(figures), step=step)
+
+    def finish(self) -> None:
+        import mlflow
+
+        mlflow.end_run()
+
+
+TRACKERS: dict[str, type[Tracker]] = {
+    "tensorboard": TensorBoard,
+    "trackio": Trackio,
+    "wandb": WeightsAndBiases,
+    "mlflow": MLflow,
+}
 
 
 class RunTrackers:
@@ -50,7 +187,7 @@ class RunTrackers:
 
     def __init__(self, folder: Path, recipe: Recipe) -> None:
         self._names: Sequence[str] = recipe.training.report_to
-        self._folder, self._recipe = folder, recipe
+        self._identity, self._recipe = Identity(folder), recipe
         absent = [name for name in self._names if importlib.util.find_spec(name) is None]
         if absent:
             raise InputError(
@@ -68,189 +205,107 @@ class RunTrackers:
         """What a trainer calls while it trains an iteration.
 
         Args:
-            logs: whether this process is the one that logs.
             resumed_at: steps of this iteration that were done before; the next ones replace what was logged then.
+            logs: whether this process is the one that logs.
         """
         if not logs:
             yield []
             return
         before = self._steps_before(iteration)
         with self._opened(before + resumed_at) as opened:
-            yield [_Forwarded(opened, self._arguments(), before, iteration)] if opened else []
+            yield [_LogsSteps(opened, before, iteration)] if opened else []
 
-    def evaluated(self, policy: dict[str, Any]) -> None:
-        """Log an evaluation, as summary.json has it, at the step after which it was made."""
-        iteration = policy["iteration"]
-        state = TrainerState(global_step=self._steps_before(iteration + 1))
-        figures = {f"eval_{name}": value for name, value in _figures(policy).items() if value is not None}
+    def evaluated(self, policy: PolicyResult) -> None:
+        """Log the evaluation of one of the run's policies, at the step after which it was made."""
+        step = self._steps_before((policy.iteration or 0) + 1)
+        figures = {f"eval/{name}": value for name, value in _figures(policy).items() if value is not None}
         with self._opened(None) as opened:
-            for one in opened:
-                arguments: Any = self._arguments()
-                one.callback.on_log(arguments, state, TrainerControl(), logs=figures, model=None)
+            for tracker in opened:
+                tracker.log(figures, step)
 
     @contextmanager
-    def _opened(self, done: int | None) -> Iterator[list[_Opened]]:
-        """All trackers, closed at the end however it ends.
-
-        Args:
-            done: steps after which training goes on; None where what was logged stays.
-        """
+    def _opened(self, resumed_at: int | None) -> Iterator[list["_Open"]]:
+        """All trackers, closed at the end however it ends."""
+        config = {key: value for key, value in flatten(shareable(self._recipe)) if key not in JUDGING}
         with ExitStack() as closing:
             opened = []
             for name in self._names:
+                tracker = TRACKERS[name]()
                 try:
                     with redirect_stdout(sys.stderr):  # results go to stdout, and some trackers greet there
-                        one = _OPENERS[name](self, done)
+                        tracker.start(self._identity, config, resumed_at)
                 except Exception as error:
-                    reason = one_line(error)[:300]
                     raise InputError(
-                        f"The tracker {name} cannot be used: {type(error).__name__}: {reason}. Set it up (account, "
-                        f"address, offline mode) as its documentation says, or leave it out of training.report_to."
+                        f"The tracker {name} cannot be used: {type(error).__name__}: {one_line(error)[:300]}. Set it "
+                        f"up (account, address, offline mode) as its documentation says, or leave it out of "
+                        f"training.report_to."
                     ) from None
-                closing.callback(_quietly, one.close)
-                opened.append(one)
+                opened.append(_Open(name, tracker))
+                closing.callback(opened[-1].finish)
             yield opened
 
     def _steps_before(self, iteration: int) -> int:
         return sum(self._recipe.training.steps_of(number) for number in range(1, iteration))
 
-    @property
-    def logs(self) -> Path:
-        return self._folder / "trackers"
 
-    def identity(self, **found: str) -> dict[str, str]:
-        """What names this run in trackers: drawn once, kept in its folder, with what `found` adds."""
-        file = self.logs / "run.json"
-        known: dict[str, str] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-        identity = {"id": secrets.token_hex(4)} | known | found
-        if identity != known:
-            write_json(file, identity)
-        return identity
+@dataclass
+class _Open:
+    """A tracker that was started. One that fails later is left alone: it must not end a training."""
 
-    @property
-    def name(self) -> str:
-        """As people see it: two runs of one folder name differ in the id."""
-        return f"{self._folder.resolve().name}-{self.identity()['id']}"
+    name: str
+    tracker: Tracker
+    failed: bool = False
 
-    def _arguments(self) -> "_Arguments":
-        values = {key: value for key, value in flatten(shareable(self._recipe)) if key not in JUDGING}
-        return _Arguments(values, self.name, self.logs)
+    def log(self, figures: Mapping[str, float], step: int) -> None:
+        finite = {name: value for name, value in figures.items() if math.isfinite(value)}
+        self._call("log", finite, step)
 
+    def finish(self) -> None:
+        self._call("finish")
 
-class _Arguments:
-    """What integrations read of a run: its name, and as configuration the recipe, alike for all iterations.
-
-    Everything else has the default of `TrainingArguments`, which cannot be made beside a trainer.
-    """
-
-    def __init__(self, shown: dict[str, Any], name: str, logs: Path) -> None:
-        self.shown, self.run_name, self.output_dir, self.project = shown, name, str(logs), PROJECT
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(TrainingArguments, name)
-
-    def to_dict(self) -> dict[str, Any]:
-        return dict(self.shown)
-
-    def to_json_string(self) -> str:
-        return json.dumps(self.shown, indent=1)
-
-
-class _Forwarded(TrainerCallback):
-    """Hands a trainer's events to the integrations, with steps counted over all iterations."""
-
-    def __init__(self, opened: Sequence[_Opened], arguments: _Arguments, before: int, iteration: int) -> None:
-        self._opened, self._arguments, self._before, self._iteration = opened, arguments, before, iteration
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
-        self._forward("on_train_begin", state, control, given)
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **given: Any) -> None:
-        self._forward("on_log", state, control, given | {"logs": (logs or {}) | {"iteration": self._iteration}})
-
-    def on_save(self, args: Any, state: Any, control: Any, **given: Any) -> None:
-        self._forward("on_save", state, control, given)
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
-        self._forward("on_train_end", state, control, given)
-
-    def _forward(self, event: str, state: TrainerState, control: TrainerControl, given: dict[str, Any]) -> None:
-        counted = copy.copy(state)
-        counted.global_step += self._before
-        for one in self._opened:
-            passed = given if one.takes_model else given | {"model": None}
+    def _call(self, method: str, *arguments: Any) -> None:
+        if self.failed:
+            return
+        try:
             with redirect_stdout(sys.stderr):
-                getattr(one.callback, event)(self._arguments, counted, control, **passed)
+                getattr(self.tracker, method)(*arguments)
+        except Exception as error:
+            self.failed = True
+            say(
+                f"warning: the tracker {self.name} failed and gets no more figures of this step "
+                f"({type(error).__name__}: {one_line(error)[:200]}); the run goes on, and metrics.jsonl has them all"
+            )
 
 
-def _tensorboard(trackers: RunTrackers, done: int | None) -> _Opened:
-    from torch.utils.tensorboard import SummaryWriter
-    from transformers.integrations.integration_utils import TensorBoardCallback
+class _LogsSteps(TrainerCallback):
+    """Hands a trainer's figures to the trackers, with steps counted over all iterations."""
 
-    place = os.environ.get("TENSORBOARD_LOGGING_DIR") or str(trackers.logs / "tensorboard")
-    # Later steps of an interrupted attempt are hidden: they are done again.
-    writer = SummaryWriter(log_dir=os.path.expanduser(place), purge_step=None if done is None else done + 1)
-    return _Opened(TensorBoardCallback(writer), writer.close)
+    def __init__(self, opened: Sequence[_Open], before: int, iteration: int) -> None:
+        self._opened, self._before, self._iteration = opened, before, iteration
 
-
-def _trackio(trackers: RunTrackers, done: int | None) -> _Opened:
-    from transformers.integrations.integration_utils import TrackioCallback
-
-    callback = TrackioCallback()  # resumes the run of that name in the project
-    arguments: Any = trackers._arguments()
-    callback.on_train_begin(arguments, TrainerState(), TrainerControl(), model=None)
-    return _Opened(callback, lambda: callback.on_train_end(arguments, TrainerState(), TrainerControl()))
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+        numbers = {
+            f"train/{key}": float(value) for key, value in (logs or {}).items() if isinstance(value, int | float)
+        }
+        for tracker in self._opened:
+            tracker.log(numbers | {"train/iteration": self._iteration}, self._before + state.global_step)
 
 
-def _wandb(trackers: RunTrackers, done: int | None) -> _Opened:
-    import wandb
-    from transformers.integrations.integration_utils import WandbCallback
-
-    trackers.logs.mkdir(parents=True, exist_ok=True)
-    wandb.init(
-        project=os.environ.get("WANDB_PROJECT") or PROJECT,
-        id=os.environ.get("WANDB_RUN_ID") or trackers.identity()["id"],
-        name=trackers.name,
-        resume="allow",
-        dir=os.environ.get("WANDB_DIR") or str(trackers.logs),
-    )
-    return _Opened(WandbCallback(), wandb.finish)  # logs to the run that is open
-
-
-def _mlflow(trackers: RunTrackers, done: int | None) -> _Opened:
-    import mlflow
-    from transformers.integrations.integration_utils import MLflowCallback
-
-    known = trackers.identity().get("mlflow")
-    run = mlflow.start_run(run_id=known) if known else mlflow.start_run(run_name=trackers.name)
-    trackers.identity(mlflow=run.info.run_id)
-    # A model's configuration names its folder, and mlflow refuses another value of what it holds already.
-    return _Opened(MLflowCallback(), mlflow.end_run, takes_model=False)
-
-
-_OPENERS: dict[str, Callable[[RunTrackers, int | None], _Opened]] = {
-    "tensorboard": _tensorboard,
-    "trackio": _trackio,
-    "wandb": _wandb,
-    "mlflow": _mlflow,
-}
-
-
-def _quietly(close: Callable[[], None]) -> None:
-    with redirect_stdout(sys.stderr):
-        close()
-
-
-def _figures(policy: dict[str, Any]) -> dict[str, float | None]:
-    """The figures of an evaluation that one compares over iterations."""
-    information, held_out, health = policy["information"], policy["information_held_out"], policy["health"]
+def _figures(policy: PolicyResult) -> dict[str, float | None]:
+    """The figures of an evaluation that are worth comparing over iterations."""
+    health = policy.health
     return {
-        "bound": information["bound"],
-        "base_bound": information["base_bound"],
-        "base_bound_held_out": held_out["base_bound"],
-        "column_accuracy": information["column_accuracy"],
-        "verifier_rate": policy["verifier"]["learned"]["value"],
-        "verifier_rate_held_out": policy["verifier"]["held_out"]["value"],
-        **{name: health[name] for name in ("words", "unfinished", "loops", "leakage", "relevance", "forgetting")},
-        "broken_health_limits": float(len(health["failures"])),
+        "bound": policy.information.bound,
+        "base_bound": policy.information.base_bound,
+        "base_bound_held_out": policy.information_held_out.base_bound,
+        "column_accuracy": policy.information.column_accuracy,
+        "verifier_rate": policy.verifier.learned.value,
+        "verifier_rate_held_out": policy.verifier.held_out.value,
+        "words": health.words,
+        "unfinished": health.unfinished,
+        "loops": health.loops,
+        "leakage": health.leakage,
+        "relevance": health.relevance,
+        "forgetting": health.forgetting,
+        "broken_health_limits": float(len(health.failures)),
     }

@@ -14,7 +14,9 @@ import torch
 
 from sami.console import console
 from sami.errors import InputError
+from sami.loop.context import Run
 from sami.loop.launch import MESSAGE_FILE
+from sami.loop.train import train_model
 from sami.recipe import Launch, load_recipe
 
 
@@ -31,22 +33,20 @@ def train_in_process(recipe: Path, folder: Path, iteration: int) -> None:
     console.quiet = os.environ["RANK"] != "0"
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))  # before weights are loaded
-    from sami.pipeline import Pipeline
-
     try:
-        pipeline = Pipeline(load_recipe(recipe), folder)
-        pipeline.directory.require_recipe(pipeline.recipe)  # of machine 0, which wrote it
-        _require_processes(pipeline.recipe.launch)
-        pipeline.train_model(iteration)
+        run = Run.start(load_recipe(recipe), folder)
+        run.directory.require_recipe(run.recipe)  # of machine 0, which wrote it
+        _require_processes(run.recipe.launch)
+        train_model(run, iteration)
     except InputError as error:
         with suppress(FileExistsError), Path(os.environ[MESSAGE_FILE]).open("x", encoding="utf-8") as file:
             file.write(str(error))  # the first process that has something to say
         raise
     torch.distributed.barrier()
-    atexit._run_exitfuncs()  # trackers send what they hold
+    atexit._run_exitfuncs()  # trackers flush their buffers
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(0)  # threads of gloo that still stand at the interpreter's end abort it now and then
+    os._exit(0)  # gloo threads that are still alive at interpreter exit occasionally abort it
 
 
 if __name__ == "__main__":

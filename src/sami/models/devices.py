@@ -7,9 +7,6 @@ import sys
 
 import psutil
 import torch
-from transformers import (
-    PreTrainedConfig,
-)
 
 # A model that takes more than this share of what a GPU has free is spread over all of a machine's GPUs: its
 # activations need the rest.
@@ -29,14 +26,6 @@ def resolve_dtype(dtype: str) -> torch.dtype:
 
 def default_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def activation_bytes(config: PreTrainedConfig, tokens: float, dtype: torch.dtype) -> int:
-    """About what the activations of `tokens` tokens take until their backward pass, without logits."""
-    text = config.get_text_config()
-    inner = getattr(text, "intermediate_size", None) or 4 * text.hidden_size
-    experts = getattr(text, "num_experts_per_tok", None) or 1
-    return int(tokens * text.num_hidden_layers * (10 * text.hidden_size + 4 * inner * experts) * dtype.itemsize)
 
 
 def free_bytes(device: torch.device | None = None) -> int:

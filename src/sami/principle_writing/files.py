@@ -1,4 +1,4 @@
-"""Principles files that a model wrote: the principles, for a person to edit, and how they came about."""
+"""Principles files that a model wrote: the principles, for a person to edit, and how they were written."""
 
 from pathlib import Path
 
@@ -14,23 +14,23 @@ from sami.recipe import WrittenPrinciples
 from sami.recipe.writing import identifier, parted
 
 HEADER = """\
-# Principles that a model wrote. Read and edit them before you train on them: what is checked are words, not meaning.
-# `sami probe` measures which of them a model follows. `written` says how they came about, and nothing reads it.
+# Principles that a model wrote. Read and edit them before you train on them: only their words were checked, not their
+# meaning. `sami probe` measures which of them a model follows. `written` is a record that nothing reads.
 """
 
 
 def write_file(settings: WrittenPrinciples, target: Path, ask: Ask | None = None) -> list[Principle]:
-    """Have principles written into a new file; whole, loadable, or absent.
+    """Have principles written into a new file, which is complete or absent.
 
     Args:
-        ask: in place of the writer that the settings describe.
+        ask: replaces the writer that the settings describe.
 
     Raises:
-        InputError: the file exists or cannot be made, or the writer gives nothing usable.
+        InputError: the file exists or cannot be created, or the writer writes nothing usable.
     """
     if target.exists():
         raise InputError(
-            f"The file {target} exists, and may hold principles that someone edited. Give another one, or remove it."
+            f"The file {target} exists and may contain principles that someone edited. Give another file, or remove it."
         )
     require_creatable(target)
     text = written(settings, ask)
@@ -40,7 +40,7 @@ def write_file(settings: WrittenPrinciples, target: Path, ask: Ask | None = None
 
 
 def written(settings: WrittenPrinciples, ask: Ask | None = None) -> str:
-    """The text of such a file."""
+    """The text of such a file. Arguments and errors as in `write_file`."""
     count = settings.count or NAMES
     principles = write_principles(
         ask or make_ask(settings.writer), settings.task, settings.names, settings.seed, count=count
@@ -61,16 +61,20 @@ def written(settings: WrittenPrinciples, ask: Ask | None = None) -> str:
 
 
 def require_written(principles: str | WrittenPrinciples) -> None:
-    """Raise InputError where a model is still to write a recipe's principles."""
+    """Refuse a recipe whose principles a model has yet to write.
+
+    Raises:
+        InputError: it is one.
+    """
     if isinstance(principles, WrittenPrinciples):
         raise InputError(
-            "The recipe's principles are yet to be written by a model, so there are none to look at. Write them with "
+            "The recipe has a model write its principles, so there are none to look at yet. Write them with "
             "`sami write-principles … --output FILE`, and give the recipe with principles=FILE."
         )
 
 
 def placeholders(settings: WrittenPrinciples) -> list[Principle]:
-    """Stand-ins of the right number, for what must be planned before the writer is asked."""
+    """Placeholders in the right number, for what is planned before the writer is asked."""
     names = [parted(name)[0] for name in settings.names or ()] or [
         f"principle-{number}" for number in range(1, (settings.count or NAMES) + 1)
     ]

@@ -8,13 +8,13 @@ from typing import Any
 from sami.console import say
 from sami.errors import InputError
 from sami.principle_writing.questions import Ask, Question, scripted
-from sami.recipe import EndpointWriter, LocalWriter, Prompt, ScriptedWriter
+from sami.recipe import EndpointWriter, LocalWriter, ScriptedWriter
 
-MOST_NEW_TOKENS = 64
+MOST_NEW_TOKENS = 64  # of one answer
 
 
 def make_ask(settings: LocalWriter | EndpointWriter | ScriptedWriter) -> Ask:
-    """The writer that a section describes; a local model is loaded at the first question."""
+    """The writer that a section describes; a local model is loaded when it is first asked."""
     match settings:
         case LocalWriter():
             return Local(settings)
@@ -25,9 +25,9 @@ def make_ask(settings: LocalWriter | EndpointWriter | ScriptedWriter) -> Ask:
 
 
 class Local:
-    """A causal language model that is made to start each answer with its opening.
+    """A causal language model in this process, which starts each answer with its opening.
 
-    Through its chat template where it has one; a line or a sentence ends the answer.
+    It is prompted through its chat template if it has one. An answer ends with its first line or sentence.
     """
 
     def __init__(self, settings: LocalWriter) -> None:
@@ -65,21 +65,18 @@ class Local:
         ]
 
     def _ids(self, question: Question) -> list[int]:
-        from sami.prompts import PromptBuilder
+        from sami.prompts import question_prompt
 
-        # A base model has no turns, so the question is text that the answer follows.
-        after = question.opening if getattr(self._tokenizer, "chat_template", None) else f"\n\n{question.opening}"
-        prompt = Prompt(generation_template="{{ query }}", response_prefix=after)
-        return PromptBuilder(self._tokenizer, prompt).generation_prompt(question.prompt, [], "")
+        return question_prompt(self._tokenizer, question.prompt, question.opening)
 
     @staticmethod
     def _full_stop(text: str, finish_reason: str) -> str:
-        """The stop that ended the generation is not part of its text."""
+        """The full stop that ended the generation, which its text lacks."""
         return "." if finish_reason == "stop" and text[-1:] not in tuple(".!?") else ""
 
 
 class Served:
-    """A server that speaks the OpenAI chat protocol; it is told how to start its answers."""
+    """A server that speaks the OpenAI chat protocol, instructed how to start its answers."""
 
     def __init__(self, settings: EndpointWriter) -> None:
         from sami.chat_client import Chat
@@ -94,33 +91,32 @@ class Served:
             raise group.exceptions[0] from None
 
     async def _ask_all(self, questions: Sequence[Question]) -> list[str]:
-        client = self._chat.client()
         free = asyncio.Semaphore(self._settings.concurrency)
 
         async def answer(question: Question) -> str:
             async with free:
-                return await self._ask(client, question)
+                return await self._ask(question)
 
-        async with client:
-            await self._chat.check_server(client)
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(answer(question)) for question in questions]
+        async with self._chat, asyncio.TaskGroup() as group:
+            tasks = [group.create_task(answer(question)) for question in questions]
         return [task.result() for task in tasks]
 
-    async def _ask(self, client: Any, question: Question) -> str:
+    async def _ask(self, question: Question) -> str:
         from sami.chat_client import UNANSWERED, StatusError
 
         text = f'{question.prompt}\n\nAnswer with one line that starts with "{question.opening}", and nothing else.'
         s = self._settings
         try:
             completion = await self._chat.complete(
-                client, text, temperature=s.temperature, seed=question.seed, max_tokens=s.max_tokens
+                text, temperature=s.temperature, seed=question.seed, max_tokens=s.max_tokens
             )
+        except InputError:
+            raise
         except UNANSWERED as error:
             end = self._chat.end(error) if isinstance(error, StatusError) else None
-            words = "it took too long" if isinstance(error, TimeoutError) else self._chat.clean(error)
             raise end or InputError(
-                f"The writer {s.model} at {s.url} did not answer: {words}. Run the same command again, or change the "
-                f"writer's settings."
+                f"The writer {s.model} at {s.url} did not answer: {self._chat.explain(error)}. Run the same command "
+                f"again, or change the settings of the writer."
             ) from None
-        return self._chat.clean(getattr(completion.choices[0].message, "content", None) or "", whole=True)
+        words, refusal = self._chat.answer(completion)
+        return words or refusal or ""  # a refusal is an answer that cannot be used: it is quoted, and asked again

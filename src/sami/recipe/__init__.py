@@ -1,12 +1,21 @@
-"""What a run is: every setting with its default and its meaning, read from YAML plus `key=value` overrides.
+"""The recipe of a run: every setting with its default and meaning, read from YAML and `key=value` overrides.
 
     recipe = load_recipe("recipes/quickstart.yaml", ["training.lr=1e-5"])
 
-Nothing here imports torch: `sami --help` and errors in a recipe must answer at once.
+Nothing here imports torch, so that `sami --help` and errors in a recipe appear at once.
 """
 
+from sami.recipe.answering import VLLM, ChainOfThought, Generation, Prompt, Thinking
 from sami.recipe.endpoint import Endpoint
-from sami.recipe.judging import Baseline, EndpointJudge, Evaluation, HumanJudge, Judge, LocalJudge, VerifierJudge
+from sami.recipe.judging import (
+    Baseline,
+    EndpointJudge,
+    Evaluation,
+    HumanJudge,
+    Judge,
+    LocalJudge,
+    VerifierJudge,
+)
 from sami.recipe.loading import (
     PACKAGED_RECIPES,
     describe,
@@ -17,21 +26,8 @@ from sami.recipe.loading import (
     load_writing,
 )
 from sami.recipe.recipe import Recipe
-from sami.recipe.sections import (
-    VLLM,
-    Adapter,
-    ChainOfThought,
-    Filters,
-    Generation,
-    Health,
-    Launch,
-    Model,
-    Prompt,
-    Queries,
-    Sampling,
-    Section,
-    Training,
-)
+from sami.recipe.sections import Filters, Health, Model, Queries, Sampling, Section
+from sami.recipe.training import Adapter, Launch, Training
 from sami.recipe.writing import EndpointWriter, LocalWriter, ScriptedWriter, WrittenPrinciples
 
 __all__ = [
@@ -59,6 +55,7 @@ __all__ = [
     "Sampling",
     "ScriptedWriter",
     "Section",
+    "Thinking",
     "Training",
     "VerifierJudge",
     "WrittenPrinciples",

@@ -1,4 +1,4 @@
-"""A served model in a recipe: where it is and how often it is asked, never its key."""
+"""A served model in a recipe: its address and how it is asked. The key itself is never part of a recipe."""
 
 import re
 
@@ -9,23 +9,25 @@ from sami.recipe.sections import Section
 
 class Endpoint(Section):
     model: str = Field(min_length=1)
-    """The model's name at the server."""
+    """Name of the model on the server."""
     url: str = "https://api.openai.com/v1"
     """Base URL of the server."""
     key_variable: str = "OPENAI_API_KEY"
-    """Environment variable that holds the key; the key itself is never stored."""
-    concurrency: int = Field(default=8, ge=1)
-    """Requests in flight."""
-    retries: int = Field(default=6, ge=0)
-    """Further attempts at a question after a failure that may pass."""
-    timeout: float = Field(default=60.0, gt=0.0)
-    """Seconds for one attempt."""
+    """Environment variable that holds the API key; the key itself is never stored."""
+    concurrency: int = Field(default=8, ge=1, le=10_000)
+    """Maximum number of requests in flight."""
+    retries: int = Field(default=6, ge=0, le=1000)
+    """Retries of a question after a temporary failure."""
+    timeout: float = Field(default=60.0, gt=0.0, le=86_400.0)
+    """Time limit of one attempt in seconds."""
 
     @field_validator("key_variable")
     @classmethod
     def _names_a_variable(cls, value: str) -> str:
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value):  # the value is not repeated: it may be the key
-            raise ValueError("key_variable must be the name of an environment variable; the key itself stands nowhere")
+            raise ValueError(
+                "key_variable must be the name of an environment variable that holds the key, not the key itself"
+            )
         return value
 
     @field_validator("url")
@@ -34,5 +36,9 @@ class Endpoint(Section):
         if not value.startswith(("http://", "https://")):
             raise ValueError("url must start with http:// or https://")
         if "@" in value or "?" in value:
-            raise ValueError("url holds credentials or a query, which would be stored; put the key into key_variable")
+            raise ValueError(
+                "url contains credentials or a query string, which would be stored; put the key into the environment "
+                "variable that key_variable names"
+                "variable that key_variable names"
+            )
         return value

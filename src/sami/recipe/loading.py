@@ -1,4 +1,4 @@
-"""A recipe from YAML plus `key=value` overrides, its problems in words, and back to YAML."""
+"""Recipes read from YAML and `key=value` overrides, their problems in words, and written back to YAML."""
 
 import difflib
 from collections.abc import Iterator, Sequence
@@ -8,15 +8,21 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, Tag, ValidationError
 
-from sami.errors import InputError, one_line
+from sami.console import visible
+from sami.errors import InputError, one_line, quoted, reason
+from sami.files import parse_yaml, read_yaml
 from sami.recipe.judging import Evaluation
 from sami.recipe.recipe import Recipe
+from sami.recipe.roles import with_paths
 from sami.recipe.sections import Section
 from sami.recipe.writing import WrittenPrinciples
 
 PACKAGED_RECIPES = Path(__file__).parents[1] / "recipes"
-# The two forms of `principles` in the place of an error, which a person did not write.
+MOST_PROBLEMS = 20  # listed of one recipe
+# The two forms of `principles`, which pydantic adds to the location of an error and nobody wrote.
 _FORMS = ("file", "written")
+# Stands for what a recipe requires, where only one of its sections is read.
+_REQUIRED = {"model": "–", "queries": {"path": "–"}, "principles": "–"}
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -27,65 +33,56 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         overrides: "section.key=value", the value in YAML.
 
     Raises:
-        InputError: the file is missing or not YAML, a key is unknown, a value is of the wrong type or
-            impossible. All problems are listed at once.
+        InputError: the file is missing or is not YAML, a key is unknown, or a value has the wrong type or is
+            impossible. The message lists all problems.
     """
     file = _find(Path(path))
-    try:
-        raw = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        raise InputError(f"The recipe {file} cannot be read as YAML: {one_line(error)}.") from None
+    raw = read_yaml(file, f"The recipe {file}")
     if not isinstance(raw, dict):
-        raise InputError(f"The recipe {file} holds no sections. A recipe needs model, queries and principles.")
+        raise InputError(f"The recipe {file} has no sections. A recipe needs model, queries and principles.")
     for override in overrides:
         _apply(raw, override)
-    try:
-        recipe = Recipe.model_validate(raw)
-    except ValidationError as error:
-        raise InputError(f"The recipe {file} cannot be used.\n{_explain(error)}") from None
+    recipe = _validated(raw, f"The recipe {file}")
     return _with_absolute_paths(recipe, file.resolve().parent)
 
 
 def load_evaluation(overrides: Sequence[str] = ()) -> Evaluation:
-    """The evaluation section alone, for comparing files of responses; paths count from the working directory.
+    """The evaluation section alone, to compare files of responses; its paths are relative to the working directory.
 
     Raises:
-        InputError: an override is no key of the section, or of the wrong type.
+        InputError: an override is outside this section, or its key or value is wrong.
     """
     raw: dict[str, Any] = {"evaluation": {}}
     for override in overrides:
         if not override.startswith("evaluation."):
-            raise InputError(f"The override {override!r} has no effect on files of responses: only evaluation.* has.")
+            raise InputError(
+                f"The override {quoted(override)} has no effect on files of responses. Only evaluation.* has one: "
+                f"remove the override."
+            )
         _apply(raw, override)
-    try:
-        recipe = Recipe.model_validate({"model": "–", "queries": {"path": "–"}, "principles": "–", **raw})
-    except ValidationError as error:
-        raise InputError(f"The settings cannot be used.\n{_explain(error)}") from None
+    recipe = _validated(_REQUIRED | raw, "The set of overrides")
     return _with_absolute_paths(recipe, Path.cwd()).evaluation
 
 
 def load_writing(settings: dict[str, Any]) -> WrittenPrinciples:
-    """The settings of `sami write-principles`; paths count from the working directory.
+    """The settings of `sami write-principles`; their paths are relative to the working directory.
 
     Raises:
-        InputError: a value of the wrong type or impossible.
+        InputError: a value has the wrong type or is impossible.
     """
-    try:
-        recipe = Recipe.model_validate({"model": "–", "queries": {"path": "–"}, "principles": settings})
-    except ValidationError as error:
-        raise InputError(f"The settings cannot be used.\n{_explain(error)}") from None
+    recipe = _validated(_REQUIRED | {"principles": settings}, "The set of options")
     written = _with_absolute_paths(recipe, Path.cwd()).principles
     assert isinstance(written, WrittenPrinciples)
     return written
 
 
 def dump_recipe(recipe: Recipe) -> str:
-    """Every resolved value as YAML; `load_recipe` reads it back to an equal recipe."""
+    """Every resolved value as YAML, from which `load_recipe` reads an equal recipe."""
     return yaml.safe_dump(recipe.model_dump(), sort_keys=False, allow_unicode=True, width=100)
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """("training.lr", 1e-5), … for a nested mapping."""
+    """The values of a nested mapping with their dotted keys: ("training.lr", 1e-5), …"""
     for key, value in values.items():
         if isinstance(value, dict):
             yield from flatten(value, f"{prefix}{key}.")
@@ -106,14 +103,17 @@ def packaged_recipes() -> list[Path]:
 
 
 def _find(path: Path) -> Path:
-    if path.is_file():
-        return path
     packaged = PACKAGED_RECIPES / f"{path}.yaml"
-    if path.suffix == "" and packaged.is_file():
-        return packaged
+    try:
+        if path.is_file():
+            return path
+        if path.suffix == "" and packaged.is_file():
+            return packaged
+    except OSError as error:  # a name that no file can have
+        raise InputError(f"The recipe {quoted(str(path))} cannot be read: {reason(error)}. Correct it.") from None
     names = sorted(str(p.relative_to(PACKAGED_RECIPES).with_suffix("")) for p in packaged_recipes())
     raise InputError(
-        f"There is no recipe {path}. Give the path of a YAML file, or one of the recipes that come with "
+        f"There is no recipe {path!s:.200}. Give the path of a YAML file, or one of the recipes that come with "
         f"sami: {', '.join(names)}."
     )
 
@@ -121,11 +121,8 @@ def _find(path: Path) -> Path:
 def _apply(raw: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key:
-        raise InputError(f"The override {override!r} is not of the form section.key=value.")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise InputError(f"The value of the override {override!r} is not YAML: {one_line(error)}.") from None
+        raise InputError(f"The override {quoted(override)} does not have the form section.key=value. Write it so.")
+    value = parse_yaml(text, f"The value of the override {quoted(override)}")
     *parents, last = key.split(".")
     section = raw
     for name in parents:
@@ -135,57 +132,76 @@ def _apply(raw: dict[str, Any], override: str) -> None:
         if inner is None or inner is True:
             inner = {}
         if not isinstance(inner, dict):
-            raise InputError(f"The override {override!r} names a key inside {name}, which is a plain value.")
+            raise InputError(
+                f"The override {quoted(override)} sets a key inside {quoted(name)}, which is a plain value. Remove the "
+                f"override, or set {quoted(name)} itself."
+            )
         section[name] = inner
         section = inner
     section[last] = value
 
 
+def _validated(raw: dict[str, Any], what: str) -> Recipe:
+    try:
+        return Recipe.model_validate(raw)
+    except ValidationError as error:
+        raise InputError(f"{what} cannot be used.\n{_explain(error)}") from None
+
+
 def _explain(error: ValidationError) -> str:
-    return "\n".join(f"- {_explain_one(e)}" for e in error.errors(include_url=False))
+    problems = error.errors(include_url=False)
+    lines = [f"- {_explain_one(problem)}" for problem in problems[:MOST_PROBLEMS]]
+    if len(problems) > MOST_PROBLEMS:
+        lines.append(f"- and {len(problems) - MOST_PROBLEMS} more.")
+    return "\n".join(lines)
 
 
 def _explain_one(problem: Any) -> str:
     location = [str(part) for part in problem["loc"]]
-    where = ".".join(part for part in location if part not in _FORMS)
+    where = visible(".".join(part for part in location if part not in _FORMS))[:200]
     match problem["type"]:
         case "extra_forbidden":
-            known = list(_sections_at(location[:-1])[0].model_fields)
-            guesses = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.8)
-            guesses += [key for key in _all_keys() if key.split(".")[-1] == location[-1]]
-            guesses += difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
-            hint = f"did you mean {guesses[0]!r}?" if guesses else f"known keys: {', '.join(known)}."
-            return f"{where} is not a key of a recipe; {hint}"
+            return f"{where} is not a key of a recipe; {_hint(location)}"
         case "missing":
             return f"{where} is missing: {describe('.'.join(location))}"
         case "union_tag_invalid" | "union_tag_not_found":
             kinds = ", ".join(kind for kind, _ in _members_at(location))
-            return f"{where} is {problem['input']!r}; `kind` must be one of {kinds}."
+            return f"{where} is {quoted(problem['input'])}; `kind` must be one of {kinds}."
         case "value_error":
-            return f"{where or 'recipe'}: {problem['ctx']['error']}."
+            return f"{where or 'recipe'}: {one_line(problem['ctx']['error'])}."
         case _:
-            return f"{where} is {problem['input']!r}: {problem['msg'][0].lower() + problem['msg'][1:]}."
+            message = one_line(problem["msg"])
+            return f"{where} is {quoted(problem['input'])}: {message[0].lower() + message[1:]}."
+
+
+def _hint(location: Sequence[str]) -> str:
+    """The key that a person probably meant by an unknown one, or the keys that exist beside it."""
+    known, name = list(_sections_at(location[:-1])[0].model_fields), location[-1][:200]
+    guesses = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
+    guesses += [key for key in _all_keys() if key.split(".")[-1] == name]
+    guesses += difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"did you mean {guesses[0]!r}?" if guesses else f"known keys: {', '.join(known)}."
 
 
 def _sections_at(location: Sequence[str]) -> list[type[BaseModel]]:
-    """The sections that may stand at a place of a recipe: several where one of several kinds may."""
+    """The sections allowed at a location of a recipe: several where a section has several kinds."""
     return [section for _, section in _members_at(location)]
 
 
 def _members_at(location: Sequence[str]) -> list[tuple[str, type[BaseModel]]]:
-    """The same with the kind of each, "" where there is only one."""
+    """The same with the kind of each, "" if there is only one kind."""
     found: list[tuple[str, type[BaseModel]]] = [("", Recipe)]
     for name in location:
         if name in {kind for kind, _ in found}:
             found = [(kind, section) for kind, section in found if kind == name]
-        elif not name.isdigit():  # a number is a place in a list
+        elif not name.isdigit():  # a number is an index into a list
             fields = [section.model_fields[name] for _, section in found if name in section.model_fields]
             found = [member for field in fields for member in _members(field.annotation)]
     return found
 
 
 def _members(annotation: Any) -> Iterator[tuple[str, type[BaseModel]]]:
-    """The sections that a field's type allows, each with the tag that tells it from the others."""
+    """The sections that a field's type allows, each with the tag that selects it."""
     if isinstance(annotation, type) and issubclass(annotation, Section):
         yield "", annotation
     tags = [one.tag for one in getattr(annotation, "__metadata__", ()) if isinstance(one, Tag)]
@@ -201,32 +217,25 @@ def _all_keys() -> Iterator[str]:
 
 
 def _with_absolute_paths(recipe: Recipe, folder: Path) -> Recipe:
-    """Paths count from the recipe's folder, and where nothing is there, from the working directory."""
+    """Paths are relative to the recipe's folder or, where nothing exists there, to the working directory."""
 
     def absolute(value: str, otherwise: str | None = None) -> str:
-        for place in (folder / value, Path(value).expanduser()):
-            if place.exists():
-                return str(place.resolve())
+        try:
+            for place in (folder / value, Path(value).expanduser()):
+                if place.exists():
+                    return str(place.resolve())
+        except (OSError, RuntimeError) as error:  # a name that no file can have, or no such user
+            raise InputError(f"The path {quoted(value)} cannot be used: {reason(error)}. Correct it.") from None
         return otherwise or value
 
-    return recipe.model_copy(
-        update={
-            "model": recipe.model.model_copy(update={"source": absolute(recipe.model.source)}),
-            "queries": recipe.queries.model_copy(update={"path": absolute(recipe.queries.path)}),
-            "principles": _principles(recipe, folder, absolute),
-            "generation": recipe.generation.with_paths(absolute),
-            "evaluation": recipe.evaluation.with_paths(absolute),
-        }
-    )
-
-
-def _principles(recipe: Recipe, folder: Path, absolute: Any) -> Any:
-    if isinstance(recipe.principles, WrittenPrinciples):
-        return recipe.principles.with_paths(absolute)
-    return absolute(recipe.principles, otherwise=_packaged_principles(recipe.principles, folder))
+    given = recipe.principles
+    if isinstance(given, str):
+        principles = absolute(given, otherwise=_packaged_principles(given, folder))
+        recipe = recipe.model_copy(update={"principles": principles})
+    return with_paths(recipe, absolute)
 
 
 def _packaged_principles(name: str, folder: Path) -> str:
-    """A file of the principle bank by its bare name, such as "diverse"; else the path that the recipe means."""
+    """The path of a packaged principles file given by its bare name, such as "diverse"; else the path in the recipe."""
     packaged = PACKAGED_RECIPES / "principles" / f"{name}.yaml"
     return str(packaged if Path(name).name == name and packaged.is_file() else (folder / name).resolve())

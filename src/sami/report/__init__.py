@@ -1,4 +1,4 @@
-"""The page that a run ends in, from the files of its folder alone.
+"""The HTML report of a run, written from the files of its folder alone.
 
 from sami.report import write_report
 write_report(["runs/quickstart"])

@@ -1,5 +1,6 @@
-"""Every held-out query with each policy's answers, what was found of them, and what judges said."""
+"""Every held-out query with each policy's answers, the checks' findings, and judges' scores."""
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
@@ -12,22 +13,21 @@ from sami.evaluation.verdicts import Verdict
 from sami.report.run_files import RunFiles
 from sami.text.words import distinct_n, word_count
 
-# The health figures that count single answers, in words about one of them.
+# Health figures that count single answers, with the words for one such answer.
 FLAGS = {
     "loops": "repeats itself",
     "leakage": "copies from the constitution",
-    "template_leftovers": "holds template markers",
+    "template_leftovers": "contains template markers",
     "unfinished": "cut off",
 }
 
 
 def answers(run: RunFiles) -> dict[str, Any]:
-    """What the page's browser and its blind judging read, as JSON values.
+    """The data of the page's answer browser and blind judging, as JSON values.
 
     Returns:
-        `policies`, `judges` and `principles` by name, and `items`: one for each contrast, with its
-        constitutions and one answer for each policy (null where a policy gave none). Answers name policies and
-        judges by their place in these lists.
+        `policies`, `judges` and `principles` by name, and `items`: one per contrast, with its constitutions and one
+        answer per policy (null where a policy has none). Answers refer to policies and judges by their index.
     """
     policies = list(run.responses)
     judges = list(dict.fromkeys(v.judge for v in run.verdicts))
@@ -87,7 +87,7 @@ def answers(run: RunFiles) -> dict[str, Any]:
             ],
         }
 
-    iterations = {p["name"]: p["iteration"] for p in run.policies}
+    iterations = {p.name: p.iteration for p in run.policies}
     return {
         "run": run.name,
         "policies": [{"name": name, "iteration": iterations.get(name)} for name in policies],
@@ -99,13 +99,13 @@ def answers(run: RunFiles) -> dict[str, Any]:
 
 
 def health_flags(run: RunFiles, policy: str) -> dict[str, list[dict[str, str]]]:
-    """What is wrong with each answer, by contrast: as recorded, or of a baseline's text looked for again."""
+    """What is wrong with each answer, by contrast: as recorded, or checked again for a baseline."""
     recorded = run.scores.get(policy, {}).get("flags")
     return recorded if recorded is not None else {c.id: health.flags(c) for c in run.responses[policy]}
 
 
 def examples(run: RunFiles, policy: str, limit: str, count: int = 3) -> list[dict[str, str]]:
-    """Answers of a policy that show a broken health limit: query, text, what shows it, and the item's id.
+    """Answers of a policy that break a health limit: query, text, what is wrong, and the item's id.
 
     Args:
         limit: the name of the figure in `health`.
@@ -120,7 +120,7 @@ def examples(run: RunFiles, policy: str, limit: str, count: int = 3) -> list[dic
                     found.append((0.0, contrast, number, f"{FLAGS[limit]}: {what}"))
             elif limit == "distinct_2":
                 diversity = distinct_n([text])
-                if diversity == diversity:  # a response of one word has none
+                if not math.isnan(diversity):  # a response of one word has no pairs
                     found.append((diversity, contrast, number, f"{diversity:.2f} of its word pairs are distinct"))
             elif limit == "base_logprob" and contrast.id in likelihood:
                 value = likelihood[contrast.id][number][number]
@@ -134,7 +134,7 @@ def examples(run: RunFiles, policy: str, limit: str, count: int = 3) -> list[dic
 
 
 def _checks(run: RunFiles, policy: str) -> dict[tuple[str, int], list[list[Any]]]:
-    """[principle, positive, passed] by contrast and constitution: recorded, or of a baseline's text checked again."""
+    """[principle, positive, passed] by contrast and constitution: as recorded, or checked again for a baseline."""
     recorded = run.scores.get(policy, {}).get("verdicts")
     if recorded is None:
         known = {p.id for p in run.principles}
@@ -152,7 +152,7 @@ def _bounds(run: RunFiles, policy: str, scorer: str, bounds: Any) -> dict[str, f
 
 
 def _judged(verdicts: Sequence[Verdict]) -> dict[tuple[str, str], dict[tuple[str, str], float]]:
-    """Mean score by (constitution, candidate) and (baseline, judge), over the orders that have one."""
+    """Mean score by (constitution, candidate) and (baseline, judge), over the orders that were scored."""
     scores: dict[tuple[str, str], dict[tuple[str, str], list[float]]] = defaultdict(lambda: defaultdict(list))
     for v in verdicts:
         if v.score is not None and v.constitution_id is not None:
@@ -161,7 +161,7 @@ def _judged(verdicts: Sequence[Verdict]) -> dict[tuple[str, str], dict[tuple[str
 
 
 def _query_id(contrast_id: str, principles: Sequence[str]) -> str:
-    """A contrast of the evaluation is called after its query and one of its principles."""
+    """The query id in the id of an evaluation contrast, which is made of its query's id and a principle's."""
     for name in sorted(principles, key=len, reverse=True):
         if contrast_id.endswith(f"-{name}"):
             return contrast_id.removesuffix(f"-{name}")

@@ -1,7 +1,7 @@
-"""What the files of a run say, read for a page; a run that is not finished gives what there is, and what is missing.
+"""Read the files of a run for a page. An unfinished run gives what exists, and a list of what is missing.
 
 files = read_run("runs/quickstart")
-files.summary["policies"], files.responses["base"], files.missing
+files.summary.policies, files.responses["base"], files.missing
 """
 
 import json
@@ -15,10 +15,12 @@ from pydantic import ValidationError
 
 from sami.contrasts import Contrast, read_contrasts
 from sami.errors import InputError, one_line
+from sami.evaluation.comparison import recorded_accuracies
 from sami.evaluation.verdicts import Verdict, read_verdicts
-from sami.evaluation.win_rate import win_rates
+from sami.evaluation.win_rate import agreement, win_rates
 from sami.loop import summary as summaries
 from sami.loop.directory import BASE, RunDirectory, policy_name
+from sami.loop.results import PolicyResult, Summary
 from sami.principles import Principle, load_principles
 from sami.recipe import Recipe
 
@@ -27,111 +29,129 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class RunFiles:
-    """The contents of a run directory. Whatever could not be read is empty and named in `missing`."""
+    """The contents of a run folder. Whatever could not be read is empty and named in `missing`."""
 
     folder: Path
     name: str
     recipe: dict[str, Any]
-    """recipe.yaml as it stands."""
+    """The values of recipe.yaml as written."""
+    settings: Recipe | None
+    """The same as a recipe; None where it does not fit this version of sami."""
     recipe_text: str
     principles: list[Principle]
     principles_text: str
-    summary: dict[str, Any]
-    """summary.json; of an unfinished run, the same figures from the scores that are there."""
+    summary: Summary
+    """summary.json; for an unfinished run, the same figures computed from the existing scores."""
     is_summary_stored: bool
-    """Whether `summary` is the file's, rather than made from the scores of an unfinished run."""
+    """Whether `summary` was read from the file."""
     responses: dict[str, list[Contrast]]
-    """Held-out answers by policy, base first, then iterations, then baselines."""
+    """Held-out answers by policy: base, then iterations, then baselines."""
     scores: dict[str, dict[str, Any]]
     """evaluation/scores by policy."""
     metrics: dict[int, list[dict[str, Any]]]
     """Training steps by iteration."""
     verdicts: list[Verdict]
     missing: list[str] = field(default_factory=list)
-    """What the run lacks, a sentence each; empty for a finished run."""
+    """What the run lacks, one sentence each; empty for a finished run."""
 
     @property
-    def iterations(self) -> int:
-        """How many the recipe asks for."""
-        return int(self.recipe.get("training", {}).get("iterations", 0))
+    def constitutions(self) -> int:
+        """Constitutions per contrast."""
+        return 2 if self.settings is None else self.settings.sampling.constitutions
 
     @property
-    def policies(self) -> list[dict[str, Any]]:
-        return list(self.summary.get("policies", []))
+    def model(self) -> str:
+        """The name of the base model, empty where it is unknown."""
+        return self.summary.model or ("" if self.settings is None else self.settings.model.source)
 
     @property
-    def trained(self) -> list[dict[str, Any]]:
-        """The entries of the run's own iterations after base."""
-        return [p for p in self.policies if p["iteration"]]
+    def policies(self) -> list[PolicyResult]:
+        return self.summary.policies
 
     @property
-    def base(self) -> dict[str, Any] | None:
-        return next((p for p in self.policies if p["iteration"] == 0), None)
+    def base(self) -> PolicyResult | None:
+        return self.summary.base
 
     @property
-    def last(self) -> dict[str, Any] | None:
-        """The entry of the last iteration that is evaluated."""
-        return self.trained[-1] if self.trained else None
+    def last(self) -> PolicyResult | None:
+        """The last iteration that was evaluated."""
+        return self.summary.last
 
 
-def read_run(folder: str | Path) -> RunFiles:
-    """Read a run directory.
+class _Reader:
+    """Reads files one by one and records those that are missing or damaged."""
 
-    Raises:
-        InputError: the folder is no run.
-    """
-    directory = RunDirectory(folder)
-    path = directory.folder
-    if not path.is_dir():
-        raise InputError(f"There is no folder {path}. Give the folder of a run, such as runs/quickstart.")
-    if not (path / "recipe.yaml").is_file():
-        raise InputError(
-            f"The folder {path} holds no recipe.yaml, so it is no run. Give the folder that `sami run` wrote."
-        )
-    missing: list[str] = []
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.missing: list[str] = []
 
-    def read(file: Path, how: Callable[[Path], T]) -> T | None:
-        """What a file holds; one that is damaged or not there is told of, not fatal."""
+    def required(self, file: Path, how: Callable[[Path], T]) -> T | None:
         if not file.is_file():
-            missing.append(f"{file.relative_to(path)} is not there.")
+            self.missing.append(f"{file.relative_to(self.folder)} is missing.")
+            return None
+        return self.optional(file, how)
+
+    def optional(self, file: Path, how: Callable[[Path], T]) -> T | None:
+        """The contents of a file; a damaged one is recorded and does not stop the reading."""
+        if not file.is_file():
             return None
         try:
             return how(file)
         except (InputError, ValueError, OSError, yaml.YAMLError) as error:
-            missing.append(f"{file.relative_to(path)} cannot be read: {one_line(error):.300}")
+            self.missing.append(f"{file.relative_to(self.folder)} cannot be read: {one_line(error):.300}")
             return None
 
-    def read_if_there(file: Path, how: Callable[[Path], T]) -> T | None:
-        return read(file, how) if file.is_file() else None
 
-    recipe = read(path / "recipe.yaml", _yaml_mapping) or {}
-    principles_file = path / "principles.yaml"
-    principles = read(principles_file, load_principles) or []
+def read_run(folder: str | Path) -> RunFiles:
+    """Read a run folder.
+
+    Raises:
+        InputError: it is not a run folder.
+    """
+    directory = RunDirectory(folder)
+    path = directory.folder
+    directory.require_run()
+    reader = _Reader(path)
+    recipe = reader.required(path / "recipe.yaml", _yaml_mapping) or {}
+    settings = _settings(recipe, reader) if recipe else None
+    principles = reader.required(directory.principles, load_principles) or []
     responses = {
-        n: found for n in _policies_in_order(directory) if (found := read(directory.responses(n), read_contrasts))
+        name: found
+        for name in _policies_in_order(directory)
+        if (found := reader.required(directory.responses(name), read_contrasts))
     }
-    scores = {n: scored for n in responses if (scored := read_if_there(directory.scores(n), _json_mapping))}
-    verdicts = read_if_there(directory.evaluation / "verdicts.jsonl", read_verdicts) or []
-    iterations = range(1, int(recipe.get("training", {}).get("iterations", 0)) + 1)
-    metrics = {i: steps for i in iterations if (steps := read_if_there(directory.metrics(i), _json_lines))}
-    stored = read_if_there(directory.summary, _json_mapping)
+    scores = {n: scored for n in responses if (scored := reader.optional(directory.scores(n), _json_mapping))}
+    verdicts = reader.optional(_verdicts_file(directory), read_verdicts) or []
+    iterations = range(1, (settings.training.iterations if settings else 0) + 1)
+    stored = reader.optional(directory.summary, Summary.read)
     files = RunFiles(
         folder=path,
         name=path.resolve().name,
         recipe=recipe,
+        settings=settings,
         recipe_text=_text(path / "recipe.yaml"),
         principles=principles,
-        principles_text=_text(principles_file) if principles_file.is_file() else "",
-        summary=stored or _summary_so_far(directory, recipe, principles, scores, verdicts, missing),
-        is_summary_stored=bool(stored),
+        principles_text=_text(directory.principles) if directory.principles.is_file() else "",
+        summary=stored or _summary_so_far(directory, settings, principles, list(scores), verdicts, reader),
+        is_summary_stored=stored is not None,
         responses=responses,
         scores=scores,
-        metrics=metrics,
+        metrics={i: steps for i in iterations if (steps := reader.optional(directory.metrics(i), _json_lines))},
         verdicts=verdicts,
-        missing=missing,
+        missing=reader.missing,
     )
-    missing += _unfinished(directory, files)
+    reader.missing += _unfinished(directory, files)
     return files
+
+
+def _settings(recipe: dict[str, Any], reader: _Reader) -> Recipe | None:
+    try:
+        return Recipe.model_validate(recipe)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        reader.missing.append(f"recipe.yaml does not fit this version of sami: {key}: {one_line(first['msg']):.200}.")
+        return None
 
 
 def _policies_in_order(directory: RunDirectory) -> list[str]:
@@ -142,60 +162,73 @@ def _policies_in_order(directory: RunDirectory) -> list[str]:
 
 def _summary_so_far(
     directory: RunDirectory,
-    recipe: dict[str, Any],
+    settings: Recipe | None,
     principles: list[Principle],
-    scores: dict[str, Any],
+    scored: list[str],
     verdicts: list[Verdict],
-    missing: list[str],
-) -> dict[str, Any]:
-    """The figures of the policies that are scored, as the finished run would state them."""
-    scored = [BASE, *(policy_name(i) for i in range(1, len(scores) + 1))]
-    scored = [name for name in scored if name in scores]
-    if BASE not in scored or not principles:
-        return {}
+    reader: _Reader,
+) -> Summary:
+    """The figures of the policies that are scored, computed as the finished run would."""
+    own = [BASE, *(policy_name(i) for i in range(1, len(scored) + 1))]
+    own = [name for name in own if name in scored]
+    if BASE not in own or not principles or settings is None:
+        return Summary(policies=[])
     try:
-        value = summaries.summarise(directory, Recipe.model_validate(recipe), principles, scored)
-        return {**value, "win_rates": win_rates(verdicts) if any(v.score is not None for v in verdicts) else []}
-    except (ValidationError, KeyError, TypeError) as error:  # of another version of sami
-        missing.append(
-            f"The scores of this run cannot be summed up by this version of sami ({type(error).__name__}). "
-            "Its answers are shown as they are."
+        judged = _judged_so_far(directory, settings, verdicts, reader)
+        return summaries.summarize(directory, settings, principles, own, judged=judged)
+    except (ValidationError, KeyError, TypeError) as error:  # scores of another version of sami
+        reader.missing.append(
+            f"This version of sami cannot summarize the scores of this run ({type(error).__name__}). "
+            "Its answers are shown without figures."
         )
-        return {}
+        return Summary(policies=[])
+
+
+def _judged_so_far(
+    directory: RunDirectory, settings: Recipe, verdicts: list[Verdict], reader: _Reader
+) -> dict[str, Any] | None:
+    """What judges have said, with the sampling and the length model of the recipe; None without a scored verdict."""
+    if all(verdict.score is None for verdict in verdicts):
+        return None
+    sampling = summaries.sampling_of(settings)
+    accuracies = reader.optional(_verdicts_file(directory), lambda file: recorded_accuracies(file, **sampling)) or {}
+    rates = win_rates(verdicts, **sampling, slope=settings.evaluation.slope, judge_accuracy=accuracies)
+    return {"win_rates": rates, "agreement": agreement(verdicts)}
+
+
+def _verdicts_file(directory: RunDirectory) -> Path:
+    return directory.evaluation / "verdicts.jsonl"
 
 
 def _unfinished(directory: RunDirectory, files: RunFiles) -> list[str]:
-    """What a run does not have yet, in the order in which it would come."""
+    """What a run does not have yet, in the order in which it would be made."""
     said = []
     if BASE not in files.responses:
         said.append("base has not answered the held-out queries yet, so there is nothing to compare with.")
     elif BASE not in files.scores:
         said.append("base has answered and is not scored yet.")
-    for iteration in range(1, files.iterations + 1):
-        name = policy_name(iteration)
-        if not directory.contrasts(iteration).is_file():
-            said.append(f"Iteration {iteration} has not started: it has no contrasts.")
-        elif directory.record(f"train-{iteration}") is None:
-            done, steps = len(files.metrics.get(iteration, [])), _steps(files.recipe, iteration)
-            said.append(f"Iteration {iteration} is not trained: {done} of {steps} steps are recorded.")
-        elif name not in files.responses:
-            said.append(f"{name} is trained and has not answered the held-out queries.")
-        elif name not in files.scores:
-            said.append(f"{name} has answered and is not scored.")
+    if files.settings is not None:
+        iterations = range(1, files.settings.training.iterations + 1)
+        said += [line for i in iterations if (line := _unfinished_iteration(directory, files, files.settings, i))]
     if not files.is_summary_stored:
-        said.append("There is no summary.json, so the run did not come to its end.")
-    elif known := [name for name in files.scores if name not in {p["name"] for p in files.policies}]:
-        said.append(f"{', '.join(known)} is scored and not in summary.json, which is older.")
-    if files.scores and not files.summary.get("win_rates"):
+        said.append("summary.json is missing, so the run did not finish.")
+    elif known := [name for name in files.scores if name not in {p.name for p in files.policies}]:
+        said.append(f"{', '.join(known)} is scored but not in summary.json, which is older.")
+    if files.scores and not files.summary.win_rates:
         said.append("No judge has compared the answers, so there are no win rates.")
     return said
 
 
-def _steps(recipe: dict[str, Any], iteration: int) -> int | str:
-    steps = recipe.get("training", {}).get("steps")
-    if isinstance(steps, list) and steps:
-        return int(steps[iteration - 1] if 1 < len(steps) >= iteration else steps[0])
-    return steps if isinstance(steps, int) else "?"
+def _unfinished_iteration(directory: RunDirectory, files: RunFiles, settings: Recipe, iteration: int) -> str:
+    name = policy_name(iteration)
+    if not directory.contrasts(iteration).is_file():
+        return f"Iteration {iteration} has not started: it has no contrasts."
+    if directory.record(f"train-{iteration}") is None:
+        done, steps = len(files.metrics.get(iteration, [])), settings.training.steps_of(iteration)
+        return f"Iteration {iteration} is not trained: {done} of {steps} steps are recorded."
+    if name not in files.responses:
+        return f"{name} is trained and has not answered the held-out queries."
+    return "" if name in files.scores else f"{name} has answered and is not scored."
 
 
 def _text(file: Path) -> str:
@@ -203,8 +236,7 @@ def _text(file: Path) -> str:
 
 
 def _yaml_mapping(file: Path) -> dict[str, Any]:
-    value = yaml.safe_load(_text(file))
-    return _mapping(value)
+    return _mapping(yaml.safe_load(_text(file)))
 
 
 def _json_mapping(file: Path) -> dict[str, Any]:
@@ -213,11 +245,11 @@ def _json_mapping(file: Path) -> dict[str, Any]:
 
 def _mapping(value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise ValueError("it holds no mapping of names to values")
+        raise ValueError("it does not contain a mapping of names to values")
     return value
 
 
 def _json_lines(file: Path) -> list[dict[str, Any]]:
-    """Whole lines; a last one that a kill cut off is left out."""
+    """Whole lines; a last line that a kill cut off is left out."""
     lines = file.read_text(encoding="utf-8").split("\n")
     return [json.loads(line) for line in lines[:-1] if line.strip()]

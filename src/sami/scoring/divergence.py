@@ -1,4 +1,4 @@
-"""KL divergence of a policy from a reference, token by token, without [tokens, vocabulary] where that is large.
+"""KL divergence of a policy from a reference, token by token, without a large [tokens, vocabulary] tensor.
 
     M, kl = scored_with_divergence(model, batch, frozen(base)).split([R, 1], -1)
 
@@ -19,17 +19,17 @@ from sami.contrasts import ContrastBatch
 from sami.models import structure
 from sami.scoring import logprobs
 
-# Gives the reference model for the length of a block.
+# Yields the reference model inside a `with` block.
 Reference = Callable[[], AbstractContextManager[nn.Module]]
 
 
 def frozen(model: nn.Module) -> Reference:
-    """A reference with weights of its own."""
+    """A reference that has weights of its own."""
     return lambda: nullcontext(model)
 
 
 def adapter_off(model: PeftModel) -> Reference:
-    """The policy's own base as the reference: its adapter switched off, and no dropout."""
+    """The policy's own base as the reference: its adapter and dropout are switched off."""
 
     @contextmanager
     def switched() -> Iterator[nn.Module]:
@@ -47,11 +47,11 @@ def adapter_off(model: PeftModel) -> Reference:
 def scored_with_divergence(
     model: nn.Module, batch: ContrastBatch, reference: Reference, *, per_token: bool = True
 ) -> Tensor:
-    """The log-prob matrix with one more column, the KL divergence: what one pass over a batch gives.
+    """The log-prob matrix with one more column, the KL divergence, from one pass over a batch.
 
     Args:
-        model, batch, per_token: as in `logprob_matrix`; per_token does not concern the divergence.
-        reference: from `frozen` or `adapter_off`; it gets no gradient.
+        model, batch, per_token: as in `logprob_matrix`; per_token does not affect the divergence.
+        reference: from `frozen` or `adapter_off`; it receives no gradient.
 
     Returns:
         [B, C, R + 1] fp32 in nats. The last column is KL(model || reference) of the next token, averaged over the
@@ -63,7 +63,7 @@ def scored_with_divergence(
 
 
 def _divergence(model: nn.Module, batch: ContrastBatch, hidden_XD: Tensor, reference: Reference) -> Tensor:
-    """[B, C] from the states of each response under its own constitution."""
+    """[B, C], from the states of each response under its own constitution."""
     own = list(batch.constitutions)
     mask_BCT = batch.response_mask[:, own]
     at = batch.predictor[:, range(len(own)), own][mask_BCT]
@@ -91,7 +91,7 @@ def _token_divergence(model: nn.Module, hidden_XD: Tensor, reference: Reference,
 
 
 class _Divergence(torch.autograd.Function):
-    """KL(softmax(logits) || softmax(reference)) in fp32, [X], with fp32 logits of a few rows at a time."""
+    """KL(softmax(logits) || softmax(reference)) in fp32, [X]; fp32 logits exist for a few rows at a time."""
 
     ROWS_AT_ONCE = 256
 
@@ -124,6 +124,6 @@ def _rows(logits_XV: Tensor, reference_XV: Tensor) -> Iterator[tuple[Tensor, Ten
 
 
 def _log_ratio(logits_XV: Tensor, reference_XV: Tensor) -> tuple[Tensor, Tensor]:
-    """Probabilities, and their logarithms less the reference's, both fp32 [X, V]."""
+    """Probabilities, and their logarithms minus the reference's, both fp32 [X, V]."""
     log_p = logits_XV.float().log_softmax(-1)
     return log_p.exp(), log_p.sub_(reference_XV.float().log_softmax(-1))

@@ -1,8 +1,8 @@
-"""Gradients of a loss over a whole log-prob matrix with the activations of one constitution at a time.
+"""Gradients of a loss over a whole log-prob matrix, with the activations of one constitution at a time.
 
-First every row of the matrix is scored without a graph. In the backward pass each row is scored again, with a
-graph, and sent the gradient that the loss gave it. The result is exact and costs one more forward pass. The
-idea is that of Gao et al. 2021 (arXiv 2101.06983), with rows of the matrix in place of representations.
+Every row of the matrix is first scored without a graph. In the backward pass each row is scored again, with a graph,
+and receives the gradient that the loss assigned to it. The result is exact and costs one more forward pass. The idea is
+from Gao et al. 2021 (arXiv 2101.06983), with rows of the matrix in place of representations.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,11 +18,11 @@ Score = Callable[[ContrastBatch], Tensor]
 
 
 def cached_logprob_matrix(score: Score, rows: Sequence[ContrastBatch]) -> Tensor:
-    """[B, C, R] from `score`, which gives [B, 1, R] for each of the C batches, one a constitution.
+    """[B, C, R] from `score`, which returns [B, 1, R] for each of the C batches, one per constitution.
 
-    Further columns, such as a divergence, pass through alike.
+    Further columns, such as a divergence, are handled the same way.
     """
-    # Autograd calls the backward pass only of what depends on something that asks for a gradient.
+    # Autograd calls a backward pass only if an input requires a gradient.
     matrix: Tensor = _Cached.apply(torch.zeros((), requires_grad=True), score, rows)
     return matrix
 
@@ -33,7 +33,7 @@ class _Cached(torch.autograd.Function):
         ctx.score, ctx.rows, ctx.random = score, rows, []
         scored = []
         for row in rows:
-            ctx.random.append(_RandomState(row.input_ids))  # dropout must fall alike in both passes
+            ctx.random.append(_RandomState(row.input_ids))  # both passes must drop the same units
             scored.append(score(row))
         return torch.cat(scored, 1)
 
@@ -46,7 +46,7 @@ class _Cached(torch.autograd.Function):
 
 
 class _RandomState:
-    """The state of the random generators that a row was scored with, restored inside a `with` block."""
+    """The state of the random generators with which a row was scored, restored inside a `with` block."""
 
     def __init__(self, *tensors: Tensor) -> None:
         self._cpu = torch.get_rng_state()

@@ -2,9 +2,9 @@
 
     M = logprob_matrix(model, collate(contrasts, pad_token_id))        # [B, C, R], fp32
 
-All responses of a contrast share one row per constitution (see `contrasts`), so a prompt is computed once
-for its R responses, and logits exist for response tokens only, a part of them at a time. The log-softmax is in
-fp32 whatever the model's dtype.
+All responses of a contrast share one row per constitution (see `contrasts`), so a prompt is computed once for its R
+responses. Logits exist for response tokens only, and for a part of them at a time. The log-softmax is in fp32 whatever
+the model's dtype.
 
 Shapes: B contrasts, C constitutions, R responses, T response tokens, N sequences, L sequence length, X scored
 positions, D hidden size, V vocabulary.
@@ -23,7 +23,7 @@ from sami.errors import InputError
 from sami.models import attention
 from sami.models.structure import causal_lm, has_separate_head, head_logits, vocabulary_size
 
-# Logits that exist at once, [X, V]; where there are more, they are computed again in the backward pass.
+# Largest number of logits, [X, V], that exist at once; above it, they are recomputed in the backward pass.
 MOST_LOGITS = 1 << 27
 
 
@@ -79,10 +79,10 @@ def _token_logprobs(model: nn.Module, batch: ContrastBatch, hidden_XD: Tensor) -
 def response_logprobs(
     model: nn.Module, pairs: Sequence[tuple[list[int], list[int]]], pad_token_id: int
 ) -> list[list[float]]:
-    """Log-prob of each token of a response after its prompt, for (prompt ids, response ids), in nats."""
+    """Log-prob of each token of a response after its prompt, in nats, for pairs of (prompt ids, response ids)."""
     scored = []
     for prompt, response in pairs:
-        one = Contrast(  # of two responses, as every contrast; the first counts
+        one = Contrast(  # a contrast has two responses; only the first is used
             id="response",
             query="",
             constitutions=["", ""],
@@ -126,7 +126,7 @@ def _scored_logits(lm: Any, batch: ContrastBatch, inputs: dict[str, Any]) -> Ten
 
 
 def _head_logprobs(model: nn.Module, hidden_XD: Tensor, predictor: Tensor, target: Tensor) -> Tensor:
-    """Log-prob of each target by the hidden state that predicts it, without [X, V] where that is large.
+    """Log-prob of each target from the hidden state that predicts it, without a large [X, V] tensor.
 
     `predictor` and `target` are flat lists of equal length.
     """
@@ -174,7 +174,7 @@ def _weighted_softmax(logits_XV: Tensor, lse_X: Tensor, weight_X: Tensor) -> Ten
 
 
 class _Softmax:
-    """The elementwise work on logits in fp32: some rows at a time, or all at once where it is compiled."""
+    """The elementwise work on logits in fp32: a few rows at a time, or all at once if it is compiled."""
 
     ROWS_AT_ONCE = 256
 
@@ -189,7 +189,7 @@ class _Softmax:
             )
 
     def logsumexp(self, logits_XV: Tensor) -> Tensor:
-        """Of each row, [X] fp32."""
+        """log-sum-exp of each row, [X] fp32."""
         if self._compiled:
             return self._compiled[0](logits_XV)
         return torch.cat([_logsumexp(rows) for rows in logits_XV.split(self.ROWS_AT_ONCE)])
@@ -209,13 +209,13 @@ _softmax = _Softmax()
 
 
 def fuse_softmax() -> None:
-    """Compile the elementwise work on logits, which takes a sixth of a training pass on CPU otherwise."""
+    """Compile the elementwise work on logits, which otherwise takes a sixth of a training pass on CPU."""
     _softmax.fuse()
 
 
 def require_finite(logprobs: Tensor, contrasts: Sequence[str]) -> None:
     if not torch.isfinite(logprobs).all():
         raise InputError(
-            f"The model gives log-probs that are not finite for the contrasts {', '.join(contrasts)}. "
-            f"Its weights are damaged or its dtype overflows: try model.dtype=float32 or a lower training.lr."
+            f"The model's log-probs are not finite for the contrasts {', '.join(contrasts)}. Its weights are damaged, "
+            f"or its dtype overflows. Try model.dtype=float32 or a lower training.lr."
         )

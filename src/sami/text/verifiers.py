@@ -1,10 +1,11 @@
-"""Deterministic checks of a response's text, as data: what a principles file may say under `verifier:`.
+"""Deterministic checks of a response's text, as a principles file has them under `verifier:`.
 
     verifier: {check: word_count, max: 40}
     verifier: {check: all_of, specs: [{check: lines, min_lines: 4}, {check: rhyme, min_share: 0.5}]}
 
 A new check is one class with `check` and `holds`, and its name in `VerifierSpec`.
-Words, sentences, syllables and rhymes are those of English; other languages are counted by the same rules.
+Words, sentences and lists are found in every language. `reading_grade` and `rhyme` know English only: no response in
+another language passes them, nor their negation.
 """
 
 from __future__ import annotations
@@ -14,10 +15,13 @@ from abc import ABC, abstractmethod
 from functools import cached_property
 from typing import Annotated, Literal, Self
 
+import regex
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from sami.text import reading
-from sami.text.reading import HAS_WORD, ITEM, LETTER, SPOKEN_WORD, STOPS
+from sami.text import english, lexicon, reading
+from sami.text.languages import ENGLISH, language_of
+from sami.text.reading import HAS_WORD, ITEM
+from sami.text.words import caseless, word_count
 
 
 class Verifier(BaseModel, ABC):
@@ -26,9 +30,20 @@ class Verifier(BaseModel, ABC):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
     def passes(self, response: str) -> bool:
-        """Whether the response does what the check asks. An empty response passes nothing."""
+        """Whether the response does what the check asks.
+
+        An empty response passes nothing, and neither does one in a language that the check cannot read.
+        """
         text = reading.clean(response)
-        return not reading.is_blank(text) and self.holds(text)
+        return not reading.is_blank(text) and self.reads(text) and self.holds(text)
+
+    def reads(self, text: str) -> bool:
+        """Whether the check knows the language of a cleaned text."""
+        return True
+
+    def english_checks(self) -> set[str]:
+        """The names of the checks, this one or those it combines, that know English only."""
+        return set()
 
     @abstractmethod
     def holds(self, text: str) -> bool:
@@ -47,7 +62,7 @@ def _require_limit(check: str, **limits: float | None) -> None:
 
 
 def _require_order(check: str, low: float | None, high: float | None) -> None:
-    """Refuse a range that holds nothing.
+    """Refuse an empty range.
 
     Raises:
         ValueError: low > high.
@@ -62,8 +77,18 @@ def _within(value: float, low: float | None, high: float | None) -> bool:
     return (low is None or value >= low) and (high is None or value <= high)
 
 
+class _EnglishOnly(Verifier):
+    check: str
+
+    def reads(self, text: str) -> bool:
+        return language_of(text) == ENGLISH
+
+    def english_checks(self) -> set[str]:
+        return {self.check}
+
+
 class _Count(Verifier):
-    """A count between `min` and `max`, both included. At least one of the two is given."""
+    """A count between `min` and `max`, both included. At least one of them is required."""
 
     check: str
     min: int | None = Field(default=None, ge=1)
@@ -77,19 +102,19 @@ class _Count(Verifier):
 
     @abstractmethod
     def count(self, text: str) -> int:
-        """What is counted."""
+        """The number that is compared with the limits."""
 
     def holds(self, text: str) -> bool:
         return _within(self.count(text), self.min, self.max)
 
 
 class WordCount(_Count):
-    """Words: pieces between spaces or em dashes that hold a letter or digit, without the marks of lists."""
+    """Words, as they are counted everywhere else: "well-known" has two. The marks of list items are not words."""
 
     check: Literal["word_count"] = "word_count"
 
     def count(self, text: str) -> int:
-        return len(reading.words(text))
+        return word_count(reading.without_marks(text))
 
 
 class SentenceCount(_Count):
@@ -107,11 +132,11 @@ class Exclamations(_Count):
     check: Literal["exclamations"] = "exclamations"
 
     def count(self, text: str) -> int:
-        return text.count("!") + text.count("！")
+        return sum(map(reading.is_exclamation, filter(reading.is_stop, text)))
 
 
 class ListItems(Verifier):
-    """Lines that are items of a list: "1." or "1)" (numbered), "-", "*" or "•" (bulleted), and a word."""
+    """Lines that are items of a list: a mark such as "1.", "(2)", "３、", "-" or "•", and a word."""
 
     check: Literal["list"] = "list"
     style: Literal["numbered", "bulleted", "any"] = "any"
@@ -151,23 +176,25 @@ class EndsWith(Verifier):
     suffix: Literal["question", "exclamation", "statement", "ellipsis"]
 
     def holds(self, text: str) -> bool:
-        end = len(text)
-        while end and not text[end - 1].isalnum() and text[end - 1] not in STOPS:
-            end -= 1
-        stops = text[len(text[:end].rstrip(STOPS)) : end]
+        stops = reading.closing_stops(text)
+        question, exclamation = any(map(reading.is_question, stops)), any(map(reading.is_exclamation, stops))
+        ellipsis = stops.endswith(("…", "⋯", "...", "。。。"))
         match self.suffix:
             case "question":
-                return "?" in stops or "？" in stops
+                return question
             case "exclamation":
-                return "!" in stops or "！" in stops
+                return exclamation
             case "statement":
-                return stops in (".", "。")
+                return len(stops) == 1 and not (question or exclamation or ellipsis)
             case "ellipsis":
-                return stops.endswith(("…", "..."))
+                return ellipsis
 
 
-class ReadingGrade(Verifier):
-    """Flesch-Kincaid grade: the US school year that can read the text. May be below 0; English only.
+_SPOKEN_WORD = regex.compile(r"[\p{L}\p{N}]+(?:'[\p{L}\p{N}]+)*+")  # of English; "well-known" is two
+
+
+class ReadingGrade(_EnglishOnly):
+    """Flesch-Kincaid grade: the US school year that can read the text. May be below 0. English only.
 
     0.39 words per sentence + 11.8 syllables per word - 15.59 (Kincaid et al. 1975), by `sentence_count`'s
     sentences. Written out because textstat 0.7.13 downloads NLTK's copy of a dictionary that we already have.
@@ -184,11 +211,11 @@ class ReadingGrade(Verifier):
         return self
 
     def holds(self, text: str) -> bool:
-        words = [word for word in SPOKEN_WORD.findall(reading.fold(text)) if word[0].isalpha()]
+        words = [word for word in _SPOKEN_WORD.findall(caseless(text)) if word[0].isalpha()]
         if not words:
             return False
         per_sentence = len(words) / reading.sentences(text)
-        per_word = sum(map(reading.syllables, words)) / len(words)
+        per_word = sum(map(english.syllables, words)) / len(words)
         return _within(0.39 * per_sentence + 11.8 * per_word - 15.59, self.min, self.max)
 
 
@@ -210,7 +237,7 @@ class Lexicon(Verifier):
     def _check_words(cls, words: list[str]) -> list[str]:
         if blank := [word for word in words if not word.strip()]:
             raise ValueError(
-                f"The words of a lexicon check hold a blank entry, {blank[0]!r}. Delete it or write a word."
+                f"The words of a lexicon check have a blank entry, {blank[0]!r}. Delete it or write a word."
             )
         return words
 
@@ -221,24 +248,17 @@ class Lexicon(Verifier):
         return self
 
     @cached_property
-    def _entries(self) -> re.Pattern[str]:
-        """Any entry. Only at a letter does an edge have to be a word's: an emoji may touch one."""
-        folded = sorted({reading.fold(reading.clean(word)).strip() for word in self.words}, key=len, reverse=True)
-        phrases = {entry: r"\s+".join(map(re.escape, entry.split())) for entry in folded}
-        closed = {e: p + rf"(?!'?{LETTER})" if e[-1].isalnum() else p for e, p in phrases.items()}
-        words = "|".join(p for e, p in closed.items() if e[0].isalnum())
-        others = "|".join(p for e, p in closed.items() if not e[0].isalnum())
-        at_word = rf"(?<!{LETTER})(?<!{LETTER}')(?:{words})" if words else ""
-        return re.compile("|".join(filter(None, [at_word, others])))
+    def _entries(self) -> regex.Pattern[str]:
+        return lexicon.pattern(map(reading.clean, self.words))
 
     def holds(self, text: str) -> bool:
-        found = self._entries.findall(reading.fold(text))
-        share = sum(len(entry.split()) for entry in found) / max(1, len(reading.words(text)))
+        found = self._entries.findall(caseless(text))
+        share = sum(max(1, word_count(entry)) for entry in found) / max(1, word_count(reading.without_marks(text)))
         return _within(len(found), self.min_count, self.max_count) and _within(share, self.min_share, None)
 
 
 class Lines(Verifier):
-    """Verse's short lines: how many lines hold a word, and how long each may be, in words."""
+    """Short lines, as in verse: the least number of lines with a word, and the most words in any line."""
 
     check: Literal["lines"] = "lines"
     min_lines: int | None = Field(default=None, ge=1)
@@ -250,29 +270,29 @@ class Lines(Verifier):
         return self
 
     def holds(self, text: str) -> bool:
-        lengths = [len(reading.words(line)) for line in reading.lines(text)]
+        lengths = [word_count(reading.without_marks(line)) for line in reading.lines(text)]
         return _within(len(lengths), self.min_lines, None) and _within(
             max(lengths, default=0), None, self.max_words_per_line
         )
 
 
-class Rhyme(Verifier):
+class Rhyme(_EnglishOnly):
     """Share of lines, 0 to 1, whose last word rhymes with that of a line one or two lines away.
 
-    Two words rhyme when they sound alike from the last stressed vowel on. A word does not rhyme with itself,
-    nor one that the CMU dictionary does not know with any. Lines without a word are skipped.
+    Two words rhyme when they sound alike from the last stressed vowel on. A word does not rhyme with itself, and a
+    word that is not in the CMU dictionary does not rhyme with any. Lines without a word are skipped. English only.
     """
 
     check: Literal["rhyme"] = "rhyme"
     min_share: float = Field(default=0.5, gt=0, le=1)
 
     def holds(self, text: str) -> bool:
-        ends = [SPOKEN_WORD.findall(reading.fold(line))[-1] for line in reading.lines(text)]
-        parts = [reading.rhyme_parts(word) for word in ends]
+        ends = [_SPOKEN_WORD.findall(caseless(line))[-1] for line in reading.lines(text)]
+        parts = [english.rhyme_parts(word) for word in ends]
 
         def rhymes(i: int) -> bool:
-            neighbours = range(max(0, i - 2), min(len(ends), i + 3))
-            return any(ends[i] != ends[j] and parts[i] & parts[j] for j in neighbours)
+            neighbors = range(max(0, i - 2), min(len(ends), i + 3))
+            return any(ends[i] != ends[j] and parts[i] & parts[j] for j in neighbors)
 
         return bool(ends) and sum(map(rhymes, range(len(ends)))) / len(ends) >= self.min_share
 
@@ -280,7 +300,7 @@ class Rhyme(Verifier):
 class Pattern(Verifier):
     """A Python regular expression, searched in the whole response; lines end with `\\n`.
 
-    It runs without a time limit: nested repeats such as (a+)+ can take for ever.
+    It runs without a time limit: nested repeats such as (a+)+ can take forever.
     """
 
     check: Literal["pattern"] = "pattern"
@@ -295,7 +315,7 @@ class Pattern(Verifier):
         except (re.error, OverflowError, RecursionError) as error:
             raise ValueError(
                 f"The regex {regex!r} of a pattern check does not compile: {error}. "
-                "Correct it, or escape the characters that are meant literally with a backslash."
+                "Correct it, or put a backslash before characters that are meant literally."
             ) from error
         return regex
 
@@ -312,6 +332,12 @@ class AllOf(Verifier):
     def holds(self, text: str) -> bool:
         return all(spec.holds(text) for spec in self.specs)
 
+    def reads(self, text: str) -> bool:
+        return all(spec.reads(text) for spec in self.specs)
+
+    def english_checks(self) -> set[str]:
+        return set[str]().union(*(spec.english_checks() for spec in self.specs))
+
 
 class AnyOf(Verifier):
     """At least one of the checks."""
@@ -322,15 +348,27 @@ class AnyOf(Verifier):
     def holds(self, text: str) -> bool:
         return any(spec.holds(text) for spec in self.specs)
 
+    def reads(self, text: str) -> bool:
+        return all(spec.reads(text) for spec in self.specs)
+
+    def english_checks(self) -> set[str]:
+        return set[str]().union(*(spec.english_checks() for spec in self.specs))
+
 
 class Negate(Verifier):
-    """Not the check. An empty response does not pass here either."""
+    """The opposite of a check. An empty response passes neither."""
 
     check: Literal["negate"] = "negate"
     spec: VerifierSpec
 
     def holds(self, text: str) -> bool:
         return not self.spec.holds(text)
+
+    def reads(self, text: str) -> bool:
+        return self.spec.reads(text)
+
+    def english_checks(self) -> set[str]:
+        return self.spec.english_checks()
 
 
 VerifierSpec = Annotated[
@@ -350,7 +388,7 @@ VerifierSpec = Annotated[
     | Negate,
     Field(discriminator="check"),
 ]
-"""What stands under `verifier:` in a principles file; `check` says which of the classes it is."""
+"""The value of `verifier:` in a principles file; `check` names the class."""
 
 
 for _combinator in (AllOf, AnyOf, Negate):

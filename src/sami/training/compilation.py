@@ -1,4 +1,4 @@
-"""Compiled transformer blocks: one compilation for all layers, of any number of tokens."""
+"""Compiled transformer blocks: one compilation serves all layers and any number of tokens."""
 
 import torch
 from torch import nn
@@ -9,9 +9,9 @@ from sami.scoring import logprobs
 
 
 def compile_layers(model: nn.Module) -> None:
-    """Compile each block for its forward and backward pass; attention stays as it is, between two compiled parts.
+    """Compile each block for its forward and backward pass. Attention is not compiled; it separates two compiled parts.
 
-    The first pass takes 15 to 25 s longer. Needs a C++ compiler on CPU.
+    The first pass takes 15 to 25 s longer. On CPU this needs a C++ compiler.
     """
     AttentionInterface.register(attention.NAME, torch.compiler.disable(attention.attend))
     attention.fuse_softmax_gradient()

@@ -1,4 +1,4 @@
-"""The order in which contrasts are trained: whole optimizer steps, seeded, alike in every process."""
+"""The order in which contrasts are trained: whole optimizer steps, seeded, the same in every process."""
 
 import itertools
 from collections.abc import Iterator, Sequence
@@ -6,9 +6,7 @@ from typing import Any
 
 import torch
 from torch.utils.data import Dataset, Sampler
-from transformers import (
-    TrainerCallback,
-)
+from transformers import TrainerCallback
 
 from sami.contrasts import Contrast
 
@@ -25,7 +23,7 @@ class ContrastDataset(Dataset[Contrast]):
 
 
 class EpochCallback(TrainerCallback):
-    """Tells the sampler its epoch: in a resumed run of several processes nothing else does."""
+    """Sets the sampler's epoch, which nothing else does in a resumed run of several processes."""
 
     def __init__(self, sampler: "StepSampler") -> None:
         self._sampler = sampler
@@ -35,10 +33,10 @@ class EpochCallback(TrainerCallback):
 
 
 class StepSampler(Sampler[int]):
-    """A seeded order in whole optimiser steps, whose contrasts stand by length to save padding.
+    """A seeded order in whole optimizer steps; within a step, contrasts are sorted by length to save padding.
 
-    Which contrasts share a step, and so every update, does not depend on the lengths. What does not fill a step
-    is left to the next epoch's order; fewer contrasts than one step holds are repeated to fill it.
+    Lengths do not decide which contrasts share a step, so they do not change any update. Contrasts that do not fill a
+    step are left to the next epoch's order; fewer contrasts than a step takes are repeated to fill it.
     """
 
     def __init__(self, lengths: Sequence[int], step: int, seed: int) -> None:

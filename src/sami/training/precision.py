@@ -10,9 +10,9 @@ from torch import Tensor, nn
 class ComputeCopy:
     """A copy of a model in a compute dtype whose gradients land on the fp32 masters.
 
-    A pass through `model` is bit for bit the one that a model saved in `dtype` will make. Gradients are added to
-    the masters in fp32 as soon as each is complete, so accumulation over micro-batches loses nothing and the
-    copy's own gradients are never held together.
+    A pass through `model` is bit for bit that of a model saved in `dtype`. Each gradient is added to its master in
+    fp32 as soon as it is complete, so accumulation over micro-batches loses nothing, and the copy's own gradients
+    never exist all at once.
     """
 
     def __init__(self, masters: nn.Module, dtype: torch.dtype) -> None:
@@ -26,12 +26,12 @@ class ComputeCopy:
             self._pairs.append((master, narrow))
             if narrow.requires_grad:
                 narrow.register_post_accumulate_grad_hook(_hand_over(master))
-        # Buffers such as rotary frequencies keep their dtype, as they do in a model that is loaded in `dtype`.
+        # Buffers such as rotary frequencies keep their dtype, as in a model that is loaded in `dtype`.
         self.model: Any = copy.deepcopy(masters, memo)
         self._seen = self._versions()
 
     def refresh(self) -> None:
-        """Take over the masters' values if an optimiser step or a checkpoint changed them."""
+        """Copy the masters' values if an optimizer step or a checkpoint changed them."""
         if (now := self._versions()) != self._seen:
             self._seen = now
             with torch.no_grad():
@@ -43,12 +43,12 @@ class ComputeCopy:
 
 
 def count_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
-    """Give weights a new version after a step: fused kernels change them without one, and copies would go stale."""
+    """Increment the weights' versions after a step: fused kernels do not, and copies would become stale."""
     torch.autograd.graph.increment_version([weight for group in optimizer.param_groups for weight in group["params"]])
 
 
 def frozen_copy(model: nn.Module, dtype: torch.dtype) -> Any:
-    """A copy of a model in a dtype, in evaluation mode and without gradients; buffers keep their dtype."""
+    """A copy of a model in another dtype, in evaluation mode and without gradients; buffers keep their dtype."""
     memo: dict[int, Any] = {
         id(weight): nn.Parameter(weight.detach().to(dtype, copy=True), requires_grad=False)
         for weight in model.parameters()

@@ -1,4 +1,4 @@
-"""Whether training moves the weights that will be saved: measured at every step, after rounding."""
+"""Measures at every step how much training changes the weights that will be saved, after rounding."""
 
 from typing import Any
 
@@ -9,17 +9,17 @@ from transformers import TrainerCallback
 from sami.errors import InputError
 from sami.training.sharding import local
 
-# Values of each weight tensor that are watched for change: enough for its share within 1 point.
+# Values of each weight tensor that are sampled: enough to know the share that changed within 1 point.
 WATCHED_VALUES = 1 << 14
-# Below this share of watched weights changed after rounding, the saved model is the one that was loaded.
+# If a smaller share of the sampled weights changes after rounding, the saved model is the one that was loaded.
 UNCHANGED_BELOW = 1e-3
 
 
 class WeightChange(TrainerCallback):
-    """Watches a random sample of every weight tensor: how far a step moves it, and whether rounding hides that.
+    """Samples every weight tensor at random: how far a step moves it, and whether rounding undoes that.
 
     Args:
-        dtype: that weights are saved in.
+        dtype: in which the weights are saved.
     """
 
     def __init__(self, dtype: torch.dtype) -> None:
@@ -28,7 +28,7 @@ class WeightChange(TrainerCallback):
         self._relative = 0.0
 
     def watch(self, model: nn.Module) -> None:
-        """Count change from the weights as they are now, in several processes their shards."""
+        """Measure change from the weights as they are now; with several processes, from their shards."""
         self._weights = [p for p in model.parameters() if p.requires_grad and local(p).numel()]
         generator = torch.Generator().manual_seed(0)
         self._watched = [
@@ -74,7 +74,7 @@ class WeightChange(TrainerCallback):
 
 
 def require_changed(share: float, steps: int, lr: float, dtype: torch.dtype) -> None:
-    """Refuse a model of which rounding to `dtype` left nothing that training changed.
+    """Refuse a model if rounding to `dtype` undoes what training changed.
 
     Raises:
         InputError: a smaller share of the weights than `UNCHANGED_BELOW` differs from the start.
@@ -82,6 +82,6 @@ def require_changed(share: float, steps: int, lr: float, dtype: torch.dtype) -> 
     if share < UNCHANGED_BELOW:
         raise InputError(
             f"After {steps} steps at learning rate {lr:g}, {share:.2%} of the weights differ from the start "
-            f"once rounded to {str(dtype).removeprefix('torch.')}, so the saved model would be the one "
+            f"once rounded to {str(dtype).removeprefix('torch.')}, so the saved model would equal the one "
             f"that was loaded. Raise training.lr or training.steps, or set model.dtype=float32."
         )

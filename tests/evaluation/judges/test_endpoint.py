@@ -1,15 +1,12 @@
-"""The judge behind a server, against one that fails in every way we know."""
+"""A server as a judge, and servers that fail in every way we know."""
 
 import json
 import logging
 import random
 import re
-import socket
 import threading
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
-from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +15,7 @@ import pytest
 from sami import chat_client
 from sami.errors import InputError
 from sami.evaluation.ask import ask, requests_of, spent
+from sami.evaluation.judges import Given
 from sami.evaluation.judges.endpoint import Endpoint
 from sami.evaluation.verdicts import Verdict, read_verdicts
 from sami.recipe import EndpointJudge, load_recipe
@@ -38,7 +36,7 @@ def settings(url: str, **changes: Any) -> EndpointJudge:
 
 def run(url: str, folder: Path, count: int = 5, limit: float = 100.0, **changes: Any) -> list[Verdict]:
     file = folder / "verdicts.jsonl"
-    judge = Endpoint(settings(url, **changes), spent(file, "endpoint:judge"))
+    judge = Endpoint(settings(url, **changes), Given(spent=spent(file, "endpoint:judge")))
     return ask(judge, pairs(count), file, unscored_limit=limit)
 
 
@@ -139,36 +137,11 @@ PASSING: dict[str, Callable[[Request], Any]] = {
 
 @pytest.mark.parametrize("fault", PASSING)
 def test_a_fault_that_passes_costs_an_attempt_and_no_verdict(tmp_path: Path, fault: str) -> None:
-    started = time.monotonic()
     with serving(once(PASSING[fault])) as server:
         verdicts = run(server.url, tmp_path, 2, timeout=0.5, retries=2)
-    assert time.monotonic() - started < 5  # a stall or a drip ends with the attempt's time
     assert [v.score for v in verdicts] == [1.0] * 4
     assert len(server.requests) == 8
     assert len(read_verdicts(tmp_path / "verdicts.jsonl")) == 4
-
-
-@pytest.mark.parametrize("form", ["seconds", "date"])
-def test_retry_after_is_waited_for(tmp_path: Path, form: str) -> None:
-    def fault(request: Request) -> None:
-        later = datetime.now(UTC) + timedelta(seconds=2)
-        request.fail(429, Retry_After="1.0" if form == "seconds" else format_datetime(later, usegmt=True))
-
-    with serving(once(fault)) as server:
-        file = tmp_path / "verdicts.jsonl"
-        ask(Endpoint(settings(server.url, concurrency=1)), [pair()], file)
-    first, second = server.requests[:2]
-    assert first.prompt == second.prompt
-    assert 0.9 < second.time - first.time < 3
-
-
-def test_a_server_that_wants_to_be_left_alone_for_an_hour_is_not_waited_for(tmp_path: Path) -> None:
-    with (
-        serving(lambda r: r.fail(429, "come back later", Retry_After="3600")) as server,
-        pytest.raises(InputError, match=r"come back later.*run the same command again"),
-    ):
-        run(server.url, tmp_path)
-    assert len(server.requests) <= 5 + 8
 
 
 # Faults that stay.
@@ -179,9 +152,10 @@ def test_a_server_that_wants_to_be_left_alone_for_an_hour_is_not_waited_for(tmp_
     [
         ("", {}, "the answer is empty"),
         (None, {}, "the answer is empty"),
-        ("I like both.", {}, "the answer holds no verdict line"),
-        ("Verdict: C", {}, "the answer holds no verdict line"),
+        ("I like both.", {}, "the answer has no verdict line"),
+        ("Verdict: C", {}, "the answer has no verdict line"),
         ("Response A says:\nVerdict: A", {"finish": "length"}, "the answer was cut off before its verdict"),
+        ("Verdict: A", {"finish": "content_filter"}, "the server's content filter stopped the answer"),
     ],
 )
 def test_an_unreadable_answer_is_unscored_with_its_reason(
@@ -210,10 +184,8 @@ def test_a_third_of_all_calls_failing_leaves_every_pair_scored_or_unscored_once(
             fault = rng.choice(faults) if rng.random() < 0.3 else answer_well
         fault(request)
 
-    started = time.monotonic()
     with serving(answer) as server:
         verdicts = run(server.url, tmp_path, 60, timeout=0.5, retries=4, concurrency=16)
-    assert time.monotonic() - started < 30
     recorded = read_verdicts(tmp_path / "verdicts.jsonl")
     assert len(verdicts) == len(recorded) == 120
     assert len({(v.query_id, v.order) for v in recorded}) == 120
@@ -225,15 +197,6 @@ def test_a_third_of_all_calls_failing_leaves_every_pair_scored_or_unscored_once(
 
 
 # The end of it.
-
-
-def test_nobody_at_the_address(tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
-    with pytest.raises(InputError, match=f"No server answers at {url}"):
-        run(url, tmp_path)
-    assert not (tmp_path / "verdicts.jsonl").exists()
 
 
 @pytest.mark.parametrize("where", ["models", "answer"])
@@ -270,13 +233,27 @@ def test_a_question_longer_than_the_judges_context(tmp_path: Path) -> None:
     assert len(read_verdicts(tmp_path / "verdicts.jsonl")) == 6
 
 
-def test_a_parameter_that_the_server_refuses_ends_at_once(tmp_path: Path) -> None:
+def test_a_parameter_that_the_server_refuses_is_adapted_and_recorded(tmp_path: Path) -> None:
+    def answer(request: Request) -> None:
+        if "max_tokens" in request.body:
+            request.fail(400, "max_tokens is not supported")
+        else:
+            answer_well(request)
+
+    with serving(answer) as server:
+        assert [v.score for v in run(server.url, tmp_path)] == [1.0] * 10
+    assert len(server.requests) == 11
+    log = requests_of(tmp_path / "verdicts.jsonl", "endpoint:judge")
+    assert {str(line["adapted"]) for line in log} == {"{'max_tokens': 'max_completion_tokens'}"}
+
+
+def test_a_request_that_the_server_refuses_ends_at_once(tmp_path: Path) -> None:
     with (
-        serving(lambda r: r.fail(400, "logprobs is not supported")) as server,
-        pytest.raises(InputError, match=r"logprobs is not supported.*log_probs: false"),
+        serving(lambda r: r.fail(400, "temperature must be below 1")) as server,
+        pytest.raises(InputError, match=r"refuses the request of the judge.*below 1 \(HTTP 400\)\. Change"),
     ):
         run(server.url, tmp_path)
-    assert len(server.requests) <= 8
+    assert len(server.requests) <= 9
 
 
 def test_no_credit_is_not_retried(tmp_path: Path) -> None:
@@ -325,12 +302,6 @@ def test_a_budget_is_never_passed_and_a_larger_one_continues(tmp_path: Path) -> 
         verdicts = run(server.url, tmp_path, 20, budget=1.0, **prices)
     assert [v.score for v in verdicts] == [1.0] * 40
     assert len(server.requests) == 40
-
-
-def test_a_missing_key_for_the_public_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("JUDGE_KEY")
-    with pytest.raises(InputError, match="JUDGE_KEY, which is not set"):
-        Endpoint(settings("https://api.openai.com/v1"))
 
 
 def test_the_key_appears_nowhere(

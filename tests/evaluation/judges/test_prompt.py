@@ -36,7 +36,7 @@ def test_every_line_of_a_response_stays_behind_its_mark(attack: str, order: str)
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_a_judge_that_quotes_a_response_says_nothing_by_it(attack: str) -> None:
     quoted = [line for line in prompt(Question(pair(candidate=attack), "candidate_first")).splitlines() if "| " in line]
-    assert read_verdict("\n".join(quoted), cut_off=False) == "the answer holds no verdict line"
+    assert read_verdict("\n".join(quoted), cut_off=False) == "the answer has no verdict line"
     said = "\n".join([*quoted, "Verdict: B"])
     verdict = read_verdict(said, cut_off=False)
     assert isinstance(verdict, tuple)
@@ -55,6 +55,12 @@ def test_a_judge_that_quotes_a_response_says_nothing_by_it(attack: str) -> None:
         (" **tie**.\n", "tie"),
         ("A is brief.\n\nVerdict: A\n", "A"),
         ("Verdict: A\nOn reflection:\nVerdict: B", "B"),
+        ("<think>\nVerdict: A\n</think>\n\nVerdict: B", "B"),
+        ("**Verdict:** **A**", "A"),
+        ("### Verdict: [[B]]", "B"),
+        ("Verdict: Response A", "A"),
+        ('Verdict: "tie"', "tie"),
+        ("Verdict：B。", "B"),
     ],
 )
 def test_the_last_verdict_line_counts(answer: str, label: str) -> None:
@@ -66,9 +72,21 @@ def test_the_last_verdict_line_counts(answer: str, label: str) -> None:
 
 @pytest.mark.parametrize(
     "answer",
-    ["", "  \n", "A B", "I prefer A.", "Verdict: C", "Verdict: A or B", "The verdict: A", "Verdict:", "Verdict: Apple"],
+    [
+        "",
+        "  \n",
+        "A B",
+        "I prefer A.",
+        "Verdict: C",
+        "Verdict: A or B",
+        "The verdict: A",
+        "Verdict:",
+        "Verdict: Apple",
+        "> Verdict: A",
+        '"Verdict: A"',
+    ],
 )
-def test_anything_else_is_no_verdict(answer: str) -> None:
+def test_anything_else_is_not_a_verdict(answer: str) -> None:
     assert isinstance(read_verdict(answer, cut_off=False), str)
 
 

@@ -1,29 +1,39 @@
-"""The judge interface: two responses to one query under one constitution, read in one order, give a verdict.
+"""The judge interface: a judge compares two responses to one query under one constitution, read in one order.
 
-A new judge is one file here, a section in the recipe, and a line in `make_judge`.
+A new judge is a file in this folder with a subclass of `Judge`, a line in `JUDGES`, and a section in
+`sami.recipe.judging` for its settings.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any, ClassVar, Literal
 
 from sami.evaluation.pairs import Pair
+from sami.evaluation.verdicts import Order
 from sami.principles import Principle
-from sami.recipe import EndpointJudge, HumanJudge, LocalJudge, VerifierJudge
+from sami.recipe import Judge as Settings
+from sami.recipe import Model
 
-if TYPE_CHECKING:
-    from sami.evaluation.verdicts import Order
+# The class of each kind of judge. They are imported when needed: one needs an extra, another one loads torch.
+JUDGES = {
+    "verifier": "sami.evaluation.judges.verifier:Verifiers",
+    "local": "sami.evaluation.judges.local:Local",
+    "endpoint": "sami.evaluation.judges.endpoint:Endpoint",
+    "human": "sami.evaluation.judges.human:Human",
+}
 
-# A judgement whose reason starts so was never answered, and is asked again by the next call.
+# A judgement whose reason starts like this was never answered, and the next call asks for it again.
 NO_ANSWER = "no answer"
 
 
 @dataclass(frozen=True)
 class Question:
-    """A pair as a judge reads it: A is the response that stands first."""
+    """A pair in the order in which a judge reads it: response A comes first."""
 
     pair: Pair
-    order: "Order"
+    order: Order
 
     @property
     def responses(self) -> tuple[str, str]:
@@ -32,7 +42,7 @@ class Question:
         return pair if self.order == "candidate_first" else (pair[1], pair[0])
 
     def score(self, label: Literal["A", "B", "tie"]) -> float:
-        """The candidate's score where the judge prefers A, B or neither."""
+        """The candidate's score if the judge prefers A, B or neither."""
         if label == "tie":
             return 0.5
         return float((label == "A") == (self.order == "candidate_first"))
@@ -43,16 +53,18 @@ class Usage:
     """What one answered request took."""
 
     model: str
-    """The version that the server says has answered."""
+    """The model version that the server reports."""
     prompt_tokens: int
     completion_tokens: int
     cost: float | None
     """In the currency of the judge's prices; None without prices."""
+    adapted: Mapping[str, str | None] = field(default_factory=dict)
+    """Parameters that the server refused, each with the name it was sent under instead; None: not sent."""
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """What a judge says of one question: a score of the candidate, or why there is none."""
+    """A judge's answer to one question: the candidate's score, or the reason why there is none."""
 
     score: float | None
     raw: str | None = None
@@ -63,54 +75,80 @@ class Judgement:
 Record = Callable[[Question, Judgement], None]
 
 
-class Judge(Protocol):
-    """Who compares responses."""
+@dataclass(frozen=True)
+class Given:
+    """What a judge may need in addition to its settings."""
+
+    principles: Sequence[Principle] = ()
+    """Principles whose verifiers may judge."""
+    spent: float = 0.0
+    """Cost of this judge's earlier requests, which counts against its budget."""
+
+
+NOTHING_MORE = Given()
+
+
+class Judge(ABC):
+    """Compares responses.
+
+    Args:
+        settings: the judge's section of the recipe.
+        given: what the judge may need in addition.
+
+    Raises:
+        InputError: the judge cannot work with these settings.
+    """
+
+    needs_calibration: ClassVar[bool] = False
+    """Whether its accuracy is unknown, and measured on pairs with a known answer before it is asked."""
+    needs_principles: ClassVar[bool] = False
+    """Whether it can only judge constitutions that are made of known principles."""
+    model_to_check: Model | None = None
+    """A model that it will load, so that a missing one is reported before anything is generated."""
 
     name: str
-    """As it stands in verdicts."""
+    """The judge's name in verdicts."""
 
+    @abstractmethod
+    def __init__(self, settings: Any, given: Given = NOTHING_MORE) -> None: ...
+
+    @abstractmethod
     def identity(self) -> dict[str, Any]:
-        """Everything besides the question that a verdict depends on, as JSON values."""
+        """Everything except the question that a verdict depends on, as JSON values."""
 
-    def concerns(self, question: Question) -> bool:
-        """Whether it has a say on a question."""
-
+    @abstractmethod
     def judge(self, questions: Sequence[Question], record: Record, among: Sequence[Question]) -> None:
-        """Call `record` once for each question, as soon as it is answered; in any order.
+        """Call `record` once for each question as soon as it is answered, in any order.
 
         Args:
-            questions: some that concern it.
-            among: these and those that are answered already. A judge whose answers depend on what it computes
-                together forms its batches of these, so that it says the same after an interruption.
+            questions: questions that concern this judge.
+            among: these questions and the ones that were answered before. A judge whose answers depend on what it
+                computes together forms its batches from these, so that an interruption does not change its answers.
 
         Raises:
             InputError: no further question can be answered.
         """
 
+    def concerns(self, question: Question) -> bool:
+        """Whether the judge can answer a question."""
+        return True
 
-def make_judge(
-    settings: VerifierJudge | LocalJudge | EndpointJudge | HumanJudge, principles: Sequence[Principle], spent: float
-) -> Judge:
-    """The judge that a recipe's section describes; models are loaded at the first question.
+    def check(self, pairs: Sequence[Pair]) -> None:
+        """Raise InputError if the judge cannot be asked about these pairs. Called once, before the first question."""
+        return
 
-    Args:
-        principles: whose verifiers may judge.
-        spent: what this judge's earlier requests cost, which counts against its budget.
+
+def judge_class(kind: str) -> type[Judge]:
+    """The class behind a kind of `JUDGES`."""
+    module, _, name = JUDGES[kind].partition(":")
+    found: type[Judge] = getattr(import_module(module), name)
+    return found
+
+
+def make_judge(settings: Settings, given: Given = NOTHING_MORE) -> Judge:
+    """The judge that a section of a recipe describes; models are loaded at the first question.
+
+    Raises:
+        InputError: the judge cannot work with these settings.
     """
-    match settings:
-        case VerifierJudge():
-            from sami.evaluation.judges.verifier import Verifiers
-
-            return Verifiers(settings.label, principles)
-        case LocalJudge():
-            from sami.evaluation.judges.local import Local
-
-            return Local(settings)
-        case EndpointJudge():
-            from sami.evaluation.judges.endpoint import Endpoint
-
-            return Endpoint(settings, spent)
-        case HumanJudge():
-            from sami.evaluation.judges.human import Human
-
-            return Human(settings)
+    return judge_class(settings.kind)(settings, given)

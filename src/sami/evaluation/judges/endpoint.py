@@ -1,35 +1,32 @@
 """A server that speaks the OpenAI chat protocol as a judge.
 
-The verdict is the likeliest label at the answer's verdict, where the server gives token log-probs, else what the
-last verdict line says.
+The verdict is the likeliest label at the verdict's place in the answer if the server returns token log-probs, and
+what the last verdict line says otherwise.
 """
 
 import asyncio
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from sami.chat_client import UNANSWERED, Chat, Client, StatusError
+from sami.chat_client import CONTEXT_WORDS, UNANSWERED, Chat, Completion, StatusError
 from sami.errors import InputError
-from sami.evaluation.judges import NO_ANSWER, Judgement, Question, Record, Usage
+from sami.evaluation.judges import NO_ANSWER, NOTHING_MORE, Given, Judge, Judgement, Question, Record, Usage
 from sami.evaluation.judges.prompt import Label, prompt, read_verdict, template_id
 from sami.recipe import EndpointJudge
 
-ALTERNATIVES = 5  # token log-probs asked for at each position: enough for three labels
-GIVE_UP_AFTER = 5  # questions in a row that nobody answered
-CONTEXT_WORDS = ("context length", "context_length", "maximum context", "too long", "too many tokens")
+ALTERNATIVES = 5  # token log-probs requested at each position: enough for three labels
+GIVE_UP_AFTER = 5  # unanswered questions in a row
 
 
-class Endpoint:
-    """Asks with bounded concurrency, and stops where its budget would not hold another question.
+class Endpoint(Judge):
+    """Asks several questions at a time, and stops before a question that its budget may not cover."""
 
-    Args:
-        spent: what its earlier requests cost.
-    """
+    needs_calibration = True
 
-    def __init__(self, settings: EndpointJudge, spent: float = 0.0) -> None:
+    def __init__(self, settings: EndpointJudge, given: Given = NOTHING_MORE) -> None:
         self.name = settings.label
         self._settings = settings
-        self._spent = spent
+        self._spent = given.spent
         self._reserved = 0.0
         self._unanswered = 0  # in a row
         self._answered = 0
@@ -41,9 +38,6 @@ class Endpoint:
         sampling = {"temperature": s.temperature, "seed": s.seed, "max_tokens": s.max_tokens, "log_probs": s.log_probs}
         return {"kind": "endpoint", "url": s.url, "model": s.model, "template": template_id(), **sampling}
 
-    def concerns(self, question: Question) -> bool:
-        return True
-
     def judge(self, questions: Sequence[Question], record: Record, among: Sequence[Question]) -> None:
         self._end = None
         try:
@@ -52,69 +46,63 @@ class Endpoint:
             raise group.exceptions[0] from None
 
     async def _ask_all(self, questions: Iterator[Question], record: Record) -> None:
-        client = self._chat.client()
-
         async def work() -> None:
             for question in questions:
                 try:
-                    judgement = await self._ask(client, question)
+                    judgement = await self._ask(question)
                 except InputError as error:
                     self._end = self._end or error
                 else:
                     record(question, judgement)
                     self._watch(judgement)
-                if self._end:  # the others record what is in flight: it may have been paid for
+                if self._end:  # the other workers record what is in flight: it may have been paid for
                     return
 
-        async with client:
-            await self._chat.check_server(client)
-            async with asyncio.TaskGroup() as group:
-                for _ in range(self._settings.concurrency):
-                    group.create_task(work())
+        async with self._chat, asyncio.TaskGroup() as group:
+            for _ in range(self._settings.concurrency):
+                group.create_task(work())
         if self._end:
             raise self._end from None
 
-    async def _ask(self, client: Client, question: Question) -> Judgement:
+    async def _ask(self, question: Question) -> Judgement:
         text = prompt(question)
         reserve = self._reserve(text)
         s = self._settings
-        wanted: dict[str, Any] = {"logprobs": True, "top_logprobs": ALTERNATIVES} if s.log_probs else {}
+        parameters: dict[str, Any] = {"temperature": s.temperature, "seed": s.seed, "max_tokens": s.max_tokens}
+        if s.log_probs:
+            parameters |= {"logprobs": True, "top_logprobs": ALTERNATIVES}
         try:
-            completion = await self._chat.complete(
-                client,
-                text,
-                lambda: self._end is None,
-                temperature=s.temperature,
-                seed=s.seed,
-                max_tokens=s.max_tokens,
-                **wanted,
-            )
+            completion = await self._chat.complete(text, lambda: self._end is None, **parameters)
         except StatusError as error:
             return self._explain(error, question)
+        except InputError:
+            raise
         except UNANSWERED as error:
-            words = "it took too long" if isinstance(error, TimeoutError) else self._chat.clean(error)
-            return Judgement(None, reason=f"{NO_ANSWER}: {words}")
+            return Judgement(None, reason=f"{NO_ANSWER}: {self._chat.explain(error)}")
         finally:
             self._reserved -= reserve
         return self._read(completion, question)
 
-    def _read(self, completion: Any, question: Question) -> Judgement:
+    def _read(self, completion: Completion, question: Question) -> Judgement:
         choice, usage = completion.choices[0], self._usage(completion)
         self._spent += usage.cost or 0.0
-        words = self._chat.clean(getattr(choice.message, "content", None) or "", whole=True)
+        words, refusal = self._chat.answer(completion)
+        if refusal is not None:
+            return Judgement(None, words, refusal, usage)
         verdict = read_verdict(words, cut_off=choice.finish_reason == "length")
         if isinstance(verdict, str):
             return Judgement(None, words, verdict, usage)
         label, at = verdict
-        return Judgement(question.score(_likeliest(choice, at) or label), words, usage=usage)
+        return Judgement(question.score(_likeliest(choice, words, at) or label), words, usage=usage)
 
-    def _usage(self, completion: Any) -> Usage:
+    def _usage(self, completion: Completion) -> Usage:
         used = getattr(completion, "usage", None)
         asked, answered = (getattr(used, name, None) or 0 for name in ("prompt_tokens", "completion_tokens"))
         version = str(getattr(completion, "model", None) or self._settings.model)
         if system := getattr(completion, "system_fingerprint", None):
             version += f" {system}"
-        return Usage(self._chat.clean(version), asked, answered, self._cost(asked, answered))
+        cost = self._cost(asked, answered)
+        return Usage(self._chat.clean(version), asked, answered, cost, dict(self._chat.adapted))
 
     def _cost(self, asked: float, answered: float) -> float | None:
         s = self._settings
@@ -123,10 +111,10 @@ class Endpoint:
         return (asked * s.prompt_price + answered * s.completion_price) / 1e6
 
     def _reserve(self, text: str) -> float:
-        """Set aside the most that a question can cost; a token has at least one byte and three on average.
+        """Set aside the maximum cost of a question; a token has at least one byte, and three on average.
 
         Raises:
-            InputError: it may not fit into the budget.
+            InputError: the budget may not cover it.
         """
         budget = self._settings.budget
         most = self._cost(len(text.encode()) / 3, self._settings.max_tokens) or 0.0
@@ -140,27 +128,27 @@ class Endpoint:
         return most
 
     def _explain(self, error: StatusError, question: Question) -> Judgement:
-        """An unscored judgement, or the end where no other question would fare better."""
-        words = self._chat.clean(error)
+        """An unscored judgement, or the error to stop with if no other question would fare better."""
+        words = self._chat.explain(error)
         if end := self._chat.end(error):
             raise end
-        if error.status_code in (400, 413, 422):
-            if any(phrase in words.lower() for phrase in CONTEXT_WORDS):
-                raise InputError(
-                    f"The question about the query {question.pair.item.query_id!r} with its constitution and responses "
-                    f"is longer than the context of the judge {self.name}: {words}. Take a judge with a longer "
-                    f"context, or shorter constitutions or queries."
-                )
-            if self._answered == 0:
-                raise InputError(
-                    f"The server at {self._settings.url} refuses the request: {words}. If it does not know a "
-                    f"parameter, change the judge's settings (log_probs: false, for one)."
-                )
-            return Judgement(None, reason=f"refused by the server: {words}")
-        return Judgement(None, reason=f"{NO_ANSWER}: {words}")
+        if error.status_code not in (400, 413, 422):
+            return Judgement(None, reason=f"{NO_ANSWER}: {words}")
+        if any(phrase in words.lower() for phrase in CONTEXT_WORDS):
+            raise InputError(
+                f"The question about the query {question.pair.item.query_id!r} with its constitution and responses "
+                f"is longer than the context of the judge {self.name}: {words}. Use a judge with a longer context, or "
+                f"shorter constitutions or queries."
+            )
+        if self._answered == 0:
+            raise InputError(
+                f"The server at {self._settings.url} refuses the request of the judge {self.name}: {words}. Change "
+                f"the judge's settings to what the server accepts, or use another server."
+            )
+        return Judgement(None, reason=f"refused by the server: {words}")
 
     def _watch(self, judgement: Judgement) -> None:
-        """End where nobody seems to be there any more."""
+        """Stop if the server seems to be gone."""
         if not (judgement.reason or "").startswith(NO_ANSWER):
             self._unanswered = 0
             self._answered += 1
@@ -173,10 +161,10 @@ class Endpoint:
             )
 
 
-def _likeliest(choice: Any, at: int) -> Label | None:
+def _likeliest(choice: Any, answer: str, at: int) -> Label | None:
     """The label with the highest log-prob at a character of the answer; None without log-probs there."""
     tokens = getattr(getattr(choice, "logprobs", None), "content", None) or []
-    if "".join(token.token for token in tokens) != choice.message.content:
+    if "".join(token.token for token in tokens) != answer:
         return None
     end = 0
     for token in tokens:

@@ -1,6 +1,6 @@
-"""Any causal model that can be loaded here as a judge: which of the two labels is likelier after "Verdict:"."""
+"""A causal language model in this process as a judge: it prefers the label that is likelier after "Verdict:"."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
@@ -8,20 +8,24 @@ import torch
 from transformers import PreTrainedModel
 
 from sami.errors import InputError
-from sami.evaluation.judges import Judgement, Question, Record
+from sami.evaluation.judges import NOTHING_MORE, Given, Judge, Judgement, Question, Record
 from sami.evaluation.judges.prompt import Label, prompt, template_id
 from sami.models import devices, loading, sources, structure
+from sami.prompts import question_prompt
 from sami.recipe import LocalJudge
 
 ANSWER = "Verdict:"
 LABELS = (" A", " B")
 
 
-class Local:
-    """Prefers A where log p(A) > log p(B); the model and its tokenizer are loaded at the first question."""
+class Local(Judge):
+    """Prefers A if log p(A) > log p(B). The model and its tokenizer are loaded at the first question."""
 
-    def __init__(self, settings: LocalJudge) -> None:
+    needs_calibration = True
+
+    def __init__(self, settings: LocalJudge, given: Given = NOTHING_MORE) -> None:
         self.name = settings.label
+        self.model_to_check = settings.model
         self._settings = settings
         self._dtype = devices.resolve_dtype(settings.model.dtype)
 
@@ -37,15 +41,12 @@ class Local:
     def _tokenizer(self) -> Any:
         return loading.load_tokenizer(self._settings.model)
 
-    def concerns(self, question: Question) -> bool:
-        return True
-
     def judge(self, questions: Sequence[Question], record: Record, among: Sequence[Question]) -> None:
         rows = [(question, *self._ids(question)) for question in among]
         wanted = set(questions)
         self._check_context(rows)
         model = loading.load_model(self._settings.model, self._dtype)
-        rows.sort(key=lambda row: -len(row[1]))  # the longest first: running out of memory shows at once
+        rows.sort(key=lambda row: -len(row[1]))  # the longest first, so that running out of memory shows at once
         for start in range(0, len(rows), self._settings.batch_size):
             chunk = rows[start : start + self._settings.batch_size]
             if wanted.isdisjoint(question for question, _, _ in chunk):
@@ -57,30 +58,9 @@ class Local:
 
     def _ids(self, question: Question) -> tuple[list[int], tuple[int, int]]:
         """Ids up to the label, and the first id in which the two labels differ."""
-        text = self._without_control(prompt(question))
-        encode: Callable[[str], list[int]]
-        if getattr(self._tokenizer, "chat_template", None) is not None:
-            messages = [{"role": "user", "content": text}]
-            text = str(self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
-
-            def encode(answer: str) -> list[int]:
-                return list(self._tokenizer(text + answer, add_special_tokens=False)["input_ids"])
-        else:
-            text += "\n\n"
-
-            def encode(answer: str) -> list[int]:
-                return list(self._tokenizer(text + answer)["input_ids"])
-
-        a, b = (encode(ANSWER + label) for label in LABELS)
+        a, b = (question_prompt(self._tokenizer, prompt(question), ANSWER + label) for label in LABELS)
         differs = next(i for i, (one, other) in enumerate(zip(a, b, strict=False)) if one != other)
         return a[:differs], (a[differs], b[differs])
-
-    def _without_control(self, text: str) -> str:
-        """Special tokens that stand in a text as plain text: a response that writes <eos> must not end the turn."""
-        added = self._tokenizer.added_tokens_decoder.values()
-        for token in {str(one) for one in added if one.special} | set(self._tokenizer.all_special_tokens):
-            text = text.replace(token, f"{token[0]} {token[1:]}")
-        return text
 
     def _check_context(self, rows: Sequence[tuple[Question, list[int], Any]]) -> None:
         context = structure.context_length(loading.load_config(self._settings.model))
@@ -89,7 +69,7 @@ class Local:
             raise InputError(
                 f"The judge {self.name} has a context of {context} tokens, and the question about the query "
                 f"{question.pair.item.query_id!r} with its constitution and responses has {len(ids)}. "
-                f"Take a judge with a longer context, or shorter constitutions or queries."
+                f"Use a judge with a longer context, or shorter constitutions or queries."
             )
 
     @torch.inference_mode()

@@ -1,21 +1,23 @@
-"""The principles' own verifiers as a judge: who passes beats who fails."""
+"""The verifiers of the principles as a judge: a response that passes beats one that fails."""
 
 from collections.abc import Sequence
 from typing import Any
 
-from sami.evaluation.judges import Judgement, Question, Record
-from sami.principles import Principle
+from sami.evaluation.judges import NOTHING_MORE, Given, Judge, Judgement, Question, Record
+from sami.recipe import VerifierJudge
 
 
-class Verifiers:
-    """Scores 1 where more of the constitution's verifiers pass the candidate, 0 where fewer do, 0.5 else.
+class Verifiers(Judge):
+    """Scores 1 if the candidate passes more of the constitution's verifiers, 0 if it passes fewer, and 0.5 otherwise.
 
-    Pairs whose constitution has a principle without verifier are left to other judges.
+    It leaves pairs whose constitution contains a principle without a verifier to other judges.
     """
 
-    def __init__(self, name: str, principles: Sequence[Principle]) -> None:
-        self.name = name
-        self._with_verifier = {p.id: p for p in principles if p.verifier is not None}
+    needs_principles = True
+
+    def __init__(self, settings: VerifierJudge, given: Given = NOTHING_MORE) -> None:
+        self.name = settings.label
+        self._with_verifier = {p.id: p for p in given.principles if p.verifier is not None}
 
     def identity(self) -> dict[str, Any]:
         kept = {"id", "verifier", "antithesis_verifier"}
@@ -34,6 +36,6 @@ class Verifiers:
             record(question, Judgement(0.5 + 0.5 * ((candidate > baseline) - (candidate < baseline)), raw))
 
     def _passed(self, question: Question, response: str) -> int:
-        """How many principles of the constitution a response follows."""
+        """The number of principles of the constitution that a response follows."""
         chosen = question.pair.item.principles or ()
         return sum(self._with_verifier[name].follows(response, positive) is True for name, positive in chosen)

@@ -1,7 +1,7 @@
 // The answers side by side: filters, search, links to one item, keys.
 
 const PAGE = 20; // items shown at a time
-const LONG = 3000; // characters of an answer shown at first
+const LONG = 3000; // characters of an answer that are shown at first
 
 function browse(data) {
   const at = (id) => document.getElementById(id);
@@ -24,10 +24,10 @@ function browse(data) {
     ...(canCompare ? [["changed", "check changed from base"], ["gained", "check now passes"], ["lost", "check now fails"]] : []),
     ...(data.judges.length ? [["won", "a judge prefers it"], ["beaten", "a judge prefers the other"]] : []),
   ]);
-  options(at("by-flag"), [["", "any"], ["any", "any flag but cut off"], ...Object.entries(data.flags)]);
+  options(at("by-flag"), [["", "any"], ["any", "any finding except cut off"], ...Object.entries(data.flags)]);
   options(at("by-order"), [
-    ["", "as in the run"],
-    ...(canCompare ? [["drift", "largest change of length"], ["gain", "largest gain under frozen base"], ["loss", "largest loss under frozen base"]] : []),
+    ["", "order of the run"],
+    ...(canCompare ? [["drift", "largest change in length"], ["gain", "largest gain under frozen base"], ["loss", "largest loss under frozen base"]] : []),
   ]);
   data.policies.forEach((policy, n) => {
     const box = element("input", { type: "checkbox", checked: "" });
@@ -46,7 +46,7 @@ function browse(data) {
   const answersOf = (item, n) => item.constitutions.map((c) => c.answers[n]).filter(Boolean);
   const shownAnswers = (item) => data.policies.flatMap((_, n) => (hidden.has(n) ? [] : answersOf(item, n)));
 
-  /** Checks of the last iteration against base's: +1 now passes, -1 now fails. */
+  /** Checks of the last iteration compared with base's: +1 if one now passes, -1 if it now fails. */
   function changes(item) {
     if (!canCompare) return [];
     return item.constitutions.flatMap(({ answers }) => {
@@ -150,14 +150,14 @@ function browse(data) {
       list.push(mark);
     }
     for (const [baseline, judge, score] of found.judged ?? []) {
-      const outcome = score > 0.5 ? "better than" : score < 0.5 ? "worse than" : "level with";
+      const outcome = score > 0.5 ? "better than" : score < 0.5 ? "worse than" : "tied with";
       list.push(element("li", { class: score > 0.5 ? "pass" : score < 0.5 ? "fail" : "" }, `${data.judges[judge]}: ${outcome} ${data.policies[baseline].name}`));
     }
     list.push(element("li", {}, `${found.words} words`));
     return list;
   }
 
-  /** Show the item that the address names, whatever the filters. */
+  /** Show the item in the address, even where filters hide it. */
   function follow() {
     if (!location.hash.startsWith("#item-")) return;
     let id;

@@ -1,6 +1,6 @@
-// Blind judging: pairs in random order and on random sides, progress kept in the browser, verdicts to a file.
+// Blind judging: pairs in random order and on random sides, with progress stored in the browser and verdicts saved to a file.
 
-/** Numbers from 0 to 1 that depend on the seed alone (mulberry32), so that an order can be gone on with. */
+/** Numbers from 0 to 1 that depend only on the seed (mulberry32), so that an order can be resumed. */
 function randomOf(seed) {
   return () => {
     seed = (seed + 0x6d2b79f5) | 0;
@@ -89,10 +89,10 @@ function judging(data, runKey) {
     const same = questions.length - toAsk.length;
     at("judging-bar").max = Math.max(1, toAsk.length);
     at("judging-bar").value = done;
-    at("judging-count").textContent = `${done} of ${toAsk.length}` + (same ? `; ${same} pairs with the same text are ties and not shown` : "");
+    at("judging-count").textContent = `${done} of ${toAsk.length}` + (same ? `; ${same} pairs with identical text count as ties and are not shown` : "");
     at("judging-kept").textContent = isKept
       ? "Progress stays in this browser until you start over."
-      : "This browser keeps nothing for pages opened from a file: save your verdicts before you close it.";
+      : "This browser does not store data for pages opened from a file: save your verdicts before you close the page.";
     at("judging-question").hidden = !open;
     at("judging-done").hidden = Boolean(open);
     session.open = open;
@@ -112,7 +112,7 @@ function judging(data, runKey) {
       const [candidate, baseline] = [session.candidate, session.baseline].map((n) => data.policies[n].name);
       at("judging-done").firstElementChild.textContent =
         `All pairs are judged. You preferred ${candidate} ${wins} times and ${baseline} ${losses} times, ` +
-        `${scores.length - wins - losses} ties and ${toAsk.length - scores.length} skipped. Save the verdicts, and ask sami winrate for intervals.`;
+        `${scores.length - wins - losses} ties and ${toAsk.length - scores.length} skipped. Save the verdicts and run sami winrate for intervals.`;
       at("judging-done").focus();
     }
   }
@@ -136,7 +136,7 @@ function judging(data, runKey) {
     show();
   }
 
-  /** One verdict a line, as verdicts.jsonl has them. Same texts count as ties as far as the order was gone through. */
+  /** One verdict per line, in the format of verdicts.jsonl. Identical texts count as ties up to the last judged pair. */
   function lines() {
     const { questions, state, candidate, baseline } = session;
     const last = questions.findLastIndex((question) => question.id in state.said);
@@ -179,7 +179,7 @@ function judging(data, runKey) {
     session = null;
     at("judging-start").hidden = false;
     at("judging-run").hidden = true;
-    at("judging-begin").textContent = load(keyOf()) ? "Go on" : "Begin";
+    at("judging-begin").textContent = load(keyOf()) ? "Resume" : "Begin";
     at("judging-kept").textContent = "";
   }
 
@@ -194,7 +194,7 @@ function judging(data, runKey) {
   at("judging-scope").addEventListener("change", toStart);
   at("judging-export").addEventListener("click", download);
   at("judging-reset").addEventListener("click", () => {
-    if (!confirm("Forget your verdicts about this pair in this browser?")) return;
+    if (!confirm("Delete your verdicts on this pair from this browser?")) return;
     forget(keyOf());
     toStart();
   });
@@ -211,7 +211,7 @@ function judging(data, runKey) {
 const held = document.getElementById("data");
 if (held) {
   const text = JSON.parse(held.textContent);
-  // Verdicts belong to these very answers: the key of what is kept is a digest of them.
+  // Verdicts belong to these exact answers, so the storage key is a digest of them.
   let digest = 0;
   for (let n = 0; n < text.length; n++) digest = (Math.imul(digest, 31) + text.charCodeAt(n)) | 0;
   unpacked(text).then((data) => {

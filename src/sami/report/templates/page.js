@@ -1,6 +1,6 @@
 "use strict";
 
-// Everything that comes from a model enters the page through `write`: as text nodes, never as markup.
+// All text of models enters the page through `write`, as text nodes and never as markup.
 
 const UNSEEN = /[\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f\u202a-\u202e\u2066-\u2069]|[\ud800-\udbff](?![\udc00-\udfff])|(?<![\ud800-\udbff])[\udc00-\udfff]/g;
 
@@ -12,14 +12,14 @@ function element(name, attributes = {}, ...children) {
   return made;
 }
 
-/** Text with unseen characters spelled out, and the words searched for marked. */
+/** Write text with invisible characters spelled out and the search words marked. */
 function write(target, text, wanted = "") {
   target.replaceChildren();
   let at = 0;
   for (const found of text.matchAll(UNSEEN)) {
     writeMarked(target, text.slice(at, found.index), wanted);
     const code = found[0].charCodeAt(0).toString(16).toUpperCase().padStart(4, "0");
-    target.append(element("span", { class: "unseen", title: "a character that cannot be seen" }, `U+${code}`));
+    target.append(element("span", { class: "unseen", title: "an invisible character" }, `U+${code}`));
     at = found.index + found[0].length;
   }
   writeMarked(target, text.slice(at), wanted);
@@ -37,7 +37,7 @@ function writeMarked(target, text, wanted) {
   target.append(text.slice(at));
 }
 
-/** What the page carries: base64 of gzipped JSON. */
+/** The page's data, from gzipped JSON in base64. */
 async function unpacked(text) {
   const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
