@@ -10,8 +10,9 @@ import torch
 from transformers import AutoModelForCausalLM, GenerationConfig
 
 from sami.errors import InputError
+from sami.loop.context import Run
 from sami.models import generation_configs, loading, saving
-from sami.pipeline import Pipeline
+from sami.pipeline import loop, run, start
 from sami.recipe import Model, load_recipe
 from tests.support.recipes import write_recipe
 from tests.support.tiny import save_tiny, tiny_model, tiny_tokenizer
@@ -107,14 +108,14 @@ def test_the_check_runs_before_anything_is_generated(tmp_path: Path, monkeypatch
     tokenizer = tiny_tokenizer()
     tokenizer.save_pretrained(tmp_path / "model")
     recipe = load_recipe(write_recipe(tmp_path / "recipe", tmp_path / "model"))
-    pipeline = Pipeline(recipe, tmp_path / "run")
+    ready = start(recipe, tmp_path / "run")
 
     def broken(*_: Any, **__: Any) -> None:
         raise ValueError("added tokens overlap")
 
-    pipeline.tokenizer.save_pretrained = broken
+    ready.tokenizer.save_pretrained = broken
     with pytest.raises(InputError, match="cannot be saved: added tokens overlap"):
-        pipeline.run()
+        loop(ready)
     assert not (tmp_path / "run" / "evaluation").exists()
 
 
@@ -178,9 +179,6 @@ class DoubledForCausalLM(LlamaForCausalLM):
 
 
 def test_code_that_comes_with_a_model_goes_with_what_is_trained_from_it(tmp_path: Path) -> None:
-    from sami.loop.finished_run import FinishedRun
-    from sami.pipeline import run
-
     folder = save_tiny(tmp_path / "model")
     (folder / "modeling_doubled.py").write_text(CODE)
     config = json.loads((folder / "config.json").read_text())
@@ -189,6 +187,4 @@ def test_code_that_comes_with_a_model_goes_with_what_is_trained_from_it(tmp_path
     changes = {"model__trust_remote_code": True, "training__iterations": 1, "training__steps": 1}
     recipe = load_recipe(write_recipe(tmp_path / "recipe", folder, **changes))
     run(recipe, tmp_path / "run")
-    pipeline = Pipeline(recipe, tmp_path / "run")
-    for model in (pipeline.load(1), FinishedRun(tmp_path / "run").load(1)):
-        assert type(model).__name__ == "DoubledForCausalLM"
+    assert type(Run.open(tmp_path / "run").load(1)).__name__ == "DoubledForCausalLM"
