@@ -57,7 +57,9 @@ def attach(model: PreTrainedModel, config: PeftConfig) -> PeftModel:
     _require_modules(model, getattr(config, "target_modules", None))
     tied = _tied_modules(model)
     try:
-        attached = get_peft_model(model, config)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Model has `tie_word_embeddings=True`")  # refused below
+            attached = get_peft_model(model, config)
     except ValueError as error:
         reason = one_line(error)[:300]
         raise InputError(f"The adapter cannot be put on the model: {reason} {_those_that_can(model)}") from None
