@@ -95,5 +95,5 @@ def test_a_model_that_all_gpus_cannot_hold_is_refused(
     with monkeypatch.context() as here:
         _, spread = both(model_folder("llama", False), tmp_path, here)
     Gpus(monkeypatch, 2, 0)
-    with pytest.raises(InputError, match="larger than what the GPUs of this machine have free"):
+    with pytest.raises(InputError, match="larger than the free memory of this machine's GPUs"):
         loading.answer_where_asked(Model(source="a/model"), spread)
