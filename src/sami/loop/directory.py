@@ -194,6 +194,8 @@ class RunDirectory:
         inputs: dict[str, Any],
         outputs: Sequence[Path],
         work: Callable[[], dict[str, Any]],
+        *,
+        may_be_edited: bool = False,
     ) -> dict[str, Any]:
         """Do a step unless it is done, and return what it reported.
 
@@ -201,6 +203,7 @@ class RunDirectory:
             inputs: what the step is made from, as JSON values; compared with the record.
             outputs: files and folders that must exist for the step to count as done. Their hashes are recorded.
             work: writes the outputs, each under its final name only when whole, and returns JSON values.
+            may_be_edited: whether users may change the outputs, so that no hashes are recorded.
 
         Raises:
             InputError: the step was done with other inputs, or an output changed since.
@@ -219,7 +222,8 @@ class RunDirectory:
         started = time.perf_counter()
         result = work()
         seconds = round(time.perf_counter() - started, 2)
-        hashes = {path.relative_to(self.folder).as_posix(): content_hash(path) for path in outputs}
+        hashed = [] if may_be_edited else outputs
+        hashes = {path.relative_to(self.folder).as_posix(): content_hash(path) for path in hashed}
         write_json(self._record_file(name), {"inputs": inputs, "seconds": seconds, "result": result, "outputs": hashes})
         self._intact.add(name)
         return result
