@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from sami.contrasts import Contrast, collate
 from sami.errors import InputError, one_line
-from sami.models.structure import causal_lm
+from sami.models.structure import causal_lm, context_length
 from sami.scoring.logprobs import require_finite, token_logprobs
 
 # The two paths differ by rounding, about 1e-5 nats in fp32; a mask that is wrong shows as 1e-2 and more.
@@ -98,42 +98,56 @@ def _is_causal(model: nn.Module, contrast: Contrast) -> bool:
 
 
 def _rounding(model: nn.Module, contrast: Contrast, pad_token_id: int, alone_CRT: Tensor) -> float:
-    """How far plain sequences of a narrow dtype are from themselves, in a larger batch and behind padding, in nats.
+    """How far plain sequences in a narrow dtype are from themselves in a larger batch or beside padding, in nats.
 
-    Padding counts only on a model that ignores what it consists of: a broken mask would pass for rounding.
+    Padding on a side counts only if it does not matter which token it is: a broken mask would pass for rounding.
     """
 
     def off(other_CRT: Tensor, than_CRT: Tensor = alone_CRT) -> float:
         return float((other_CRT - than_CRT).abs().max())
 
-    noise = off(plain_logprobs(model, contrast, copies=4))
-    if "position_ids" not in inspect.signature(causal_lm(model).forward).parameters:
-        return noise
-    padded_CRT = plain_logprobs(model, contrast, before=[pad_token_id] * max(PADDINGS))
-    otherwise_CRT = plain_logprobs(model, contrast, before=contrast.prompt_ids[0][:1] * max(PADDINGS))
-    if off(padded_CRT, otherwise_CRT) > max(PACKING_TOLERANCE, NOISE_FACTOR * noise):
-        return noise
-    return max(noise, *(off(plain_logprobs(model, contrast, before=[pad_token_id] * n)) for n in PADDINGS))
+    def padded(token: int, count: int, side: str) -> Tensor:
+        padding = [token] * count
+        if side == "after":
+            return plain_logprobs(model, contrast, after=padding)
+        return plain_logprobs(model, contrast, before=padding)
+
+    lm = causal_lm(model)
+    longest = max(map(len, contrast.prompt_ids)) + max(map(len, contrast.response_ids))
+    room = (context_length(lm.config) or float("inf")) - longest  # padding at the end has positions of its own
+    numbered = "position_ids" in inspect.signature(lm.forward).parameters
+    sides = [*(["after"] if room >= max(PADDINGS) else []), *(["before"] if numbered else [])]
+    noise = batch_noise = off(plain_logprobs(model, contrast, copies=4))
+    for side in sides:
+        one, other = (padded(token, max(PADDINGS), side) for token in (pad_token_id, contrast.prompt_ids[0][0]))
+        if off(one, other) <= max(PACKING_TOLERANCE, NOISE_FACTOR * batch_noise):
+            noise = max(noise, *(off(padded(pad_token_id, count, side)) for count in PADDINGS))
+    return noise
 
 
-def plain_logprobs(model: nn.Module, contrast: Contrast, copies: int = 1, before: Sequence[int] = ()) -> Tensor:
+def plain_logprobs(
+    model: nn.Module, contrast: Contrast, copies: int = 1, before: Sequence[int] = (), after: Sequence[int] = ()
+) -> Tensor:
     """Token log-probs by plain calls of the model, one sequence at a time, [C, R, T].
 
     Args:
         copies: of the sequence in each batch.
         before: padding in front of it, which the attention mask leaves out.
+        after: padding at its end, which no causal model sees.
     """
     longest = max(map(len, contrast.response_ids))
     device = next(model.parameters()).device
     alone_CRT = torch.zeros(len(contrast.prompt_ids), len(contrast.response_ids), longest, device=device)
     for c, prompt in enumerate(contrast.prompt_ids):
         for r, response in enumerate(contrast.response_ids):
-            sequence = torch.tensor([[*before, *prompt, *response]] * copies, device=device)
+            sequence = torch.tensor([[*before, *prompt, *response, *after]] * copies, device=device)
             masks = {}
             if before:
                 mask = (torch.arange(sequence.shape[1], device=device) >= len(before)).long().expand_as(sequence)
                 masks = {"attention_mask": mask, "position_ids": (mask.cumsum(-1) - 1).clamp(min=0)}
-            logits_TV = model(input_ids=sequence, use_cache=False, **masks).logits[0, -len(response) - 1 : -1].float()
+            start = len(before) + len(prompt) - 1
+            logits_XV = model(input_ids=sequence, use_cache=False, **masks).logits[0]
+            logits_TV = logits_XV[start : start + len(response)].float()
             logprobs_T = logits_TV.log_softmax(-1)[range(len(response)), response]
             require_finite(logprobs_T, [contrast.id])
             alone_CRT[c, r, : len(response)] = logprobs_T
