@@ -137,7 +137,7 @@ class Run:
             principle_files.write_file(settings, target)
             return {}
 
-        self.directory.step("principles", settings.model_dump(), [target], work)
+        self.directory.step("principles", settings.model_dump(), [target], work, editable=True)
         self.prepared.principles = load_principles(target)
         self.prepared.require_distinct_constitutions()
 

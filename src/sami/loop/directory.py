@@ -206,6 +206,8 @@ class RunDirectory:
         inputs: dict[str, Any],
         outputs: Sequence[Path],
         work: Callable[[], dict[str, Any]],
+        *,
+        editable: bool = False,
     ) -> dict[str, Any]:
         """Do a step unless it is done, and return what it reported.
 
@@ -213,6 +215,7 @@ class RunDirectory:
             inputs: what the step is made from, as JSON values; compared with the record.
             outputs: files and folders that must exist for the step to count as done. Their hashes are recorded.
             work: writes the outputs, each under its final name only when whole, and returns JSON values.
+            editable: whether people may edit the outputs, so that their hashes are not recorded here.
 
         Raises:
             InputError: the step was done with other inputs, or an output changed since.
@@ -231,7 +234,7 @@ class RunDirectory:
         started = time.perf_counter()
         result = work()
         seconds = round(time.perf_counter() - started, 2)
-        hashes = {path.relative_to(self.folder).as_posix(): content_hash(path) for path in outputs}
+        hashes = {path.relative_to(self.folder).as_posix(): content_hash(path) for path in outputs if not editable}
         write_json(self._record_file(name), {"inputs": inputs, "seconds": seconds, "result": result, "outputs": hashes})
         self._intact.add(name)
         return result
