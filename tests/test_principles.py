@@ -180,11 +180,11 @@ def test_a_file_is_a_list_or_holds_it_under_principles(tmp_path, content):
         ("- Be kind.", ["Principle number 1", "cannot be used"]),
         ("[1", ["is not valid"]),
         (b"\xff\xfe", ["is not valid"]),
-        ("", ["holds no list of principles", "id, definition and antithesis"]),
-        ("[]", ["holds no list of principles"]),
-        ("principles: {}", ["holds no list of principles"]),
-        ("constitution: []", ["holds no list of principles"]),
-        ("text", ["holds no list of principles"]),
+        ("", ["it has no list of principles", "id, definition and antithesis"]),
+        ("[]", ["it has no list of principles"]),
+        ("principles: {}", ["it has no list of principles"]),
+        ("constitution: []", ["it has no list of principles"]),
+        ("text", ["it has no list of principles"]),
     ],
 )
 def test_a_file_that_cannot_work_is_refused_with_the_place(tmp_path, content, parts):

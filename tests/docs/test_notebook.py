@@ -1,4 +1,4 @@
-"""The notebook runs from top to bottom, and what it holds is no secret of the machine it was made on."""
+"""The notebook runs from top to bottom, and its stored output has results and no paths of a machine."""
 
 import json
 import re
@@ -13,7 +13,7 @@ from tests.support.places import DOCS
 NOTEBOOK = DOCS / "method.ipynb"
 
 
-def test_the_notebook_holds_results_and_no_place_of_a_machine() -> None:
+def test_the_stored_output_has_results_and_no_paths_of_a_machine() -> None:
     text = NOTEBOOK.read_text(encoding="utf-8")
     cells = [cell for cell in json.loads(text)["cells"] if cell["cell_type"] == "code"]
     assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
@@ -30,7 +30,7 @@ def test_the_notebook_runs(
     from nbclient import NotebookClient
 
     monkeypatch.setenv("SAMI_NOTEBOOK_MODEL", str(model_folder("llama", True)))
-    monkeypatch.setenv("SAMI_NOTEBOOK_RATE", "3e-3")  # less would be lost to rounding on random weights
+    monkeypatch.setenv("SAMI_NOTEBOOK_RATE", "3e-3")  # a lower rate would be lost to rounding on random weights
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
     printed = "".join(

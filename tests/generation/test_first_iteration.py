@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 from sami.contrasts import Contrast, read_contrasts
 from sami.errors import InputError
 from sami.generation import Completion, SamplingSettings
-from sami.generation.respond import retokenised
+from sami.generation.respond import retokenized
 from sami.recipe import Recipe, load_recipe
 from tests.support import tiny
 from tests.support.places import SHARED
@@ -90,7 +90,7 @@ def test_the_end_of_anothers_turn_becomes_the_models_own_eos(
 
 
 @pytest.mark.parametrize("kind", ["another style", "another vocabulary"])
-def test_texts_are_tokenised_again_where_ids_would_mean_something_else(
+def test_texts_are_tokenized_again_where_ids_would_mean_something_else(
     tmp_path: Path,
     model_folder: Folder,
     chat_tokenizer: PreTrainedTokenizerFast,
@@ -105,7 +105,7 @@ def test_texts_are_tokenised_again_where_ids_would_mean_something_else(
     base = model_folder("llama", True)
     recipe = load_recipe(write_recipe(tmp_path, base, **ONE_ITERATION, generation__first_model=writer))
     contrasts, result = generated(recipe, tmp_path / "run")
-    assert result["written_by"] == "writer, tokenised again"
+    assert result["written_by"] == "writer, tokenized again"
     for contrast in contrasts:
         for ids, text, reason in zip(contrast.response_ids, contrast.responses, contrast.finish_reasons, strict=True):
             ending = [EOS] if reason == "stop" or not text else []
@@ -139,7 +139,7 @@ def test_a_first_iteration_by_another_model_is_done_once_and_bound_to_its_weight
     tiny_model("llama", seed=8).save_pretrained(moved)
     with pytest.raises(InputError, match=r"other inputs:\n- written_by"):
         Pipeline(again, folder).generate(1)
-    with pytest.raises(InputError, match="different recipe"):
+    with pytest.raises(InputError, match="another recipe"):
         Pipeline(load_recipe(write_recipe(tmp_path, base, **changes)), folder).generate(1)
 
 
@@ -185,7 +185,7 @@ def test_a_text_follows_a_word_after_one_space(
     tokenizer = spaced_tokenizer() if spaced else plain_tokenizer
     ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
     for text in ("Boil it.", " Boil it. \n"):
-        answer = retokenised(Completion([1, 2, 3], text, "stop"), ids, tokenizer)
+        answer = retokenized(Completion([1, 2, 3], text, "stop"), ids, tokenizer)
         assert tokenizer.decode([*ids, *answer.token_ids[:-1]]).endswith(joined)
         assert answer.token_ids[-1] == tokenizer.eos_token_id
         assert answer.text.strip() == "Boil it."
@@ -195,7 +195,7 @@ def test_a_text_follows_a_line_break_or_a_marker_at_once(
     plain_tokenizer: PreTrainedTokenizerFast, chat_tokenizer: PreTrainedTokenizerFast
 ) -> None:
     for tokenizer, prompt in ((plain_tokenizer, "Assistant:\n"), (chat_tokenizer, "How?<|assistant|>")):
-        answer = retokenised(Completion([], " Boil it", "length"), tokenizer(prompt)["input_ids"], tokenizer)
+        answer = retokenized(Completion([], " Boil it", "length"), tokenizer(prompt)["input_ids"], tokenizer)
         assert answer.token_ids == tokenizer("Boil it")["input_ids"]
         assert answer.finish_reason == "length"
 

@@ -6,11 +6,14 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from sami.contrasts import read_contrasts
+from sami.loop import model_card
 from sami.pipeline import Pipeline
+from sami.principles import load_principles
+from sami.prompts import PromptBuilder
 from sami.recipe import load_recipe
 from tests.support import chat_templates as given
 from tests.support.recipes import TOPICS, write_recipe
-from tests.support.tiny import tiny_model
+from tests.support.tiny import EOS, tiny_model
 
 ANSWERS = {
     "Answer in a few words.": "So so.",
@@ -62,3 +65,11 @@ def test_an_answer_ends_where_the_template_ends_it_and_that_end_is_trained(tmp_p
     end = tokenizer.convert_tokens_to_ids("<|im_end|>")
     for contrast in read_contrasts(tmp_path / "run" / "iteration-1" / "contrasts.parquet"):
         assert [ids.index(end) for ids in contrast.response_ids] == [len(ids) - 1 for ids in contrast.response_ids]
+
+
+def test_the_card_of_such_a_model_says_where_its_answers_end() -> None:
+    tokenizer = given.tokenizer_with(given.CHATML)
+    recipe = load_recipe("quickstart")
+    principles = load_principles(recipe.principles)
+    code = model_card._snippet(principles, PromptBuilder(tokenizer, recipe.prompt), tokenizer, recipe, False)
+    assert f"do_sample=False, eos_token_id=[{tokenizer.convert_tokens_to_ids('<|im_end|>')}, {EOS}])" in code

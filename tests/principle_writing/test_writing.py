@@ -309,7 +309,7 @@ def test_a_section_is_read_back_as_it_was_written(recipe: Path, tmp_path: Path) 
         ("principles.tsk=x", ["principles.tsk is not a key", "'task'"]),
         ("principles.names=[brief]", ["principles.names: 1 principle would"]),
         ("principles={names: [a, b]}", ["principles.task is missing: What the responses do"]),
-        ("generation.first_contrasts=first.parquet", ["first_contrasts", "written by a model"]),
+        ("generation.first_contrasts=first.parquet", ["first_contrasts", "asks a model to write others"]),
         ("principles=3", ["principles is 3", "string"]),
         ("principles.writer={kind: oracle}", ["principles.writer is", "local, endpoint, scripted"]),
     ],

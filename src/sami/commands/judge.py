@@ -40,14 +40,15 @@ def _show_verdicts(value: dict[str, Any], folder: Path, as_json: bool) -> None:
     if as_json:
         show_json(value)
         return
-    for table in win_rate_table.tables(value["win_rates"]):
+    judged = Judged.model_validate(value)
+    rates = [one.as_json() for one in judged.win_rates]
+    for table in win_rate_table.tables(rates):
         show(table)
-    compared = Judged.model_validate(value)
-    if compared.lengths:
-        show(length_table(compared.lengths))
-    show_judging(value)
-    if compared.verdict:
-        show(compared.verdict)
+    if judged.lengths:
+        show(length_table(judged.lengths))
+    show_judging(judged)
+    if judged.verdict:
+        show(judged.verdict)
     show(f"All verdicts: {folder / 'verdicts.jsonl'}.")
 
 

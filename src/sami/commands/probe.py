@@ -16,7 +16,7 @@ from typing import Any, Literal
 import torch
 from rich.table import Table
 
-from sami import objective
+from sami import objective, wording
 from sami.console import bar, say, show, show_json
 from sami.contrast_plan import Planned
 from sami.contrasts import Contrast, row_tokens
@@ -208,11 +208,11 @@ def table(found: Probe) -> Table:
     for link in [*found.links, found.control]:
         shown.add_row(
             "control" if link is found.control else link.principle.id + " (held out)" * link.principle.held_out,
-            _interval(link.accuracy, 2),
-            _interval(link.bound, 3),
-            _interval(link.unleaked_bound, 3),
+            wording.estimate(link.accuracy, 2),
+            wording.estimate(link.bound, 3),
+            wording.estimate(link.unleaked_bound, 3),
             f"{link.kept:.0%}",
-            "–" if link is found.control else link.verdict(found.control),
+            wording.NONE if link is found.control else link.verdict(found.control),
         )
     return shown
 
@@ -291,9 +291,3 @@ def _above(estimate: Estimate, control: Estimate, chance: float) -> bool:
     """Whether an interval lies above chance and above the control."""
     floor = chance if control.value is None else max(chance, control.value)
     return estimate.low is not None and estimate.low > floor + ROUNDING
-
-
-def _interval(estimate: Estimate, digits: int) -> str:
-    if estimate.value is None or estimate.low is None or estimate.high is None:
-        return "–"
-    return f"{estimate.value:.{digits}f} [{estimate.low:.{digits}f}, {estimate.high:.{digits}f}]"

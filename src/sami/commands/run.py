@@ -6,7 +6,7 @@ from typing import Any
 from sami.commands.smoke import smoked
 from sami.console import say, show, show_json, warn
 from sami.evaluation import win_rate_table
-from sami.loop.results import Summary
+from sami.loop.results import Judged, Summary
 from sami.loop.summary_text import sentences, table
 from sami.pipeline import Pipeline
 from sami.recipe import Recipe
@@ -30,7 +30,7 @@ def smoke(recipe: Recipe, folder: Path, *, as_json: bool = False) -> None:
 
 
 def finish(value: dict[str, Any], folder: Path, *, as_json: bool) -> None:
-    """Write the report of a run and print its summary."""
+    """Write the report of a run and print the value of its summary.json."""
     page = write_report([folder])
     if as_json:
         show_json(value)
@@ -38,16 +38,16 @@ def finish(value: dict[str, Any], folder: Path, *, as_json: bool) -> None:
     summary = Summary.model_validate(value)
     show(table(summary))
     if summary.win_rates:
-        show(win_rate_table.tables(value["win_rates"])[0])
-        show_judging(value)
+        show(win_rate_table.tables([one.as_json() for one in summary.win_rates])[0])
+        show_judging(summary)
     for sentence in sentences(summary):
         show(sentence)
     show(f"All figures: {folder / 'summary.json'}. To read and share: {page}.")
 
 
-def show_judging(value: dict[str, Any]) -> None:
+def show_judging(judged: Summary | Judged) -> None:
     """Print how far judges agree, and warn of what makes their win rates unreliable."""
-    for pair in value["agreement"]:
-        show(win_rate_table.agreement_sentence(pair))
-    for warning in win_rate_table.warnings(value["win_rates"]):
+    for pair in judged.agreement:
+        show(win_rate_table.agreement_sentence(pair.as_json()))
+    for warning in win_rate_table.warnings([one.as_json() for one in judged.win_rates]):
         warn(warning)

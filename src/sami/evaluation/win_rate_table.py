@@ -9,6 +9,7 @@ from rich.table import Table
 
 from sami.errors import one_line
 from sami.evaluation.win_rate import Rate
+from sami.wording import NONE, number, with_interval
 
 # Near 50 %, a rate of fewer queries has an interval of about 28 points or more.
 FEW_QUERIES = 50
@@ -125,11 +126,8 @@ def _strata(cell: dict[str, Any]) -> str:
 
 
 def _interval(rate: Rate) -> str:
-    if rate["rate"] is None:
-        return "–"
-    limits = "" if rate["low"] is None else f" [{rate['low']:.1f}, {rate['high']:.1f}]"
-    return f"{rate['rate']:.1f}{limits}"
+    return with_interval(rate["rate"], rate["low"], rate["high"], 1)
 
 
 def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{value:.1f} %"
+    return NONE if value is None else f"{number(value, 1)} %"

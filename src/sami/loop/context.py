@@ -35,6 +35,7 @@ from sami.principles import Principle, load_principles
 from sami.prompts import PromptBuilder
 from sami.queries import hash_queries
 from sami.recipe import Model, Recipe, WrittenPrinciples, load_recipe
+from sami.recipe.roles import Role, keys_with
 from sami.scoring.logprobs import response_logprobs
 from sami.scoring.packing_check import check_packing
 
@@ -204,9 +205,9 @@ class Run:
 
     def unsplit(self, contrasts: Sequence[Contrast]) -> dict[str, int]:
         """How many contrasts hold reasoning without an answer; empty if there is no reasoning in this run."""
-        if self.recipe.generation.chain_of_thought is None and self.prompts.thinking is None:
-            return {}
-        return {"unsplit": sum("unsplit" in contrast.finish_reasons for contrast in contrasts)}
+        reasons = self.recipe.generation.chain_of_thought is not None or self.prompts.thinking is not None
+        count = sum("unsplit" in contrast.finish_reasons for contrast in contrasts)
+        return {"unsplit": count} if reasons or count else {}
 
     def packing(self, contrasts: Sequence[Contrast]) -> bool:
         """Whether responses may share rows on this model: as the recipe says, checked once on the base model."""
@@ -229,9 +230,10 @@ class Run:
 
     def inputs(self, *sections: str) -> dict[str, Any]:
         """Sections of the recipe, and the principles by content."""
-        # How vLLM runs on a machine does not change what a step is made from, and whoever writes the first
-        # iteration's contrasts is recorded by content, in the step that uses them.
-        apart = {"vllm", "first_model", "first_contrasts"}
+        # Machines do not change what a step is made from, and whoever writes the first iteration's contrasts is
+        # recorded by content, in the step that uses them.
+        machines = {key.partition(".")[2] for key in keys_with(Role.MACHINE, Recipe) if key.startswith("generation.")}
+        apart = {*machines, "first_model", "first_contrasts"}
         chosen = {name: getattr(self.recipe, name).model_dump(exclude=apart) for name in sections}
         given = self.recipe.principles
         file = Path(given) if isinstance(given, str) else self.directory.principles

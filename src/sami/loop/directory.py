@@ -20,26 +20,14 @@ from pydantic_core import to_jsonable_python
 
 from sami.errors import InputError, one_line
 from sami.files import file_hash, replacing, write_json
-from sami.recipe import VLLM, Launch, Recipe, dump_recipe, flatten
+from sami.recipe import Recipe, dump_recipe, flatten
+from sami.recipe.roles import Role, keys_with
 from sami.recipe.sections import Section
 
 # Paths may change between calls, content may not: steps record content hashes.
-_PLACES = {
-    "principles",
-    "queries.path",
-    "model.source",
-    "generation.first_model.source",
-    "generation.first_contrasts",
-}
-# The machines that a run uses, which may differ from step to step.
-_MACHINES = {f"launch.{name}" for name in Launch.model_fields}
-_MACHINES |= {f"generation.vllm.{name}" for name in VLLM.model_fields}
-# Judges and baselines may be added once a run is finished; verdicts have their own cache keys.
-JUDGING = {
-    f"evaluation.{name}"
-    for name in ("judges", "baselines", "order", "slope", "unscored_limit", "calibration_pairs", "force")
-}
-
+_PATHS = keys_with(Role.PATH, Recipe)
+_MACHINES = keys_with(Role.MACHINE, Recipe)
+JUDGING = keys_with(Role.JUDGING, Recipe)
 
 BASE = "base"
 """The policy of iteration 0: the model as it was."""
@@ -306,7 +294,7 @@ class RunDirectory:
         recorded = self.recorded_recipe()
         assert recorded is not None
         now = recipe.model_dump()
-        moved = _PLACES & _given(recorded) & _given(now)
+        moved = _PATHS & _given(recorded) & _given(now)
         changed = differences(recorded, now, ignore=moved | _MACHINES | JUDGING)
         if changed:
             raise InputError(

@@ -78,7 +78,10 @@ def baseline(run: Run, baseline: Baseline) -> Policy:
 
     def respond() -> dict[str, Any]:
         recipe, tokenizer = run.recipe, loading.load_tokenizer(source)
-        prompts = PromptBuilder(tokenizer, baseline.prompt or recipe.prompt, recipe.generation.chain_of_thought)
+        settings = baseline.prompt or recipe.prompt
+        if settings.date is None:
+            settings = settings.model_copy(update={"date": recipe.prompt.date})
+        prompts = PromptBuilder(tokenizer, settings, recipe.generation.chain_of_thought)
         plan = run.prepared.evaluation_plan()
         require_room(source, prompts, plan, recipe.generation.max_new_tokens)
         engine = run.engine_of(loading.Weights.of(source, inputs["policy"]), tokenizer)

@@ -295,6 +295,8 @@ def _snippet(
         else f"from {package} import {loader}, AutoTokenizer"
     )
     stop = f", stop_strings={json.dumps(list(prompts.stop))}, tokenizer=tokenizer" if prompts.stop else ""
+    if prompts.end_id != tokenizer.eos_token_id:
+        stop += f", eos_token_id={[prompts.end_id, tokenizer.eos_token_id]}"
     return (
         f'{imports}\n\nfolder = "."  # the folder of this card, or the id of its repository\n'
         f"tokenizer = AutoTokenizer.from_pretrained(folder)\n"

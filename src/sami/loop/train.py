@@ -4,7 +4,6 @@ train(run, 1)
 """
 
 import shutil
-from contextlib import suppress
 from typing import Any
 
 import torch
@@ -18,6 +17,8 @@ from sami.files import file_hash
 from sami.loop import launch
 from sami.loop.context import Run
 from sami.models import adapters, devices, loading
+from sami.recipe import Training
+from sami.recipe.roles import Role, keys_with
 from sami.training import memory
 from sami.training.config import SAMIConfig
 from sami.training.metrics_log import Recorder, keep_steps, last_checkpoint, last_line, step_of
@@ -49,10 +50,6 @@ def train(run: Run, iteration: int) -> None:
         else:
             launch.train(run.recipe, run.directory.folder, iteration)
             changed = last_line(metrics)["weights_changed"]
-        for checkpoint in checkpoints.glob("checkpoint-*"):
-            shutil.rmtree(checkpoint)
-        with suppress(OSError):  # there may be none
-            checkpoints.rmdir()
         steps, last = training.steps_of(iteration), last_line(metrics)
         say(
             f"iteration {iteration}: {steps} steps, bound on its training contrasts {last['bound']:.3f} nats "
@@ -62,6 +59,8 @@ def train(run: Run, iteration: int) -> None:
         return {"steps": steps, "weights_changed": changed}
 
     run.directory.step(f"train-{iteration}", inputs, [run.directory.model(iteration)], work)
+    # After the step is recorded: a kill in the middle of this must not leave a run that resumes from half a checkpoint.
+    shutil.rmtree(run.directory.checkpoints(iteration), ignore_errors=True)
 
 
 def train_model(run: Run, iteration: int) -> float | None:
@@ -154,28 +153,17 @@ def arguments(run: Run, iteration: int, contrasts: list[Contrast]) -> SAMIConfig
         gradient_accumulation_steps=share // micro,
         learning_rate=t.lr_of(iteration),
         lr_scheduler_type=scheduler,
-        warmup_steps=t.warmup_steps,
         optim={"adamw": "adamw_torch_fused", "rmsprop": "rmsprop"}[t.optimizer],
-        weight_decay=t.weight_decay,
-        max_grad_norm=t.max_grad_norm,
-        explode_above=t.explode_above,
-        beta=t.beta,
-        contrast=t.contrast,
-        estimator=t.estimator,
-        per_token=t.per_token,
-        train_eos=t.train_eos,
         share_prefix=run.packing(contrasts),
         gradient_cache=_caching(run, iteration, contrasts),
-        gradient_checkpointing=t.gradient_checkpointing,
         compile_layers=t.compile,
         compute_dtype="bfloat16" if run.prepared.dtype == torch.bfloat16 else "float32",
-        master_weights=t.master_weights,
         save_strategy="steps" if t.checkpoint_steps else "no",
         save_steps=t.checkpoint_steps or 500,
         save_total_limit=2,  # the last one may be half written when the process is killed
         report_to="none",  # trackers are of the whole run
         disable_tqdm=True,
-        seed=t.seed,
+        **{name: getattr(t, name) for name in keys_with(Role.TRAINER, Training)},
     )
 
 

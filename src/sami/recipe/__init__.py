@@ -5,6 +5,7 @@
 Nothing here imports torch, so that `sami --help` and errors in a recipe appear at once.
 """
 
+from sami.recipe.answering import VLLM, ChainOfThought, Generation, Prompt, Thinking
 from sami.recipe.endpoint import Endpoint
 from sami.recipe.judging import (
     Baseline,
@@ -25,22 +26,8 @@ from sami.recipe.loading import (
     load_writing,
 )
 from sami.recipe.recipe import Recipe
-from sami.recipe.sections import (
-    VLLM,
-    Adapter,
-    ChainOfThought,
-    Filters,
-    Generation,
-    Health,
-    Launch,
-    Model,
-    Prompt,
-    Queries,
-    Sampling,
-    Section,
-    Thinking,
-    Training,
-)
+from sami.recipe.sections import Filters, Health, Model, Queries, Sampling, Section
+from sami.recipe.training import Adapter, Launch, Training
 from sami.recipe.writing import EndpointWriter, LocalWriter, ScriptedWriter, WrittenPrinciples
 
 __all__ = [

@@ -3,14 +3,15 @@
 A judge's settings are a section here and a tag in `Judge`; the judge itself is a class in `sami.evaluation.judges`.
 """
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
+from sami.recipe.answering import Prompt
 from sami.recipe.endpoint import Endpoint
-from sami.recipe.sections import MOST_SEED, Model, Prompt, Section, as_model
+from sami.recipe.roles import Role
+from sami.recipe.sections import MOST_SEED, Model, Section, as_model
 
 
 class JudgeSection(Section):
@@ -20,10 +21,6 @@ class JudgeSection(Section):
     def label(self) -> str:
         """The judge's name in verdicts and tables."""
         raise NotImplementedError
-
-    def with_paths(self, absolute: Callable[[str], str]) -> Self:
-        """The same settings with every path passed through `absolute`."""
-        return self
 
 
 class VerifierJudge(JudgeSection):
@@ -48,10 +45,6 @@ class LocalJudge(JudgeSection):
     @property
     def label(self) -> str:
         return self.name or f"local:{self.model.source.rstrip('/').split('/')[-1]}"
-
-    def with_paths(self, absolute: Callable[[str], str]) -> Self:
-        model = self.model.model_copy(update={"source": absolute(self.model.source)})
-        return self.model_copy(update={"model": model})
 
 
 class EndpointJudge(Endpoint, JudgeSection):
@@ -88,7 +81,7 @@ class EndpointJudge(Endpoint, JudgeSection):
 class HumanJudge(JudgeSection):
     kind: Literal["human"]
     """People, whose verdicts are read from a file."""
-    path: str = Field(min_length=1)
+    path: Annotated[str, Role.PATH] = Field(min_length=1)
     """JSONL with query_id, candidate, baseline and score, and optionally constitution_id and order."""
     name: str | None = None
     """The judge's name in verdicts; null takes the file's name."""
@@ -96,9 +89,6 @@ class HumanJudge(JudgeSection):
     @property
     def label(self) -> str:
         return self.name or f"human:{Path(self.path).stem}"
-
-    def with_paths(self, absolute: Callable[[str], str]) -> Self:
-        return self.model_copy(update={"path": absolute(self.path)})
 
 
 def _kind(value: Any) -> Any:
@@ -120,9 +110,9 @@ class Baseline(Section):
     """The baseline's name in verdicts and tables."""
     model: Annotated[Model, BeforeValidator(as_model)] | None = None
     """A model that answers the held-out queries with the recipe's prompt."""
-    run: str | None = None
+    run: Annotated[str | None, Role.PATH] = None
     """Folder of an earlier run, whose last trained model answers the held-out queries."""
-    responses: str | None = None
+    responses: Annotated[str | None, Role.PATH] = None
     """JSONL with id, constitution and response for each held-out query and constitution."""
     train: Literal["sft", "dpo"] | None = None
     """Train the base model with TRL on the last iteration's contrasts: sft on each response, dpo on the pairs."""
@@ -140,31 +130,22 @@ class Baseline(Section):
             raise ValueError(f"the name {self.name!r} belongs to a policy of the run; choose another one")
         return self
 
-    def with_paths(self, absolute: Callable[[str], str]) -> Self:
-        """The same baseline with every path passed through `absolute`."""
-        changes: dict[str, Any] = {
-            name: absolute(value) for name in ("run", "responses") if (value := getattr(self, name)) is not None
-        }
-        if self.model is not None:
-            changes["model"] = self.model.model_copy(update={"source": absolute(self.model.source)})
-        return self.model_copy(update=changes)
-
 
 class Evaluation(Section):
-    judges: list[Judge] = Field(default=[VerifierJudge(kind="verifier")])
+    judges: Annotated[list[Judge], Role.JUDGING] = Field(default=[VerifierJudge(kind="verifier")])
     """Who compares responses: verifier, or sections with `kind` local, endpoint or human."""
-    baselines: list[Baseline] = Field(default=[])
+    baselines: Annotated[list[Baseline], Role.JUDGING] = Field(default=[])
     """Policies that every iteration is compared with, in addition to base."""
-    order: Literal["both", "random"] = "both"
+    order: Annotated[Literal["both", "random"], Role.JUDGING] = "both"
     """Which response a judge reads first: each of them once, or one drawn for each pair."""
-    slope: Literal["policy", "shared"] = "policy"
+    slope: Annotated[Literal["policy", "shared"], Role.JUDGING] = "policy"
     """Length slope of the length-controlled win rate: one per policy, or one shared by all policies of a judge."""
-    unscored_limit: float = Field(default=5.0, ge=0.0, le=100.0)
+    unscored_limit: Annotated[float, Role.JUDGING] = Field(default=5.0, ge=0.0, le=100.0)
     """The command fails if more than this share of a judge's verdicts is unscored, or of the constitutions in files of
     responses is not made of the principles given; in percent."""
-    calibration_pairs: int = Field(default=60, ge=10, le=100_000)
+    calibration_pairs: Annotated[int, Role.JUDGING] = Field(default=60, ge=10, le=100_000)
     """Pairs with a known answer on which a judge is measured before it is asked about others."""
-    force: bool = False
+    force: Annotated[bool, Role.JUDGING] = False
     """Use judges that calibration does not show to be above chance; their win rates are marked."""
     principles_per_query: int = Field(default=3, ge=1, le=1000)
     """Contrasts per held-out query, at most one per principle; principles take turns, held-out ones included."""
@@ -174,14 +155,6 @@ class Evaluation(Section):
     """Queries on which relevance and forgetting are measured, with forward passes of their own."""
     seed: int = Field(default=0, ge=0, le=MOST_SEED)
     """Seed of the evaluation contrasts, the order of responses and the bootstrap."""
-
-    def with_paths(self, absolute: Callable[[str], str]) -> "Evaluation":
-        """The same section with every path of a judge or baseline passed through `absolute`."""
-        changed = {
-            "judges": [judge.with_paths(absolute) for judge in self.judges],
-            "baselines": [baseline.with_paths(absolute) for baseline in self.baselines],
-        }
-        return self.model_copy(update=changed)
 
     @model_validator(mode="after")
     def _distinct_names(self) -> Self:

@@ -13,6 +13,7 @@ from sami.errors import InputError, one_line, quoted, reason
 from sami.files import parse_yaml, read_yaml
 from sami.recipe.judging import Evaluation
 from sami.recipe.recipe import Recipe
+from sami.recipe.roles import with_paths
 from sami.recipe.sections import Section
 from sami.recipe.writing import WrittenPrinciples
 
@@ -227,21 +228,11 @@ def _with_absolute_paths(recipe: Recipe, folder: Path) -> Recipe:
             raise InputError(f"The path {quoted(value)} cannot be used: {reason(error)}. Correct it.") from None
         return otherwise or value
 
-    return recipe.model_copy(
-        update={
-            "model": recipe.model.model_copy(update={"source": absolute(recipe.model.source)}),
-            "queries": recipe.queries.model_copy(update={"path": absolute(recipe.queries.path)}),
-            "principles": _principles(recipe, folder, absolute),
-            "generation": recipe.generation.with_paths(absolute),
-            "evaluation": recipe.evaluation.with_paths(absolute),
-        }
-    )
-
-
-def _principles(recipe: Recipe, folder: Path, absolute: Any) -> Any:
-    if isinstance(recipe.principles, WrittenPrinciples):
-        return recipe.principles.with_paths(absolute)
-    return absolute(recipe.principles, otherwise=_packaged_principles(recipe.principles, folder))
+    given = recipe.principles
+    if isinstance(given, str):
+        principles = absolute(given, otherwise=_packaged_principles(given, folder))
+        recipe = recipe.model_copy(update={"principles": principles})
+    return with_paths(recipe, absolute)
 
 
 def _packaged_principles(name: str, folder: Path) -> str:

@@ -4,22 +4,12 @@ from typing import Annotated, Self
 
 from pydantic import BeforeValidator, model_validator
 
+from sami.recipe.answering import Generation, Prompt
 from sami.recipe.compatibility import TrainingSetup
 from sami.recipe.judging import Evaluation
-from sami.recipe.sections import (
-    Adapter,
-    Filters,
-    Generation,
-    Health,
-    Launch,
-    Model,
-    Prompt,
-    Queries,
-    Sampling,
-    Section,
-    Training,
-    as_model,
-)
+from sami.recipe.roles import Role
+from sami.recipe.sections import Filters, Health, Model, Queries, Sampling, Section, as_model
+from sami.recipe.training import Adapter, Launch, Training
 from sami.recipe.writing import PrinciplesSource, WrittenPrinciples
 
 MOST_CONTRASTS = 100_000  # in all iterations; the paper's largest recipe here needs 4,608
@@ -32,7 +22,7 @@ class Recipe(Section):
     """Where the weights come from: a source, or a section with `source` and options."""
     queries: Queries
     """Where the queries come from and how many are used."""
-    principles: PrinciplesSource
+    principles: Annotated[PrinciplesSource, Role.PATH]
     """YAML file of principles, relative to the recipe; the name of one that comes with sami; or who writes them."""
     prompt: Prompt = Prompt()
     """How a constitution and a query become a prompt."""
@@ -50,7 +40,7 @@ class Recipe(Section):
     """What is measured on held-out queries."""
     health: Health = Health()
     """Limits against base; a policy beyond one of them is never called better."""
-    launch: Launch = Launch()
+    launch: Annotated[Launch, Role.MACHINE] = Launch()
     """How many processes run."""
 
     def conflict(self, processes: int | None = None) -> str | None:

@@ -1,7 +1,7 @@
 """Settings for principles that a model writes, in a recipe or for `sami write-principles`."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
@@ -142,13 +142,6 @@ class WrittenPrinciples(Section):
         if self.names is not None and self.count is not None:
             raise ValueError("count has no effect if names are given; remove one of them")
         return self
-
-    def with_paths(self, absolute: Callable[[str], str]) -> "WrittenPrinciples":
-        """The same settings, with the path of a local writer passed through `absolute`."""
-        if not isinstance(self.writer, LocalWriter):
-            return self
-        model = self.writer.model.model_copy(update={"source": absolute(self.writer.model.source)})
-        return self.model_copy(update={"writer": self.writer.model_copy(update={"model": model})})
 
 
 def _form(value: Any) -> str:

@@ -1,1 +1,1 @@
-"""Text alone: words, degeneration, leaks of a constitution, and deterministic checks."""
+"""Text alone: words, languages, loops and leftovers, leaks of a constitution, and deterministic checks."""

@@ -1,8 +1,8 @@
-"""What the text of a response alone tells about a model's health: loops, template leftovers, sameness.
+"""Signs of an unhealthy model in the text of one response: loops and leftovers of a prompt template.
 
-A model that is trained too long on its own responses ends in code words ("Expert:Expert:Expert:…"), in
-pieces of its prompt ("Question:… Answer:…") or opens every answer alike, while its own information bound
-rises. These checks read text only: no model, no tokenizer.
+A model that is trained too long on its own responses degenerates into code words ("Expert:Expert:Expert:…") or
+pieces of its prompt ("Question:… Answer:…") while its own information bound rises. These checks need neither a model
+nor a tokenizer.
 """
 
 import operator
@@ -17,7 +17,7 @@ from sami.text.words import word_spans
 _LONGEST_PHRASE = 50  # words
 _LONGEST_PASSAGE = 20  # sentences
 _LONGEST_GLUED = 24  # characters
-_LINE = 100  # characters: no ruled line or written-out number of a sound text is longer
+_LINE = 100  # characters: ruled lines and numbers of healthy texts are shorter
 _RULE = frozenset("-=_*~.#+|:·•—–─━═…0123456789")
 
 
@@ -29,27 +29,27 @@ def repeated_loop(
     sentence_times: int = 3,
     run_times: int = 20,
 ) -> str | None:
-    """The first unit that the text repeats in a loop, as it is written there; None for a sound text.
+    """The first unit that the text repeats in a loop, as the text spells it; None for a healthy text.
 
-    Kinds of loop, in the order in which they are looked for:
+    Kinds of loop, in the order in which they are searched:
 
-    1. a word or a phrase of up to 50 words, `phrase_times` in a row, whatever punctuation stands between.
-       Units of at most three letters ("ha", "no") need `interjection_times`, numbers `run_times`;
-    2. a sentence or line of at least four words, or a passage of up to 20 sentences, `sentence_times` in a
-       row, a shorter one as often as a phrase; item numbers and bullets are not regarded;
-    3. sentences of at least four words that occur `sentence_times` or more, anywhere, and together hold over
+    1. A word or a phrase of up to 50 words, `phrase_times` in a row, ignoring the punctuation between the copies.
+       Units of at most three letters ("ha", "no") need `interjection_times`, numbers `run_times`.
+    2. A sentence or line of at least four words, or a passage of up to 20 sentences, `sentence_times` in a
+       row; a shorter one needs as many as a phrase. Item numbers and bullets are ignored.
+    3. Sentences of at least four words that occur `sentence_times` or more, anywhere, and together make up over
        half of the words. Refrains stay below: a villanelle, the densest form in common use, repeats 8 lines
-       of 19;
-    4. characters: units without blanks of at least four letters `phrase_times` in a row, others (a letter,
-       an emoji, an exclamation mark) `run_times`. Rules, blanks and digits need over 100 characters as well.
+       of 19.
+    4. Characters: units of at least four letters without spaces, `phrase_times` in a row, others (a letter,
+       an emoji, an exclamation mark) `run_times`. Rules, spaces and digits also need over 100 characters.
 
-    Repetition is exact up to case, width and punctuation; time grows linearly with the text.
+    Repetition is exact up to case, width and punctuation. The time is linear in the length of the text.
 
     Raises:
-        ValueError: a number of repeats below 2.
+        ValueError: a number of repeats is below 2.
     """
     if min(phrase_times, interjection_times, sentence_times, run_times) < 2:
-        raise ValueError("A unit that stands once is not repeated: every number of times must be 2 or more.")
+        raise ValueError("A unit that occurs once is not repeated, so every number of times must be 2 or more.")
 
     def phrase_loops(words: Sequence[str], times: int) -> bool:
         letters = sum(map(_letters, words))
@@ -76,9 +76,9 @@ def repeated_loop(
 
 
 def _periodic(sequence: Sequence[Hashable], longest: int, times: int) -> Iterator[tuple[int, int, int]]:
-    """(start, period, times) of each stretch that repeats a unit; shorter periods first.
+    """(start, period, times) of each stretch that repeats a unit, shorter periods first.
 
-    Equality with the item one period back is computed by `map` in C, and runs are searched in the bytes.
+    For speed, `map` compares each item with the one a period earlier, and a regular expression finds runs of equals.
     """
     for period in range(1, min(longest, len(sequence) // times) + 1):
         same = bytes(map(operator.eq, sequence[period:], sequence))
@@ -98,7 +98,7 @@ def _letters(word: str) -> int:
 
 
 def _is_power(unit: Sequence[Hashable]) -> bool:
-    """Whether the unit is itself a shorter unit repeated: such stretches count with the shorter one."""
+    """Whether the unit is itself a shorter unit repeated; such stretches were found with the shorter one."""
     size = len(unit)
     return any(size % part == 0 and unit[part:] == unit[:-part] for part in range(1, size // 2 + 1))
 
@@ -138,11 +138,11 @@ def _repeated_characters(text: str, glued_times: int, run_times: int) -> str | N
     return None
 
 
-# Labels that prompts use and answers do not: "Instructions:" (recipes), "Output:" (code) and "Q:" (jokes) are
+# Labels that occur in prompts and not in answers. "Instructions:" (recipes), "Output:" (code) and "Q:" (jokes) are
 # left out on purpose.
 _LABEL = (
     r"(?:Question|Answer|Human|Assistant|User|System|Constitution|Response|Query|Instruction|Prompt)"
-    r"(?:[ ]\d{1,3})?"  # a bracketed blank: the pattern below is verbose
+    r"(?:[ ]\d{1,3})?"  # the space is in brackets because the pattern below is verbose
 )
 _LEFTOVER = re.compile(
     rf"""
@@ -162,13 +162,12 @@ _LEFTOVER = re.compile(
 
 
 def template_leftover(text: str) -> str | None:
-    """The first leftover of a prompt template in the text, quoted; None when there is none.
+    """The first leftover of a prompt template in the text, quoted; None if there is none.
 
-    At the start of a line (after bullets, emphasis or quotation marks too): a label such as "Question:",
-    "Answer 2:", "Human:" or "Constitution:" in exactly this case, and "###" that stands alone or before such
-    a label. Anywhere: the text of special tokens ("<|…|>", "[INST]", "</s>") and places never filled in
-    ("[insert …]", "{query}"). A markdown heading ("### Ingredients"), a label inside a line and other
-    brackets ("[25 F]") are ordinary text.
+    At the start of a line, also after bullets, emphasis or quotation marks: a label such as "Question:",
+    "Answer 2:", "Human:" or "Constitution:" in exactly this case, and "###" alone or before such a label.
+    Anywhere: the text of special tokens ("<|…|>", "[INST]", "</s>") and placeholders ("[insert …]", "{query}"). A
+    markdown heading ("### Ingredients"), a label inside a line and other brackets ("[25 F]") are ordinary text.
     """
     match = _LEFTOVER.search(text)
     if match is None:

@@ -1,10 +1,10 @@
-"""Constitution leakage: words of the constitution that a response gives away instead of following them.
+"""Constitution leakage: words of the constitution that a response repeats instead of following them.
 
-A response that names its principle ("Please provide a simple, clear, and concise answer.") is recognized by
-any model, trained or not. The information under the frozen base model is therefore measured with such words
-masked (`leak_mask`), and responses that copy a run of the constitution are counted (`leakage`).
+Any model, trained or not, recognizes a response that names its principle ("Please provide a simple, clear, and
+concise answer."). The information under the frozen base model is therefore measured with such words masked
+(`leak_mask`), and responses that copy a run of words from the constitution are counted (`leakage`).
 
-Words are compared by their stems in the languages that `sami.text.languages` has a stemmer for, and whole in others.
+Words are compared by their stems in languages for which `sami.text.languages` has a stemmer, and whole in others.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -45,7 +45,7 @@ def leaked_words(constitutions: Sequence[str], query: str) -> LeakedWords:
 
 
 def leak_mask(response_ids: Sequence[int], decode: Callable[[Sequence[int]], str], leaked: LeakedWords) -> list[bool]:
-    """True for each token that overlaps, be it by one byte, a word whose stem is leaked.
+    """True for each token that overlaps a word whose stem is leaked, if only by one byte.
 
     Args:
         response_ids: T token ids of one response.
@@ -87,9 +87,9 @@ def _leaks(text: str, leaked: LeakedWords) -> Iterator[tuple[int, int]]:
 def _leaks_of_run(words: Sequence[_Span], pieces: Sequence[str]) -> Iterator[tuple[int, int]]:
     """The same for words that follow one another without spaces.
 
-    Where a dictionary cuts depends on the words around: what the constitution has as one word may be two here, or a
-    part of another one. Leaked words are therefore looked for as strings, and a word all of whose characters leak,
-    leaks. A single ideograph is part of too many words to be looked for inside them.
+    A dictionary's cuts depend on the neighboring words: one word of the constitution may be two words here, or part
+    of a longer one. Leaked words are therefore searched as strings, and a word leaks if all its characters do. Single
+    ideographs are part of too many words to be searched inside them.
     """
     first = words[0][0]
     run = "".join(word if len(word) == end - start else "\0" * (end - start) for start, end, word in words)
@@ -106,9 +106,9 @@ def _leaks_of_run(words: Sequence[_Span], pieces: Sequence[str]) -> Iterator[tup
 
 
 def token_spans(ids: Sequence[int], decode: Callable[[Sequence[int]], str], text: str) -> list[tuple[int, int]]:
-    """Characters [start, end) of the text that each token has a part in.
+    """Characters [start, end) of the text to which each token contributes.
 
-    Tokens that decode one by one to the whole text have their pieces as spans, in linear time. Otherwise
+    If the tokens decode one by one to the whole text, their pieces are the spans, in linear time. Otherwise
     (characters split over tokens, decoders that treat the first token differently) prefixes are decoded:
     what a prefix shares with the text is settled, and a tail that does not yet match the text (the replacement
     character of an unfinished one) belongs to the next character. Measured with SmolLM2's tokenizer: 0.3 ms

@@ -1,4 +1,4 @@
-"""Deterministic checks of a response's text, as data: what a principles file may say under `verifier:`.
+"""Deterministic checks of a response's text, as a principles file has them under `verifier:`.
 
     verifier: {check: word_count, max: 40}
     verifier: {check: all_of, specs: [{check: lines, min_lines: 4}, {check: rhyme, min_share: 0.5}]}
@@ -18,10 +18,10 @@ from typing import Annotated, Literal, Self
 import regex
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from sami.text import english, reading
+from sami.text import english, lexicon, reading
 from sami.text.languages import ENGLISH, language_of
 from sami.text.reading import HAS_WORD, ITEM
-from sami.text.words import caseless, is_unspaced, word_count
+from sami.text.words import caseless, word_count
 
 
 class Verifier(BaseModel, ABC):
@@ -62,7 +62,7 @@ def _require_limit(check: str, **limits: float | None) -> None:
 
 
 def _require_order(check: str, low: float | None, high: float | None) -> None:
-    """Refuse a range that holds nothing.
+    """Refuse an empty range.
 
     Raises:
         ValueError: low > high.
@@ -88,7 +88,7 @@ class _EnglishOnly(Verifier):
 
 
 class _Count(Verifier):
-    """A count between `min` and `max`, both included. At least one of the two is given."""
+    """A count between `min` and `max`, both included. At least one of them is required."""
 
     check: str
     min: int | None = Field(default=None, ge=1)
@@ -102,7 +102,7 @@ class _Count(Verifier):
 
     @abstractmethod
     def count(self, text: str) -> int:
-        """What is counted."""
+        """The number that is compared with the limits."""
 
     def holds(self, text: str) -> bool:
         return _within(self.count(text), self.min, self.max)
@@ -237,7 +237,7 @@ class Lexicon(Verifier):
     def _check_words(cls, words: list[str]) -> list[str]:
         if blank := [word for word in words if not word.strip()]:
             raise ValueError(
-                f"The words of a lexicon check hold a blank entry, {blank[0]!r}. Delete it or write a word."
+                f"The words of a lexicon check have a blank entry, {blank[0]!r}. Delete it or write a word."
             )
         return words
 
@@ -249,38 +249,16 @@ class Lexicon(Verifier):
 
     @cached_property
     def _entries(self) -> regex.Pattern[str]:
-        folded = sorted({caseless(reading.clean(word)).strip() for word in self.words}, key=len, reverse=True)
-        return regex.compile("|".join(map(_whole_words, folded)))
+        return lexicon.pattern(map(reading.clean, self.words))
 
     def holds(self, text: str) -> bool:
         found = self._entries.findall(caseless(text))
-        share = sum(map(_count_of_entry, found)) / max(1, word_count(reading.without_marks(text)))
+        share = sum(max(1, word_count(entry)) for entry in found) / max(1, word_count(reading.without_marks(text)))
         return _within(len(found), self.min_count, self.max_count) and _within(share, self.min_share, None)
 
 
-_LETTER = r"[\p{L}\p{N}\p{M}]"
-_HANGUL = regex.compile(r"\p{Hangul}")
-
-
-def _whole_words(entry: str) -> str:
-    """A pattern of an entry that is not a part of longer words.
-
-    Words of scripts without spaces have no edges, those of Korean may go on with particles, and an emoji may touch a
-    word.
-    """
-    pattern = r"\s+".join(map(regex.escape, entry.split()))
-    before = rf"(?<!{_LETTER})(?<!{_LETTER}')" if entry[0].isalnum() and not is_unspaced(entry[0]) else ""
-    goes_on = is_unspaced(entry[-1]) or _HANGUL.match(entry[-1])
-    after = rf"(?!'?{_LETTER})" if entry[-1].isalnum() and not goes_on else ""
-    return f"{before}{pattern}{after}"
-
-
-def _count_of_entry(entry: str) -> int:
-    return max(1, word_count(entry))
-
-
 class Lines(Verifier):
-    """Verse's short lines: how many lines hold a word, and how long each may be, in words."""
+    """Short lines, as in verse: the least number of lines with a word, and the most words in any line."""
 
     check: Literal["lines"] = "lines"
     min_lines: int | None = Field(default=None, ge=1)
@@ -301,8 +279,8 @@ class Lines(Verifier):
 class Rhyme(_EnglishOnly):
     """Share of lines, 0 to 1, whose last word rhymes with that of a line one or two lines away.
 
-    Two words rhyme when they sound alike from the last stressed vowel on. A word does not rhyme with itself,
-    nor one that the CMU dictionary does not know with any. Lines without a word are skipped. English only.
+    Two words rhyme when they sound alike from the last stressed vowel on. A word does not rhyme with itself, and a
+    word that is not in the CMU dictionary does not rhyme with any. Lines without a word are skipped. English only.
     """
 
     check: Literal["rhyme"] = "rhyme"
@@ -322,7 +300,7 @@ class Rhyme(_EnglishOnly):
 class Pattern(Verifier):
     """A Python regular expression, searched in the whole response; lines end with `\\n`.
 
-    It runs without a time limit: nested repeats such as (a+)+ can take for ever.
+    It runs without a time limit: nested repeats such as (a+)+ can take forever.
     """
 
     check: Literal["pattern"] = "pattern"
@@ -337,7 +315,7 @@ class Pattern(Verifier):
         except (re.error, OverflowError, RecursionError) as error:
             raise ValueError(
                 f"The regex {regex!r} of a pattern check does not compile: {error}. "
-                "Correct it, or escape the characters that are meant literally with a backslash."
+                "Correct it, or put a backslash before characters that are meant literally."
             ) from error
         return regex
 
@@ -378,7 +356,7 @@ class AnyOf(Verifier):
 
 
 class Negate(Verifier):
-    """Not the check. An empty response does not pass here either."""
+    """The opposite of a check. An empty response passes neither."""
 
     check: Literal["negate"] = "negate"
     spec: VerifierSpec
@@ -410,7 +388,7 @@ VerifierSpec = Annotated[
     | Negate,
     Field(discriminator="check"),
 ]
-"""What stands under `verifier:` in a principles file; `check` says which of the classes it is."""
+"""The value of `verifier:` in a principles file; `check` names the class."""
 
 
 for _combinator in (AllOf, AnyOf, Negate):
