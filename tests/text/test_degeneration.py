@@ -1,11 +1,8 @@
-"""Facts about loops, template leftovers and sameness."""
-
-import math
+"""Loops and leftovers of prompt templates: what is found, and what is healthy text."""
 
 import pytest
 
 from sami.text.degeneration import repeated_loop, template_leftover
-from sami.text.words import commonest_opening, distinct_n, opening, word_count, word_spans
 
 PIRATE = (
     "Arrr, me name be Captain Blackwood, and I sail the seven seas!\n"
@@ -75,7 +72,7 @@ def test_a_loop_is_found_and_quoted(text: str, unit: str) -> None:
         "Hahahahahahaha! Woooooooow!!! 🎉🎉🎉🎉🎉",
     ],
 )
-def test_sound_text_is_not_a_loop(text: str) -> None:
+def test_healthy_text_is_not_a_loop(text: str) -> None:
     assert repeated_loop(text) is None
 
 
@@ -166,47 +163,6 @@ def test_ordinary_text_has_no_leftover(text: str) -> None:
     assert template_leftover(text) is None
 
 
-def test_the_first_leftover_is_the_one_that_stands_first() -> None:
+def test_the_first_leftover_in_the_text_is_quoted() -> None:
     assert template_leftover("Well <|end|>\nQuestion: x") == "<|end|>"
     assert template_leftover("Well\nQuestion: x <|end|>") == "Question:"
-
-
-def test_distinct_2_of_hand_counted_texts() -> None:
-    assert distinct_n(["a b c d"]) == 1.0
-    assert distinct_n(["a b a b a"]) == 0.5  # ab ba ab ba
-    assert distinct_n(["a b c d", "a b a b a"]) == 0.75
-    assert distinct_n(["The THE the, the"], n=1) == 0.25
-
-
-def test_distinct_n_does_not_see_past_the_first_50_words() -> None:
-    fifty = " ".join(f"w{i}" for i in range(50))
-    assert distinct_n([fifty + " loop" * 500]) == 1.0
-    assert distinct_n([fifty.replace("w49", "w0 w1") + " x"]) == 1.0
-    assert distinct_n([fifty.replace("w48 w49", "w0 w1")]) == 48 / 49
-
-
-def test_distinct_n_leaves_out_responses_without_an_n_gram() -> None:
-    assert distinct_n(["", "one", "a b"]) == 1.0
-    assert math.isnan(distinct_n(["", "one"]))
-    assert math.isnan(distinct_n([]))
-    with pytest.raises(ValueError, match="not 0"):
-        distinct_n(["a b"], n=0)
-
-
-def test_openings_are_compared_without_case_and_punctuation() -> None:
-    assert opening("**Thank you**, for asking!") == "thank you for"
-    assert opening("Aye!") == "aye"
-    assert opening("") == ""
-    assert commonest_opening(["Thank you for it", "THANK you, for that", "Aye", ""]) == ("thank you for", 0.5)
-    assert commonest_opening(["", "…"]) == ("", 0.0)
-    assert commonest_opening([]) == ("", 0.0)
-    with pytest.raises(ValueError, match="at least one word"):
-        opening("Aye", words=0)
-
-
-def test_words_are_counted_as_a_reader_would() -> None:
-    assert word_count("Don't cut the child-friendly answer — it’s 3.") == 8
-    assert word_count("nai\u0308ve हिन्दी भाषा") == 3
-    assert word_count("__bold__ *words* 🏴‍☠️ !") == 2
-    assert word_count("") == 0
-    assert list(word_spans("Ｐirate’s ﬁne")) == [(0, 8, "pirate's"), (9, 12, "fine")]

@@ -1,4 +1,4 @@
-"""Facts about constitution leakage, on a byte-level BPE tokenizer trained on the spot."""
+"""Constitution leakage, on a byte-level BPE tokenizer trained on the spot."""
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -174,7 +174,7 @@ def test_a_copied_run_of_the_constitution_is_a_leak() -> None:
     assert leakage(response, [EXPERT], QUERY) is None
 
 
-def test_a_pirate_verse_leaks_nothing_though_its_words_may() -> None:
+def test_a_pirate_verse_copies_nothing_though_its_words_leak() -> None:
     pirate = ["1. Answers should sound as if a pirate wrote them, with sea slang."]
     verse = "Arrr, me name be Captain Blackwood, a pirate of the sea, as if ye did not know!"
     assert leakage(verse, pirate, QUERY) is None

@@ -138,7 +138,7 @@ class Run:
             principle_files.write_file(settings, target)
             return {}
 
-        self.directory.step("principles", settings.model_dump(), [target], work, editable=True)
+        self.directory.step("principles", settings.model_dump(), [target], work, may_be_edited=True)
         self.prepared.principles = load_principles(target)
         self.prepared.require_distinct_constitutions()
 

@@ -195,7 +195,7 @@ class RunDirectory:
         outputs: Sequence[Path],
         work: Callable[[], dict[str, Any]],
         *,
-        editable: bool = False,
+        may_be_edited: bool = False,
     ) -> dict[str, Any]:
         """Do a step unless it is done, and return what it reported.
 
@@ -203,7 +203,7 @@ class RunDirectory:
             inputs: what the step is made from, as JSON values; compared with the record.
             outputs: files and folders that must exist for the step to count as done. Their hashes are recorded.
             work: writes the outputs, each under its final name only when whole, and returns JSON values.
-            editable: whether people may edit the outputs, so that their hashes are not recorded here.
+            may_be_edited: whether users may change the outputs, so that no hashes are recorded.
 
         Raises:
             InputError: the step was done with other inputs, or an output changed since.
@@ -222,7 +222,8 @@ class RunDirectory:
         started = time.perf_counter()
         result = work()
         seconds = round(time.perf_counter() - started, 2)
-        hashes = {path.relative_to(self.folder).as_posix(): content_hash(path) for path in outputs if not editable}
+        hashed = [] if may_be_edited else outputs
+        hashes = {path.relative_to(self.folder).as_posix(): content_hash(path) for path in hashed}
         write_json(self._record_file(name), {"inputs": inputs, "seconds": seconds, "result": result, "outputs": hashes})
         self._intact.add(name)
         return result
