@@ -69,7 +69,7 @@ def test_a_principle_that_does_not_exist_is_refused_with_the_nearest() -> None:
         of_principles(PRINCIPLES, ["breif"])
     with pytest.raises(InputError, match="brief, kind"):
         of_principles(PRINCIPLES, ["xyz"])
-    with pytest.raises(InputError, match="You named the principle .brief. twice"):
+    with pytest.raises(InputError, match="You named the principle 'brief' twice"):
         of_principles(PRINCIPLES, ["brief"], ["brief"])
 
 

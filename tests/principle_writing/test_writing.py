@@ -275,8 +275,8 @@ def test_what_was_written_may_be_edited_until_it_is_used(sami: Sami, recipe: Pat
 def test_another_writer_or_task_is_another_run(sami: Sami, recipe: Path, tmp_path: Path) -> None:
     output = ("--output", tmp_path / "out")
     assert sami("generate", recipe, *output)[0] == 0
-    refused(sami("run", recipe, "principles.task=writing letters", *output), "principles.task")
-    refused(sami("run", recipe, "principles.seed=1", *output), "principles.seed")
+    refused(sami("run", recipe, "principles.task=writing letters", *output), "task: 'answering questions' there")
+    refused(sami("run", recipe, "principles.seed=1", *output), "seed: 0 there, 1 now")
 
 
 def test_a_writer_that_fails_ends_the_run_before_it_starts(
