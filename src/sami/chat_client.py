@@ -91,6 +91,7 @@ class Chat:
         )
         self._first = asyncio.Lock()
         self._first_is_over = False
+        self._first_error: Exception | None = None
         try:
             await self._check_server()
         except BaseException:
@@ -104,7 +105,7 @@ class Chat:
     async def complete(self, text: str, goes_on: Callable[[], bool] = lambda: True, **parameters: Any) -> Completion:
         """The chat completion of one user message.
 
-        The first question is asked alone, so that a parameter that the server refuses is refused once. Failures that
+        The first question is asked alone, so that a refused parameter, key or model is refused once. Failures that
         another attempt may not have are retried, after the time that Retry-After asks for if there is one.
 
         Args:
@@ -119,8 +120,13 @@ class Chat:
             if not self._first_is_over:
                 try:
                     return await self._with_retries(text, goes_on, parameters)
+                except UNANSWERED as error:
+                    self._first_error = error
+                    raise
                 finally:
                     self._first_is_over = True
+        if self._first_error is not None and not goes_on():
+            raise self._first_error
         return await self._with_retries(text, goes_on, parameters)
 
     def answer(self, completion: Completion) -> tuple[str, str | None]:

@@ -141,15 +141,6 @@ def test_questions_that_nobody_answered_are_asked_again_and_unreadable_answers_a
     assert len(read_verdicts(file)) == 4
 
 
-def test_a_line_of_wrong_fields_is_named_by_its_number(tmp_path: Path) -> None:
-    file = tmp_path / "verdicts.jsonl"
-    ask(Scripted(candidate_wins), pairs(2), file)
-    lines = file.read_text().splitlines()
-    file.write_text("\n".join([lines[0], json.dumps({**json.loads(lines[1]), "order": "sideways"}), *lines[2:]]) + "\n")
-    with pytest.raises(InputError, match=r"Line 2 of .*verdicts\.jsonl.*'sideways'"):
-        ask(Scripted(candidate_wins), pairs(2), file)
-
-
 # kill -9.
 
 

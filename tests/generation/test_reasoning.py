@@ -147,7 +147,10 @@ def test_true_takes_the_defaults_and_false_asks_for_no_reasoning(tmp_path: Path)
         (["generation.chain_of_thought.marker='  '"], "marker is white space"),
         (["generation.chain_of_thought.instruction=Think."], "instruction does not ask for the marker 'Answer:'"),
         (["generation.chain_of_thought.mark=x"], "did you mean 'marker'?"),
-        (["generation.chain_of_thought=true", "prompt.response_prefix=The post"], "cannot start from the prefix"),
+        (
+            ["generation.chain_of_thought=true", "prompt.response_prefix=The post"],
+            "both the prefix and reasoning",
+        ),
     ],
 )
 def test_what_cannot_work_is_refused(tmp_path: Path, overrides: Sequence[str], part: str) -> None:

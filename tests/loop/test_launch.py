@@ -218,7 +218,7 @@ def test_another_machine_than_the_first_only_trains(
         with pytest.raises(SystemExit) as caught:
             cli.main()
         assert caught.value.code == 2
-        assert "other machines than 0 only take part in" in capsys.readouterr().err
+        assert "only rank 0 runs this command" in capsys.readouterr().err
 
 
 def test_a_machine_with_another_recipe_is_refused(recipe: Path, tmp_path: Path) -> None:

@@ -330,7 +330,7 @@ def test_what_others_could_not_use_is_not_uploaded(finished_run: Path, adapter_r
 
     with pytest.raises(InputError, match="folder of this machine"):
         push_command.push(Run.open(adapter_run), "owner/name")
-    with pytest.raises(InputError, match="no name of a repository"):
+    with pytest.raises(InputError, match="is not a valid repository id"):
         push_command.push(Run.open(finished_run), "a/b/c d")
     unevaluated = shutil.copytree(finished_run, tmp_path / "run")
     (unevaluated / "iteration-2" / "model" / "README.md").unlink()

@@ -20,7 +20,7 @@ from sami.costs.estimate import plan
 from sami.errors import InputError
 from sami.loop.context import Run
 from sami.models import adapters, loading, sources
-from sami.pipeline import run
+from sami.pipeline import run, start
 from sami.prepared import prepare
 from sami.recipe import Model, load_recipe
 from sami.scoring.logprobs import logprob_matrix
@@ -290,10 +290,10 @@ def test_a_run_cannot_start_from_an_adapter(finished: tuple[Path, dict[str, Any]
         prepare(recipe)
 
 
-def test_a_trained_baseline_beside_an_adapter_is_refused(recipe_file: Path) -> None:
+def test_a_trained_baseline_beside_an_adapter_is_refused(recipe_file: Path, tmp_path: Path) -> None:
     recipe = load_recipe(recipe_file, ["evaluation.baselines=[{name: sft, train: sft}]"])
     with pytest.raises(InputError, match="comparison would be unfair"):
-        prepare(recipe)
+        start(recipe, tmp_path / "run")
 
 
 def test_another_setting_of_the_adapter_is_another_run(

@@ -1,9 +1,17 @@
 """What chat templates do with turns: where answers end, what becomes of a system turn, and where reasoning goes."""
 
+import re
+from importlib.util import find_spec
+from pathlib import Path
+
 import pytest
 
 from sami.errors import InputError
+from sami.principles import Constitution, Principle
+from sami.prompts import PromptBuilder
 from sami.prompts.chat_template import ChatTemplate, End, end_of_turn
+from sami.prompts.check import PromptCheck
+from sami.recipe import Prompt
 from tests.support import chat_templates as given
 from tests.support.tiny import EOS, tiny_tokenizer
 
@@ -105,3 +113,33 @@ def test_reasoning_is_closed_where_a_template_takes_no_answers() -> None:
 
 def test_the_end_of_the_test_templates_is_eos() -> None:
     assert end_of_turn(tiny_tokenizer()).token_id == EOS
+
+
+# Templates of published models, which TRL ships with.
+
+PUBLISHED = sorted(Path(find_spec("trl").origin).parent.glob("chat_templates/*.jinja")) if find_spec("trl") else []
+ENDS = {
+    "deepseekv3": "<｜end▁of▁sentence｜>",
+    "gemma": "<end_of_turn>",
+    "glm4moe": "<|user|>",
+    "gptoss": "<|return|>",
+    "llama3": "<|eot_id|>",
+    "llava_next": "</s>",
+    "qwen3": "<|im_end|>",
+}
+
+
+@pytest.mark.parametrize("file", PUBLISHED, ids=lambda file: file.stem)
+def test_published_templates_show_all_that_is_asked_and_end_answers(file: Path) -> None:
+    source = file.read_text()
+    markers = {mark for mark in re.findall(r"<\|?[\w｜▁/|]+?\|?>|\[/?[A-Z]{3,}\]", source) if "think" not in mark}
+    tokenizer = given.tokenizer_with(source, sorted(markers - {"<eos>", "<bos>", "<pad>", "<td>"}))
+    principle = Principle(id="p", definition="Be brief.", antithesis="Be long.")
+    brief, long = (Constitution(((principle, positive),)) for positive in (True, False))
+    for settings in ({}, {"system": "Be kind now."}, {"constitution_in": "system"}):
+        prompts = PromptBuilder(tokenizer, Prompt(**settings, date="2024-02-29"))
+        assert PromptCheck(prompts, "m")("Why is the sky blue?", [brief, long])
+        assert not prompts.opens_reasoning(prompts.training_prompt("Why?", ["Be brief."], "Be brief."))
+    end = ChatTemplate(tokenizer).end.token_id
+    assert end is not None
+    assert tokenizer.convert_ids_to_tokens(end) == ENDS.get(file.stem, tokenizer.convert_ids_to_tokens(end))

@@ -1,46 +1,107 @@
-"""The first-use check where rounding is large: it neither falls back by luck nor takes a broken mask for noise."""
+"""The check of packed rows: it neither gives up sound ones by luck nor takes a broken mask for rounding."""
 
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from sami.errors import InputError
 from sami.models import attention
-from sami.scoring.packing_check import check_packing
-from tests.support.scoring import bf16_copy, causal_rows
-from tests.support.tiny import PAD, random_contrast, tiny_model
+from sami.scoring.packing_check import PACKING_TOLERANCE, check_packing
+from tests.support.scoring import TOLERANCE, bf16_copy, causal_rows
+from tests.support.tiny import ARCHITECTURES, PAD, random_contrast, tiny_model
+
+every_architecture = pytest.mark.parametrize("architecture", ARCHITECTURES)
+DTYPES = {torch.float32: lambda model: model, torch.bfloat16: bf16_copy}
+every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 
 
-# Of these the padding of 3 tokens alone changes no score in bf16, so that any rounding of shared rows seemed a fault.
+@pytest.fixture
+def ignored_masks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An attention that ignores masks, and shared rows that are wrong."""
+    sdpa, capped = attention.sdpa_attention_forward, attention._attend_capped
+
+    def ignores(mask: Any) -> Any:
+        return None if mask is None or mask.dtype != torch.int32 else mask
+
+    monkeypatch.setattr(attention, "_attend_packed", causal_rows)
+    monkeypatch.setattr(
+        attention, "sdpa_attention_forward", lambda m, q, k, v, mask, **settings: sdpa(m, q, k, v, None, **settings)
+    )
+    monkeypatch.setattr(
+        attention, "_attend_capped", lambda q, k, v, mask, **settings: capped(q, k, v, ignores(mask), **settings)
+    )
+
+
+@every_architecture
+def test_shared_rows_are_used_on_a_sound_model_and_not_where_they_are_wrong(
+    architecture: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check = check_packing(tiny_model(architecture), random_contrast(1), PAD)
+    assert check.shared
+    assert check.difference <= TOLERANCE
+    monkeypatch.setattr(attention, "_attend_packed", causal_rows)
+    check = check_packing(tiny_model(architecture), random_contrast(1), PAD)
+    assert not check.shared
+    assert check.difference > 10 * PACKING_TOLERANCE
+
+
+def test_shared_rows_are_not_used_if_the_attention_takes_no_packed_mask(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuses(*_: Any, **__: Any) -> Tensor:
+        raise RuntimeError("expected a float mask")
+
+    monkeypatch.setattr(attention, "_attend_packed", refuses)
+    check = check_packing(tiny_model(), random_contrast(1), PAD)
+    assert not check.shared
+    assert check.difference == float("inf")
+
+
+# In bf16 a padding of 3 tokens alone changes no score of these, so that any rounding of shared rows seemed a fault.
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "qwen2"])
-def test_rounding_in_bf16_is_no_fault(architecture: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rounding_in_bf16_is_not_a_fault(architecture: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model = bf16_copy(tiny_model(architecture))
     contrasts = [random_contrast(seed, prompt_tokens=(20, 60), response_tokens=(5, 30)) for seed in range(12)]
-    assert all(check_packing(model, contrast, PAD).shared for contrast in contrasts)
+    checks = [check_packing(model, contrast, PAD) for contrast in contrasts]
+    assert all(check.shared for check in checks)
+    assert max(check.difference for check in checks) > PACKING_TOLERANCE  # a fault by the limit of fp32
     monkeypatch.setattr(attention, "_attend_packed", causal_rows)
     assert not any(check_packing(model, contrast, PAD).shared for contrast in contrasts[:4])
 
 
-@pytest.mark.parametrize("architecture", ["llama", "mixtral", "gpt2"])
-def test_an_ignored_mask_is_no_rounding_in_bf16(architecture: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    sdpa = attention.sdpa_attention_forward
-    monkeypatch.setattr(attention, "_attend_packed", causal_rows)
-    model = bf16_copy(tiny_model(architecture))
-    assert not check_packing(model, random_contrast(1), PAD).shared  # plain rows are right
-    monkeypatch.setattr(
-        attention, "sdpa_attention_forward", lambda m, q, k, v, mask, **settings: sdpa(m, q, k, v, None, **settings)
-    )
-    for share_prefix in (True, False):
-        with pytest.raises(InputError, match="ignores masks"):
-            check_packing(model, random_contrast(1), PAD, share_prefix)
+@every_dtype
+@every_architecture
+@pytest.mark.usefixtures("ignored_masks")
+def test_a_model_that_ignores_masks_is_refused(architecture: str, dtype: torch.dtype) -> None:
+    model = DTYPES[dtype](tiny_model(architecture))
+    attention.install(model)
+    with pytest.raises(InputError, match="ignores masks"):
+        check_packing(model, random_contrast(1), PAD)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@every_dtype
+@pytest.mark.usefixtures("ignored_masks")
+def test_without_shared_rows_too_a_model_that_ignores_masks_is_refused(dtype: torch.dtype) -> None:
+    model = DTYPES[dtype](tiny_model())
+    attention.install(model)
+    with pytest.raises(InputError, match="ignores masks"):
+        check_packing(model, random_contrast(1), PAD, share_prefix=False)
+
+
+@every_dtype
 def test_a_contrast_that_fills_the_context_is_checked_within_it(dtype: torch.dtype) -> None:
-    """GPT-2 has no position beyond its context, so the padded neighbour must not need one."""
-    model: Any = tiny_model("gpt2") if dtype == torch.float32 else bf16_copy(tiny_model("gpt2"))
+    """GPT-2 has no position beyond its context, so the padded neighbor must not need one."""
+    model = DTYPES[dtype](tiny_model("gpt2"))
     contrast = random_contrast(0, prompt_tokens=(20, 20), response_tokens=(30, 30))
     contrast = replace(contrast, prompt_ids=[[20] * 10 + contrast.prompt_ids[0], [21] * (1024 - 30)])
     assert check_packing(model, contrast, PAD).shared
+
+
+@pytest.mark.parametrize("mode", [True, False], ids=["training", "evaluation"])
+def test_the_check_leaves_the_model_as_it_was(mode: bool) -> None:
+    """GPT-2 has dropout: in training mode the two paths could not agree."""
+    model = tiny_model("gpt2").train(mode)
+    assert check_packing(model, random_contrast(1), PAD).shared
+    assert model.training is mode
+    assert all(p.grad is None for p in model.parameters())

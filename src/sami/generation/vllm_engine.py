@@ -184,9 +184,7 @@ class VLLMEngine:
                 if not checked and (folder / "probes.json").is_file():
                     self._check(folder, prompts)
                     checked = True
-                for replica in replicas:
-                    if replica.process.poll() not in (None, 0):
-                        raise InputError(_ended(replica, folder, len(written.rows), len(prompts)))
+                _require_no_failure(replicas, folder, len(written.rows), len(prompts))
                 if not running:
                     break
                 time.sleep(_PAUSE)
@@ -314,6 +312,12 @@ class _Written:
                 response = json.loads(line)
                 self.tokens += len(response["token_ids"])
                 self.rows[response["index"]] = response["token_ids"]
+
+
+def _require_no_failure(replicas: Sequence[_Replica], folder: Path, finished: int, wanted: int) -> None:
+    for replica in replicas:
+        if replica.process.poll() not in (None, 0):
+            raise InputError(_ended(replica, folder, finished, wanted))
 
 
 def _ended(replica: _Replica, folder: Path, finished: int, wanted: int) -> str:

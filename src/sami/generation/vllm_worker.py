@@ -59,10 +59,7 @@ def generate(folder: Path, replica: int, replicas: int) -> None:
                 if not output.finished:
                     continue
                 running -= 1
-                index, [answer] = int(output.request_id), output.outputs
-                if answer.finish_reason not in ("stop", "length"):
-                    raise RuntimeError(f"the response to prompt {index} ended by {answer.finish_reason}")
-                ids = [int(token) for token in answer.token_ids]
+                index, answer, ids = ended(output)
                 if index not in done:
                     file.write(json.dumps({"index": index, "token_ids": ids}) + "\n")
                 if index in probes:
@@ -71,6 +68,14 @@ def generate(folder: Path, replica: int, replicas: int) -> None:
                     if len(probed) == len(probes):
                         write(folder / "probes.json", list(probed.values()))
             file.flush()
+
+
+def ended(output: Any) -> "tuple[int, Any, list[int]]":
+    """The number of a prompt, vLLM's answer to it, and the ids of the answer."""
+    index, [answer] = int(output.request_id), output.outputs
+    if answer.finish_reason not in ("stop", "length"):
+        raise RuntimeError(f"the response to prompt {index} ended by {answer.finish_reason}")
+    return index, answer, [int(token) for token in answer.token_ids]
 
 
 def start(job: dict[str, Any]) -> tuple[Any, Callable[[int, bool], Any], Any]:

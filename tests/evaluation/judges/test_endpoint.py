@@ -101,7 +101,7 @@ def test_the_likeliest_label_wins_where_the_server_gives_log_probs(
     assert server.requests[0].body["logprobs"] is True
 
 
-# Faults that pass.
+# Temporary faults.
 
 
 def once(fault: Callable[[Request], Any]) -> Callable[[Request], None]:
@@ -125,7 +125,7 @@ PASSING: dict[str, Callable[[Request], Any]] = {
     "429": lambda r: r.fail(429, "slow down"),
     "500": lambda r: r.fail(500),
     "503 with text": lambda r: r.send(503, b"<html>busy</html>"),
-    "stall": lambda r: r.stall(1.0),
+    "stall": lambda r: r.stall(3.0),
     "drip": lambda r: r.stall(9.0, drip=True),
     "dropped": lambda r: r.drop(),
     "truncated": lambda r: r.truncate(),
@@ -136,15 +136,16 @@ PASSING: dict[str, Callable[[Request], Any]] = {
 
 
 @pytest.mark.parametrize("fault", PASSING)
-def test_a_fault_that_passes_costs_an_attempt_and_no_verdict(tmp_path: Path, fault: str) -> None:
+def test_a_temporary_fault_costs_an_attempt_and_no_verdict(tmp_path: Path, fault: str) -> None:
+    timeout = 1.0 if fault in ("stall", "drip") else 30.0
     with serving(once(PASSING[fault])) as server:
-        verdicts = run(server.url, tmp_path, 2, timeout=0.5, retries=2)
+        verdicts = run(server.url, tmp_path, 2, timeout=timeout, retries=2)
     assert [v.score for v in verdicts] == [1.0] * 4
     assert len(server.requests) == 8
     assert len(read_verdicts(tmp_path / "verdicts.jsonl")) == 4
 
 
-# Faults that stay.
+# Lasting faults.
 
 
 @pytest.mark.parametrize(
@@ -185,7 +186,7 @@ def test_a_third_of_all_calls_failing_leaves_every_pair_scored_or_unscored_once(
         fault(request)
 
     with serving(answer) as server:
-        verdicts = run(server.url, tmp_path, 60, timeout=0.5, retries=4, concurrency=16)
+        verdicts = run(server.url, tmp_path, 60, timeout=3.0, retries=4, concurrency=16)
     recorded = read_verdicts(tmp_path / "verdicts.jsonl")
     assert len(verdicts) == len(recorded) == 120
     assert len({(v.query_id, v.order) for v in recorded}) == 120
@@ -196,7 +197,7 @@ def test_a_third_of_all_calls_failing_leaves_every_pair_scored_or_unscored_once(
     assert len(server.requests) > 140
 
 
-# The end of it.
+# The end of judging.
 
 
 @pytest.mark.parametrize("where", ["models", "answer"])
@@ -211,14 +212,6 @@ def test_a_wrong_key_is_said_without_the_key(tmp_path: Path, where: str, capfd: 
             run(server.url, tmp_path)
     assert KEY not in str(caught.value)
     assert caught.value.__suppress_context__
-
-
-def test_an_unknown_model(tmp_path: Path) -> None:
-    with (
-        serving(lambda r: r.fail(404, "The model `judge` does not exist", "model_not_found")) as server,
-        pytest.raises(InputError, match="does not know the model 'judge'"),
-    ):
-        run(server.url, tmp_path)
 
 
 def test_a_question_longer_than_the_judges_context(tmp_path: Path) -> None:
@@ -247,22 +240,20 @@ def test_a_parameter_that_the_server_refuses_is_adapted_and_recorded(tmp_path: P
     assert {str(line["adapted"]) for line in log} == {"{'max_tokens': 'max_completion_tokens'}"}
 
 
-def test_a_request_that_the_server_refuses_ends_at_once(tmp_path: Path) -> None:
-    with (
-        serving(lambda r: r.fail(400, "temperature must be below 1")) as server,
-        pytest.raises(InputError, match=r"refuses the request of the judge.*below 1 \(HTTP 400\)\. Change"),
-    ):
+@pytest.mark.parametrize(
+    ("fail", "words"),
+    [
+        (lambda r: r.fail(404, "No model `judge`.", "model_not_found"), r"does not know the model 'judge'.*No model"),
+        (lambda r: r.fail(429, "You exceeded your quota", "insufficient_quota"), "no credit left"),
+        (lambda r: r.fail(400, "temperature must be below 1"), r"refuses the request .*below 1 \(HTTP 400\)\. Change"),
+    ],
+)
+def test_a_failure_that_every_question_would_have_ends_at_once(
+    tmp_path: Path, fail: Callable[[Request], None], words: str
+) -> None:
+    with serving(fail) as server, pytest.raises(InputError, match=words):
         run(server.url, tmp_path)
-    assert len(server.requests) <= 9
-
-
-def test_no_credit_is_not_retried(tmp_path: Path) -> None:
-    with (
-        serving(lambda r: r.fail(429, "You exceeded your quota", "insufficient_quota")) as server,
-        pytest.raises(InputError, match="no credit left"),
-    ):
-        run(server.url, tmp_path)
-    assert len(server.requests) <= 8
+    assert len(server.requests) == 1
 
 
 def test_a_server_that_goes_away_stops_the_judging_and_a_second_call_continues(tmp_path: Path) -> None:
