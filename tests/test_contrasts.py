@@ -149,7 +149,7 @@ def test_missing_columns_are_named(tmp_path):
     file = tmp_path / "c.parquet"
     write_contrasts(file, [contrast()])
     pq.write_table(pq.read_table(file).drop_columns(["prompt_ids", "principles"]), file)
-    with pytest.raises(InputError, match="lacks the columns prompt_ids, principles"):
+    with pytest.raises(InputError, match="the columns prompt_ids, principles are missing"):
         read_contrasts(file)
 
 

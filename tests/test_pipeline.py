@@ -372,7 +372,8 @@ def _talk(topic: str) -> list[dict[str, str]]:
 @pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
 def test_conversations_are_answered_scored_and_shown_whole(model_folder: Folder, tmp_path: Path, suffix: str) -> None:
     from sami.pipeline import run
-    from sami.report import write_report
+    from sami.report.answers import answers
+    from sami.report.run_files import read_run
 
     records = [{"id": topic, "prompt": _talk(topic)} for topic in TOPICS]
     if suffix == "jsonl":
@@ -384,7 +385,7 @@ def test_conversations_are_answered_scored_and_shown_whole(model_folder: Folder,
     folder = tmp_path / "run"
     run(load_recipe(recipe), folder)
     contrasts = read_contrasts(folder / "iteration-1" / "contrasts.parquet")
-    held_out = read_contrasts(folder / "evaluation" / "responses-base.parquet")
+    held_out = read_contrasts(folder / "evaluation" / "responses" / "base.parquet")
     decode = tiny_tokenizer().decode
     for contrast in [*contrasts, *held_out]:
         topic = contrast.messages[1]["content"].removeprefix("What is ").removesuffix("?")
@@ -394,11 +395,11 @@ def test_conversations_are_answered_scored_and_shown_whole(model_folder: Folder,
         before = "<|system|>\n{}<eos>\n<|user|>\n{}<eos>\n<|assistant|>\n{}<eos>\n<|user|>\n{}\n\n".format(*turns)
         for ids, constitution in zip(contrast.prompt_ids, contrast.constitutions, strict=True):
             assert decode(ids) == f"{before}{constitution}<eos>\n<|assistant|>\n"
-    page = write_report([folder]).read_text(encoding="utf-8")
-    assert json.dumps(held_out[0].query)[1:-1] in page
+    shown = answers(read_run(folder))["items"]
+    assert [item["query"] for item in shown] == [contrast.query for contrast in held_out]
     policy = from_contrasts("base", held_out, {contrast.query: contrast.id for contrast in held_out}, ["asking"])
     item, response = next(iter(policy.responses.items()))
-    assert "\nQ| Assistant: Much, to many.\nQ|" in prompt(Question(Pair(item, "a", "b", response, response), "ab"))
+    assert "\nQ| Assistant: Much, to many.\nQ|" in prompt(Question(Pair(item, "a", "b", response, response), "candidate_first"))
     card = (folder / "iteration-1" / "model" / "README.md").read_text(encoding="utf-8")
     assert "3 of the held-out ones are conversations with earlier turns" in card
     assert '"What color is the sky?<eos>\\n"' in card

@@ -141,3 +141,17 @@ def test_conversations_whose_turns_are_all_shown_pass(template, settings) -> Non
 def test_a_turn_that_a_prompt_lacks_is_refused(template, asked, missing) -> None:
     with pytest.raises(InputError, match=f"does not show {missing}"):
         checked(given.tokenizer_with(template), query=asked)
+
+
+ALTERNATES = (
+    "{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('Roles must alternate') }}{% endif %}{% endfor %}" + given.CHATML
+)
+
+
+def test_a_conversation_that_the_template_refuses_is_named() -> None:
+    repeated = Conversation((Turn("user", "Well?"),) * 9, QUERY)
+    with pytest.raises(InputError, match="a user turn and 4 more turns: Roles must alternate") as refused:
+        checked(given.tokenizer_with(ALTERNATES), query=repeated)
+    assert "The conversation ends with 'Why is the \"sky\" blue" in str(refused.value)
+    assert len(checked(given.tokenizer_with(ALTERNATES), query=replace(TALK, system=None))) == 3

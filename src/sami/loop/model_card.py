@@ -82,7 +82,7 @@ def card(
     win_rates = [one for one in summary.win_rates if (one.candidate, one.baseline) == (after.name, before.name)]
     is_adapter = adapters.base_of(folder) is not None
     example = _EXAMPLE_OF_CONVERSATIONS if conversations else _EXAMPLE
-    snippet = _snippet(example, principles, prompts, tokenizer, recipe, is_adapter)
+    snippet = _snippet(principles, prompts, tokenizer, recipe, is_adapter, example)
     shown = yaml.safe_dump(shareable(recipe), sort_keys=False, allow_unicode=True, width=100).rstrip()
     content = ModelCard.from_template(
         _metadata(name, recipe, after, is_adapter),
@@ -293,12 +293,12 @@ def _use(is_adapter: bool) -> str:
 
 
 def _snippet(
-    query: Asked,
     principles: Sequence[Principle],
     prompts: PromptBuilder,
     tokenizer: Any,
     recipe: Recipe,
     is_adapter: bool,
+    query: Asked = _EXAMPLE,
 ) -> str:
     """Code that answers a query under the first learned principle, with the prompt of this run."""
     chosen = Constitution(((next(p for p in principles if not p.held_out), True),))

@@ -25,6 +25,7 @@ THINKING = (
     ("<|channel>thought", "<channel|>"),
 )
 
+_ROLES_SHOWN = 6  # in messages
 _USER, _ANSWER, _SYSTEM, _NEXT = "UserQuery7301", "Answer4158", "SystemText9264", "NextQuery5523"
 
 
@@ -160,7 +161,9 @@ def _turn(role: str, content: str) -> dict[str, str]:
 
 
 def _roles(messages: Sequence[Message]) -> str:
-    return " and ".join(f"a {m['role']} turn" for m in messages)
+    named = [f"{'an' if m['role'] == 'assistant' else 'a'} {m['role']} turn" for m in messages[:_ROLES_SHOWN]]
+    more = [f"{len(messages) - len(named)} more turns"] if len(messages) > len(named) else []
+    return " and ".join([*named, *more])
 
 
 def _source(tokenizer: Any) -> str:

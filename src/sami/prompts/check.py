@@ -43,7 +43,12 @@ class PromptCheck:
         Raises:
             InputError: a prompt lacks a turn of the query, a principle or the system text, or two prompts are the same.
         """
-        generation = [self._prompts.generation_prompt(query, c.texts, c.text) for c in constitutions]
+        try:
+            generation = [self._prompts.generation_prompt(query, c.texts, c.text) for c in constitutions]
+        except InputError as error:
+            if isinstance(query, str):
+                raise
+            raise InputError(f"{error} The conversation ends with {_shortened(query.last)!r}.") from None
         texts = {query, *(text for c in constitutions for text in c.texts)}
         longest = max(map(len, generation), default=0)
         kinds = {"generation": generation}
