@@ -2,13 +2,10 @@
 
 import math
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from sami.contrasts import Contrast
 from sami.evaluation import information
 from sami.evaluation.information import ContrastScores, PolicyScores, score_contrasts
 from sami.training.config import SAMIConfig
@@ -17,13 +14,11 @@ from tests.support.information import QUERIES, contrast, token_logprobs_alone
 from tests.support.tiny import tiny_model
 
 
-def scored(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, contrasts: list[Contrast]) -> Any:
+def scored(model, tokenizer, contrasts):
     return score_contrasts(model, tokenizer=tokenizer, contrasts=contrasts, held_out=set(), batch_size=2)
 
 
-def test_matrices_are_mean_log_probs_with_and_without_leaked_tokens(
-    llama: PreTrainedModel, plain_tokenizer: PreTrainedTokenizerFast
-) -> None:
+def test_matrices_are_mean_log_probs_with_and_without_leaked_tokens(llama, plain_tokenizer):
     one = contrast(plain_tokenizer, ["The expert view of blue light.", "Light is blue and red."])
     other = contrast(plain_tokenizer, ["Rayleigh scattering.", "Air does it, you see?"], QUERIES[1], 1)
     results = scored(llama, plain_tokenizer, [one, other])
@@ -45,9 +40,7 @@ def test_matrices_are_mean_log_probs_with_and_without_leaked_tokens(
             assert results[0].masked[c][r] == pytest.approx(sum(kept) / len(kept), abs=1e-4)
 
 
-def test_a_response_of_leaked_words_sets_its_contrast_aside(
-    llama: PreTrainedModel, plain_tokenizer: PreTrainedTokenizerFast
-) -> None:
+def test_a_response_of_leaked_words_sets_its_contrast_aside(llama, plain_tokenizer):
     contrasts = [
         contrast(plain_tokenizer, ["Expert:Expert:Expert:Expert:", "Simple simple simple simple"]),
         contrast(plain_tokenizer, ["Blue light scatters in the air.", "Simple simple simple simple"], QUERIES[1], 1),
@@ -59,25 +52,23 @@ def test_a_response_of_leaked_words_sets_its_contrast_aside(
     assert set(information.bounds_by_policy(results)) == {"c0", "c1", "c2"}
 
 
-def test_words_of_the_query_are_not_leaks(llama: PreTrainedModel, plain_tokenizer: PreTrainedTokenizerFast) -> None:
+def test_words_of_the_query_are_not_leaks(llama, plain_tokenizer):
     responses = ["Expert expert expert.", "Simple simple simple."]
     [asked] = scored(llama, plain_tokenizer, [contrast(plain_tokenizer, responses, "Is an expert simple?")])
     assert asked.masked == asked.matrix
 
 
-def test_held_out_principles_make_a_contrast_held_out(
-    llama: PreTrainedModel, plain_tokenizer: PreTrainedTokenizerFast
-) -> None:
+def test_held_out_principles_make_a_contrast_held_out(llama, plain_tokenizer):
     one = contrast(plain_tokenizer, ["Blue.", "Red."])
     two = replace(one, id="both", principles=[[("expert", True), ("new", False)], [("expert", False), ("new", True)]])
     results = score_contrasts(llama, tokenizer=plain_tokenizer, contrasts=[one, two], held_out={"new"}, batch_size=2)
     assert [(s.learned, s.principles) for s in results] == [(True, ["expert"]), (False, ["expert", "new"])]
 
 
-def test_scores_do_not_depend_on_the_batch(llama: PreTrainedModel, plain_tokenizer: PreTrainedTokenizerFast) -> None:
+def test_scores_do_not_depend_on_the_batch(llama, plain_tokenizer):
     texts = ["Blue.", "The sky is blue because air scatters blue light.", "Red and blue.", "Yes, it is so."]
     contrasts = [contrast(plain_tokenizer, [texts[n], texts[(n + 1) % 4]], query, n) for n, query in enumerate(QUERIES)]
-    done: list[int] = []
+    done = []
     sizes = {}
     for size in (1, 3, 4):
         sizes[size] = score_contrasts(
@@ -94,9 +85,7 @@ def test_scores_do_not_depend_on_the_batch(llama: PreTrainedModel, plain_tokeniz
     assert done == [1, 2, 3, 4, 3, 4, 4]
 
 
-def test_a_bound_made_of_leaked_words_is_the_policys_alone(
-    plain_tokenizer: PreTrainedTokenizerFast, tmp_path: Any
-) -> None:
+def test_a_bound_made_of_leaked_words_is_the_policys_alone(plain_tokenizer, tmp_path):
     """A policy trained to say its constitution's word is sure of itself; with leaks masked nothing is left."""
     contrasts = [
         contrast(plain_tokenizer, ["Well, expert, the air scatters blue light.", text], query, n)
@@ -130,7 +119,7 @@ def test_a_bound_made_of_leaked_words_is_the_policys_alone(
 # Figures from matrices by hand.
 
 
-def scores(name: str, matrix: Any, *, masked: Any = "same", query: str = "q", learned: bool = True) -> ContrastScores:
+def scores(name, matrix, *, masked="same", query="q", learned=True):
     return ContrastScores(name, query, learned, ["p"], matrix, matrix if masked == "same" else masked)
 
 
@@ -139,7 +128,7 @@ SHARP, FLAT, WRONG = [[0.0, -50.0], [-50.0, 0.0]], [[-1.0, -1.0], [-1.0, -1.0]],
 LOPSIDED = [[-1.0, -2.0], [-1.5, -1.9]]
 
 
-def test_summary_figures_of_known_matrices() -> None:
+def test_summary_figures_of_known_matrices():
     by_policy = [scores("a", SHARP, query="x"), scores("b", FLAT, query="y")]
     by_base = [scores("a", FLAT, query="x"), scores("b", SHARP, masked=None, query="y")]
     figures = information.summarize(PolicyScores(by_policy, by_base), samples=200, seed=0)
@@ -153,12 +142,12 @@ def test_summary_figures_of_known_matrices() -> None:
     assert figures.as_json()["base_contrasts"] == 1
 
 
-def test_columns_and_rows_are_told_apart() -> None:
+def test_columns_and_rows_are_told_apart():
     figures = information.summarize(PolicyScores([scores("a", LOPSIDED)], []), samples=100, seed=0)
     assert figures.column_accuracy == 1.0
     assert figures.row_accuracy == 0.5
 
-    def cross(own: float, other: float) -> float:
+    def cross(own, other):
         return math.log(math.exp(own) + math.exp(other)) - own
 
     columns = math.log(2) - (cross(-1.0, -1.5) + cross(-1.9, -2.0)) / 2
@@ -169,13 +158,13 @@ def test_columns_and_rows_are_told_apart() -> None:
     assert figures.base_bound.value is None
 
 
-def test_no_contrasts_have_no_figures() -> None:
+def test_no_contrasts_have_no_figures():
     figures = information.summarize(PolicyScores([], []), samples=100, seed=0).as_json()
     assert (figures.pop("contrasts"), figures.pop("base_contrasts")) == (0, 0)
     assert set(figures.values()) == {None}
 
 
-def test_a_gain_is_paired_and_takes_contrasts_that_both_have() -> None:
+def test_a_gain_is_paired_and_takes_contrasts_that_both_have():
     after = [scores(n, SHARP, query=n) for n in "abc"]
     before = [scores("a", FLAT, query="a"), scores("b", SHARP, query="b"), scores("d", FLAT, query="d")]
     gain = information.gain(
@@ -185,5 +174,5 @@ def test_a_gain_is_paired_and_takes_contrasts_that_both_have() -> None:
     assert gain.value == pytest.approx(math.log(2) / 2)
 
 
-def test_a_wrong_recognition_has_a_negative_bound() -> None:
+def test_a_wrong_recognition_has_a_negative_bound():
     assert information.bounds_by_policy([scores("a", WRONG)])["a"] == pytest.approx(math.log(2) - 50)

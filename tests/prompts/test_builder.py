@@ -19,21 +19,21 @@ both_kinds = pytest.mark.parametrize("kind", KINDS)
 both_styles = pytest.mark.parametrize("chat", [True, False], ids=["chat", "plain"])
 
 
-def builder(tokenizer, **settings) -> PromptBuilder:
+def builder(tokenizer, **settings):
     return PromptBuilder(tokenizer, Prompt(**settings))
 
 
-def text(tokenizer, kind: str, *, principles=(BRIEF,), constitution=BRIEF, **settings) -> str:
+def text(tokenizer, kind, *, principles=(BRIEF,), constitution=BRIEF, **settings):
     """The prompt as the model sees it, special tokens included."""
     ids = getattr(builder(tokenizer, **settings), kind)(QUERY, list(principles), constitution)
     return tokenizer.decode(ids, skip_special_tokens=False)
 
 
-def two(tokenizer, kind: str, **settings) -> str:
+def two(tokenizer, kind, **settings):
     return text(tokenizer, kind, principles=(BRIEF, PIRATE), constitution=NUMBERED, **settings)
 
 
-def none(tokenizer, kind: str, **settings) -> str:
+def none(tokenizer, kind, **settings):
     return text(tokenizer, kind, principles=(), constitution="", **settings)
 
 

@@ -2,11 +2,10 @@
 
 import copy
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from sami.contrasts import collate
 from sami.errors import InputError
@@ -71,11 +70,11 @@ def test_every_token_is_the_one_of_the_single_sequence(llama, share):
 # --- a wrong mask would show ---
 
 
-def without_window(*tensors: Tensor, **settings: Any) -> Tensor:
+def without_window(*tensors, **settings):
     return RIGHT(*tensors, **{**settings, "sliding_window": None})
 
 
-def window_by_index(query: Tensor, key: Tensor, value: Tensor, packed: Tensor, **settings: Any) -> Tensor:
+def window_by_index(query, key, value, packed, **settings):
     """The window counted along the row, where another response may lie between a token and its prompt."""
     window = settings["sliding_window"]
     if window is None:
