@@ -69,20 +69,12 @@ def test_rounding_in_bf16_is_not_a_fault(architecture, monkeypatch):
 @every_dtype
 @every_architecture
 @pytest.mark.usefixtures("ignored_masks")
-def test_a_model_that_ignores_masks_is_refused(architecture, dtype):
+def test_a_model_that_ignores_masks_is_refused_with_shared_rows_and_without(architecture, dtype):
     model = DTYPES[dtype](tiny_model(architecture))
     attention.install(model)
-    with pytest.raises(InputError, match="ignores masks"):
-        check_packing(model, random_contrast(1), PAD)
-
-
-@every_dtype
-@pytest.mark.usefixtures("ignored_masks")
-def test_without_shared_rows_too_a_model_that_ignores_masks_is_refused(dtype):
-    model = DTYPES[dtype](tiny_model())
-    attention.install(model)
-    with pytest.raises(InputError, match="ignores masks"):
-        check_packing(model, random_contrast(1), PAD, share_prefix=False)
+    for share_prefix in (True, False):
+        with pytest.raises(InputError, match="ignores masks"):
+            check_packing(model, random_contrast(1), PAD, share_prefix=share_prefix)
 
 
 @every_dtype

@@ -6,7 +6,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from sami.errors import InputError
 from sami.training.checkpoint import trained_weights
 from tests.support.launching import ACCELERATE, TORCHRUN, launch
 from tests.support.tiny import ARCHITECTURES, tiny_model
@@ -155,9 +154,3 @@ def test_a_checkpoint_is_read_by_the_names_of_its_model(tmp_path, architecture):
     read = trained_weights(tiny_model(architecture, seed=1), tmp_path)
     assert read.keys() == model.state_dict().keys()
     assert all(torch.equal(read[name], weight) for name, weight in model.state_dict().items())
-
-
-def test_another_models_checkpoint_is_refused(tmp_path):
-    tiny_model("qwen2").save_pretrained(tmp_path)
-    with pytest.raises(InputError, match="belongs to another model"):
-        trained_weights(tiny_model("qwen3"), tmp_path)
