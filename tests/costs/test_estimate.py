@@ -64,7 +64,6 @@ def test_twice_the_steps_take_twice_the_training(tiny):
     once, twice = tiny("training.steps=[2, 3]"), tiny("training.steps=[4, 6]")
     # Nearly: the prompts whose mean length is taken are others.
     assert twice.seconds["training"] == pytest.approx(2 * once.seconds["training"], rel=0.1)
-    assert twice.trained_tokens == pytest.approx(2 * once.trained_tokens, rel=0.02)
     assert twice.seconds["scoring"] == once.seconds["scoring"]
 
 
@@ -128,8 +127,6 @@ def test_the_largest_change_is_that_of_the_optimizer():
 def test_no_recipe_of_the_paper_trains_what_rounding_undoes():
     for name in ("hh-mistral-7b", "tldr-mistral-7b", "tldr-mixtral-8x7b-weak-writer", "diverse-llama3-70b"):
         assert "rounded" not in " ".join(papers(name, Gpus(16)).warnings)
-    own = papers("hh-mistral-7b", Gpus(8), "training.lr=5e-7")
-    assert "most weights will not change once rounded to bfloat16" in " ".join(own.warnings)
 
 
 def test_a_missing_key_of_a_judge_is_a_warning(monkeypatch):

@@ -51,7 +51,6 @@ def test_the_length_controlled_rate_is_alpaca_evals_within_half_a_point(alpaca, 
         annotations(verdicts), glm_name="length_controlled_minimal", save_weights_dir=None
     )
     (ours,) = win_rates(verdicts, samples=2)
-    print(quality, length, shift, theirs["length_controlled_winrate"] - ours["length_controlled"]["rate"])
     assert theirs["win_rate"] == pytest.approx(ours["raw"]["rate"])
     assert theirs["length_controlled_winrate"] == pytest.approx(ours["length_controlled"]["rate"], abs=0.5)
     # Neither is the raw rate by another name.

@@ -41,10 +41,10 @@ def test_random_order_asks_each_pair_once_and_always_the_same():
 
 
 def test_a_label_scores_the_response_that_stood_there():
-    first, second = Question(pair(), "candidate_first"), Question(pair(), "baseline_first")
-    assert first.responses == second.responses[::-1]
-    assert [first.score(label) for label in ("A", "B", "tie")] == [1.0, 0.0, 0.5]
-    assert [second.score(label) for label in ("A", "B", "tie")] == [0.0, 1.0, 0.5]
+    questions = Question(pair(), "candidate_first"), Question(pair(), "baseline_first")
+    assert questions[0].responses == questions[1].responses[::-1]
+    scores = [[one.score(label) for label in ("A", "B", "tie")] for one in questions]
+    assert scores == [[1.0, 0.0, 0.5], [0.0, 1.0, 0.5]]
 
 
 def test_what_is_recorded_is_not_asked_again(tmp_path):
@@ -79,16 +79,10 @@ def test_a_verdict_of_another_question_or_judge_is_asked_again_and_set_aside(tmp
 
 
 def test_the_same_texts_from_another_policy_are_not_paid_for_twice(tmp_path):
-    judge = Scripted(candidate_wins)
-    twice = [pair(names=("iteration-1", "base")), pair(names=("iteration-2", "base"))]
-    verdicts = ask(judge, twice, tmp_path / "verdicts.jsonl")
+    judge, names = Scripted(candidate_wins), ("iteration-1", "iteration-2")
+    verdicts = ask(judge, [pair(names=(name, "base")) for name in names], tmp_path / "verdicts.jsonl")
     assert len(judge.asked) == 2
-    assert [(v.candidate, v.score) for v in verdicts] == [
-        ("iteration-1", 1.0),
-        ("iteration-1", 1.0),
-        ("iteration-2", 1.0),
-        ("iteration-2", 1.0),
-    ]
+    assert [(v.candidate, v.score) for v in verdicts] == [(name, 1.0) for name in names for _ in range(2)]
     assert len(read_verdicts(tmp_path / "verdicts.jsonl")) == 4
 
 

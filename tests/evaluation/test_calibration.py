@@ -48,11 +48,14 @@ def calibration(tmp_path, says, count=24):
     return measured("scripted", verdicts, seed=0, samples=500)
 
 
-def test_a_judge_that_knows_is_right_always(tmp_path):
-    found = calibration(tmp_path, lambda _: 1.0)
+@pytest.mark.parametrize("unscored", [None, "q0"])
+def test_a_judge_that_knows_is_right_always_on_what_it_scored(tmp_path, unscored):
+    found = calibration(tmp_path, lambda q: None if q.pair.item.query_id == unscored else 1.0)
     assert (found.accuracy.value, found.accuracy.low) == (1.0, 1.0)
     assert (found.position_lean, found.above_chance) == (0.0, True)
     assert abs(found.length_lean) < 1e-9
+    assert (found.unscored > 0) is (unscored is not None)
+    assert found.accuracy.n + found.unscored == 2 * 22
 
 
 def test_a_judge_that_takes_the_first_is_at_chance_and_leans(tmp_path):
@@ -72,10 +75,3 @@ def test_a_judge_that_takes_the_longer_leans_to_it(tmp_path):
     assert found.accuracy.value == pytest.approx(0.5, abs=0.1)
     assert found.length_lean > 30
     assert found.position_lean == 0.0
-
-
-def test_unscored_verdicts_are_counted_and_not_part_of_the_accuracy(tmp_path):
-    found = calibration(tmp_path, lambda q: None if q.pair.item.query_id == "q0" else 1.0)
-    assert found.accuracy.value == 1.0
-    assert found.unscored > 0
-    assert found.accuracy.n + found.unscored == 2 * 22

@@ -64,12 +64,9 @@ def test_limits_are_those_of_the_recipe():
     assert check(worse, BASE, Limits(leakage=50, base_logprob_drop=20, relevance_ratio=0)) == ()
 
 
-def test_a_policy_healthier_than_base_breaks_no_limit():
+def test_a_policy_equal_to_base_or_healthier_breaks_no_limit_whatever_the_sign_of_its_relevance():
     better = replace(BASE, leakage=0.0, loops=0.0, unfinished=0.0, base_logprob=-0.5, distinct_2=0.9, relevance=1.0)
     assert check(better, BASE, Limits(leakage=0, loops=0, unfinished=0, base_logprob_drop=0)) == ()
-
-
-def test_a_policy_equal_to_base_breaks_no_limit_whatever_the_sign_of_its_relevance():
     irrelevant = replace(BASE, relevance=-0.1)
     assert check(irrelevant, irrelevant, Limits()) == ()
 
@@ -191,14 +188,8 @@ WEAK = [[-1.0, -1.05], [-1.05, -1.0]]
 @pytest.fixture
 def judged(tmp_path, plain_tokenizer):
     """`judged(responses, own, by_base, …)`: the summary of base and one policy that wrote these responses."""
-    recipe = Recipe.model_validate(
-        {
-            "model": "m",
-            "queries": {"path": "q"},
-            "principles": "p",
-            "evaluation": {"bootstrap_samples": 200},
-        }
-    )
+    settings = {"model": "m", "queries": {"path": "q"}, "principles": "p", "evaluation": {"bootstrap_samples": 200}}
+    recipe = Recipe.model_validate(settings)
     directory = RunDirectory(tmp_path)
     principles = [Principle(id="expert", definition=TEXTS["expert+"], antithesis=TEXTS["expert-"])]
 
@@ -211,16 +202,8 @@ def judged(tmp_path, plain_tokenizer):
             return [ContrastScores(c.id, c.query, True, ["expert"], matrix, without).as_json() for c in contrasts]
 
         directory.scores(policy).parent.mkdir(parents=True, exist_ok=True)
-        directory.scores(policy).write_text(
-            json.dumps(
-                {
-                    "policy": rows(own, own),
-                    "base": rows(plain, masked),
-                    "verdicts": [],
-                    "health": text | figures,
-                }
-            )
-        )
+        scores = {"policy": rows(own, own), "base": rows(plain, masked), "verdicts": [], "health": text | figures}
+        directory.scores(policy).write_text(json.dumps(scores))
 
     def result(responses, own, masked, plain=HALF, **figures):
         sound = [[f"The light of day {n} scatters.", f"Because number {n} is so, you see."] for n in range(8)]
@@ -242,6 +225,10 @@ def test_a_healthy_policy_that_base_recognizes_is_called_better(judged):
     assert value["policies"][1]["health"]["failures"] == []
     assert verdict["learned"]["base_bound"]["low"] > 0
     assert "is better than base" in verdict["reason"]
+    base, policy = (one["health"] for one in value["policies"])
+    assert base["words_ratio"] == 1.0
+    assert policy["words_ratio"] == pytest.approx(policy["words"] / base["words"])
+    assert policy["words"] != base["words"]
 
 
 @pytest.mark.parametrize("by_base", [HALF, SHARP, WEAK, None])
@@ -265,22 +252,3 @@ def test_a_policy_that_base_does_not_recognize_is_not_called_better(judged):
         [verdict] = judged(SOUND, SHARP, by_base)["comparisons"]
         assert verdict["healthy"] is True
         assert verdict["better"] is False
-
-
-@pytest.mark.parametrize(
-    ("figures", "word"),
-    [({"base_logprob": -2.1}, "less likely"), ({"relevance": 0.3}, "relevance"), ({"distinct_2": 0.3}, "bigrams")],
-)
-def test_a_policy_beyond_a_limit_is_not_called_better(judged, figures, word):
-    [verdict] = judged(SOUND, SHARP, HALF, **figures)["comparisons"]
-    assert verdict["learned"]["base_bound"]["low"] > 0
-    assert verdict["better"] is False
-    assert word in verdict["reason"]
-
-
-def test_length_is_reported_as_a_ratio_to_base(judged):
-    policies = judged(SOUND, SHARP, HALF)["policies"]
-    assert policies[0]["health"]["words_ratio"] == 1.0
-    expected = policies[1]["health"]["words"] / policies[0]["health"]["words"]
-    assert policies[1]["health"]["words_ratio"] == pytest.approx(expected)
-    assert expected != 1.0

@@ -8,10 +8,9 @@ import torch
 
 from sami.evaluation import information
 from sami.evaluation.information import ContrastScores, PolicyScores, score_contrasts
-from sami.training.config import SAMIConfig
-from sami.training.trainer import SAMITrainer
 from tests.support.information import QUERIES, contrast, token_logprobs_alone
 from tests.support.tiny import tiny_model
+from tests.support.training import make_trainer
 
 
 def scored(model, tokenizer, contrasts):
@@ -45,17 +44,13 @@ def test_a_response_of_leaked_words_sets_its_contrast_aside(llama, plain_tokeniz
         contrast(plain_tokenizer, ["Expert:Expert:Expert:Expert:", "Simple simple simple simple"]),
         contrast(plain_tokenizer, ["Blue light scatters in the air.", "Simple simple simple simple"], QUERIES[1], 1),
         contrast(plain_tokenizer, ["Blue light scatters in the air.", "Because of the air, you see."], QUERIES[2], 2),
+        contrast(plain_tokenizer, ["Expert expert expert.", "Simple simple simple."], "Is an expert simple?", 3),
     ]
     results = scored(llama, plain_tokenizer, contrasts)
-    assert [s.masked is None for s in results] == [True, True, False]
-    assert set(information.bounds_under_base(results)) == {"c2"}
-    assert set(information.bounds_by_policy(results)) == {"c0", "c1", "c2"}
-
-
-def test_words_of_the_query_are_not_leaks(llama, plain_tokenizer):
-    responses = ["Expert expert expert.", "Simple simple simple."]
-    [asked] = scored(llama, plain_tokenizer, [contrast(plain_tokenizer, responses, "Is an expert simple?")])
-    assert asked.masked == asked.matrix
+    assert [s.masked is None for s in results] == [True, True, False, False]
+    assert results[3].masked == results[3].matrix  # words of the query are not leaks
+    assert set(information.bounds_under_base(results)) == {"c2", "c3"}
+    assert set(information.bounds_by_policy(results)) == {"c0", "c1", "c2", "c3"}
 
 
 def test_held_out_principles_make_a_contrast_held_out(llama, plain_tokenizer):
@@ -68,17 +63,10 @@ def test_held_out_principles_make_a_contrast_held_out(llama, plain_tokenizer):
 def test_scores_do_not_depend_on_the_batch(llama, plain_tokenizer):
     texts = ["Blue.", "The sky is blue because air scatters blue light.", "Red and blue.", "Yes, it is so."]
     contrasts = [contrast(plain_tokenizer, [texts[n], texts[(n + 1) % 4]], query, n) for n, query in enumerate(QUERIES)]
-    done = []
-    sizes = {}
+    done, sizes = [], {}
+    shared = {"tokenizer": plain_tokenizer, "contrasts": contrasts, "held_out": set(), "on_contrasts": done.append}
     for size in (1, 3, 4):
-        sizes[size] = score_contrasts(
-            llama,
-            tokenizer=plain_tokenizer,
-            contrasts=contrasts,
-            held_out=set(),
-            batch_size=size,
-            on_contrasts=done.append,
-        )
+        sizes[size] = score_contrasts(llama, batch_size=size, **shared)
     for size in (1, 3):
         for one, other in zip(sizes[size], sizes[4], strict=True):
             assert torch.tensor(one.matrix) == pytest.approx(torch.tensor(other.matrix), abs=1e-5)
@@ -92,20 +80,7 @@ def test_a_bound_made_of_leaked_words_is_the_policys_alone(plain_tokenizer, tmp_
         for n, (query, text) in enumerate((q, "Well, simple, the air scatters blue light.") for q in QUERIES)
     ]
     policy = tiny_model("llama")
-    SAMITrainer(
-        model=policy,
-        args=SAMIConfig(
-            output_dir=str(tmp_path),
-            max_steps=25,
-            learning_rate=5e-3,
-            compute_dtype="float32",
-            use_cpu=True,
-            report_to="none",
-            disable_tqdm=True,
-        ),
-        train_dataset=contrasts,
-        processing_class=plain_tokenizer,
-    ).train()
+    make_trainer(tmp_path, contrasts, 25, model=policy, learning_rate=5e-3).train()
     policy.eval()
     by_policy, by_base = (scored(model, plain_tokenizer, contrasts) for model in (policy, tiny_model("llama")))
     figures = information.summarize(PolicyScores(by_policy, by_base), samples=100, seed=0)
@@ -123,7 +98,7 @@ def scores(name, matrix, *, masked="same", query="q", learned=True):
     return ContrastScores(name, query, learned, ["p"], matrix, matrix if masked == "same" else masked)
 
 
-SHARP, FLAT, WRONG = [[0.0, -50.0], [-50.0, 0.0]], [[-1.0, -1.0], [-1.0, -1.0]], [[-50.0, 0.0], [0.0, -50.0]]
+SHARP, FLAT = [[0.0, -50.0], [-50.0, 0.0]], [[-1.0, -1.0], [-1.0, -1.0]]
 # One response is likelier under both constitutions: rows err once, columns do not.
 LOPSIDED = [[-1.0, -2.0], [-1.5, -1.9]]
 
@@ -172,7 +147,3 @@ def test_a_gain_is_paired_and_takes_contrasts_that_both_have():
     )
     assert gain.n == 2
     assert gain.value == pytest.approx(math.log(2) / 2)
-
-
-def test_a_wrong_recognition_has_a_negative_bound():
-    assert information.bounds_by_policy([scores("a", WRONG)])["a"] == pytest.approx(math.log(2) - 50)

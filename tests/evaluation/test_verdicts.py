@@ -23,31 +23,25 @@ RECORD = {
 }
 
 
+def verdict(**changes):
+    return Verdict(**RECORD | changes)
+
+
 def write(path, *records):
     path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
     return path
 
 
 def test_a_verdict_comes_back_as_it_was_appended(tmp_path):
-    plain = Verdict(**RECORD)
-    full = Verdict(
-        **{**RECORD, "order": "baseline_first", "score": None, "raw": "„?“\n", "cost": 0.25},
-        constitution_id="c1",
-        principles=(("brief", True), ("pirate", False)),
-        learned=False,
-        key="abc",
-        reason="no verdict line",
-    )
+    principles = (("brief", True), ("pirate", False))
+    more = {"constitution_id": "c1", "principles": principles, "learned": False, "key": "abc", "reason": "no verdict"}
+    full = verdict(order="baseline_first", score=None, raw="„?“\n", cost=0.25, **more)
     path = tmp_path / "verdicts.jsonl"
-    append_verdict(path, plain)
+    append_verdict(path, verdict())
     append_verdict(path, full)
-    assert read_verdicts(path) == [plain, full]
-    assert path.read_text(encoding="utf-8").count("\n") == 2
-
-
-def test_absent_optional_fields_are_not_written(tmp_path):
-    append_verdict(tmp_path / "v.jsonl", Verdict(**RECORD))
-    assert json.loads((tmp_path / "v.jsonl").read_text()) == RECORD
+    assert read_verdicts(path) == [verdict(), full]
+    first, _ = path.read_text(encoding="utf-8").splitlines()
+    assert json.loads(first) == RECORD  # absent optional fields are not written
 
 
 def test_a_plain_principle_id_means_the_principle_itself(tmp_path):
@@ -56,8 +50,8 @@ def test_a_plain_principle_id_means_the_principle_itself(tmp_path):
 
 
 def test_half_a_surrogate_pair_in_the_judges_words_loses_no_verdict(tmp_path):
-    append_verdict(tmp_path / "v.jsonl", Verdict(**{**RECORD, "raw": "A \ud83d"}))
-    assert read_verdicts(tmp_path / "v.jsonl") == [Verdict(**{**RECORD, "raw": "A ?"})]
+    append_verdict(tmp_path / "v.jsonl", verdict(raw="A \ud83d"))
+    assert read_verdicts(tmp_path / "v.jsonl") == [verdict(raw="A ?")]
 
 
 @pytest.mark.parametrize(
@@ -129,7 +123,7 @@ def test_a_line_that_is_not_an_object_is_named(tmp_path, line):
 def test_a_byte_order_mark_is_not_part_of_the_first_line(tmp_path):
     path = write(tmp_path / "v.jsonl", RECORD)
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
-    assert read_verdicts(path) == [Verdict(**RECORD)]
+    assert read_verdicts(path) == [verdict()]
 
 
 def test_a_missing_file_is_bad_input(tmp_path):
@@ -139,11 +133,11 @@ def test_a_missing_file_is_bad_input(tmp_path):
 
 def test_a_wrong_value_is_refused_before_it_is_written():
     with pytest.raises(InputError, match="'score'"):
-        Verdict(**{**RECORD, "score": 2.0})
+        verdict(score=2.0)
 
 
 def test_a_cut_at_any_byte_is_repaired_to_the_whole_lines(tmp_path):
-    first, second = Verdict(**RECORD), Verdict(**{**RECORD, "query_id": "q2", "raw": "é"})
+    first, second = verdict(), verdict(query_id="q2", raw="é")
     path = tmp_path / "v.jsonl"
     append_verdict(path, first)
     kept = path.stat().st_size
@@ -157,7 +151,7 @@ def test_a_cut_at_any_byte_is_repaired_to_the_whole_lines(tmp_path):
                 read_verdicts(path)
         assert repair_verdicts(path) == (0 if complete else cut - kept)
         assert read_verdicts(path) == ([first, second] if complete else [first])
-        append_verdict(path, Verdict(**{**RECORD, "query_id": "q3"}))
+        append_verdict(path, verdict(query_id="q3"))
         assert len(read_verdicts(path)) == (3 if complete else 2)
 
 

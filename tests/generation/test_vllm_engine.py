@@ -18,6 +18,7 @@ from sami.models import adapters, loading
 from sami.recipe import VLLM, Adapter, Generation, Model, load_recipe
 from sami.scoring.logprobs import response_logprobs
 from tests.support import chat_templates as given
+from tests.support.information import token_logprobs_alone
 from tests.support.places import ROOT
 from tests.support.tiny import EOS, tiny_model
 
@@ -26,12 +27,9 @@ LOGPROB = -1.5  # of every token, says the stand-in
 PROMPTS = [[20 + i] * (1 + i % 5) for i in range(0, 90, 7)]
 
 
-def agreeing(_, pairs, pad):
-    return [[LOGPROB] * len(response) for _, response in pairs]
-
-
-def apart(_, pairs, pad):
-    return [[LOGPROB - 0.3] * len(response) for _, response in pairs]
+def rescorer(gap=0.0):
+    """Stands for the log-probs of training: those of vLLM, less a gap."""
+    return lambda model, pairs, pad: [[LOGPROB - gap] * len(response) for _, response in pairs]
 
 
 def expected(prompt, new):
@@ -52,13 +50,17 @@ def stand_in(tmp_path, monkeypatch):
 
 @pytest.fixture
 def engine(tmp_path, model_folder, plain_tokenizer):
-    def make(rescore=agreeing, adapter=None, identity="w", tokenizer=plain_tokenizer, **vllm):
+    def make(gap=0.0, adapter=None, identity="w", tokenizer=plain_tokenizer, **vllm):
         model = Model(source=str(model_folder("llama", False)))
         weights = loading.Weights(model, torch.float32, identity, adapter)
         settings = Generation(engine="vllm", batch_size=4, vllm=VLLM(**vllm))
-        return VLLMEngine(weights, tokenizer, settings, tmp_path / "work", rescore)
+        return VLLMEngine(weights, tokenizer, settings, tmp_path / "work", rescorer(gap))
 
     return make
+
+
+def starts(log):
+    return [json.loads(line) for line in log.read_text().splitlines()]
 
 
 @pytest.mark.usefixtures("stand_in")
@@ -91,7 +93,7 @@ def test_end_tokens_and_stop_strings_end_a_response_as_with_the_other_engine(eng
 def test_the_process_is_told_what_the_recipe_says(engine, stand_in):
     settings = {"tensor_parallel": 2, "data_parallel": 2, "memory": 0.5, "eager": True, "ray": True}
     engine(**settings).generate(PROMPTS, SamplingSettings(5))
-    first, second = [json.loads(line) for line in stand_in.read_text().splitlines()]
+    first, second = starts(stand_in)
     assert first == second
     assert first["tensor_parallel_size"] == 2
     assert first["distributed_executor_backend"] == "ray"
@@ -112,7 +114,7 @@ def adapter(tmp_path, plain_tokenizer):
 def test_an_adapter_goes_with_every_request(engine, stand_in, adapter):
     completions = engine(adapter=adapter).generate(PROMPTS, SamplingSettings(3))
     assert [c.token_ids for c in completions] == [[token + 100 for token in expected(p, 3)] for p in PROMPTS]
-    [start] = [json.loads(line) for line in stand_in.read_text().splitlines()]
+    [start] = starts(stand_in)
     assert (start["enable_lora"], start["max_lora_rank"]) == (True, 32)
 
 
@@ -120,8 +122,8 @@ def test_the_gap_is_reported_and_too_large_a_one_stops(engine, stand_in, capsys)
     engine().generate(PROMPTS, SamplingSettings(6))
     assert "vllm 0.32.0: 3 responses of 18 tokens" in capsys.readouterr().err
     with pytest.raises(InputError, match=r"0\.3 nats per token .* limit is 0\.01 .*another policy"):
-        engine(apart).generate(PROMPTS, SamplingSettings(6))
-    assert engine(apart, largest_gap=0.5).generate(PROMPTS, SamplingSettings(6))
+        engine(gap=0.3).generate(PROMPTS, SamplingSettings(6))
+    assert engine(gap=0.3, largest_gap=0.5).generate(PROMPTS, SamplingSettings(6))
 
 
 def test_log_probs_that_are_no_numbers_are_too_far_apart():
@@ -154,16 +156,16 @@ def test_responses_of_other_weights_are_not_taken_up(engine, stand_in, monkeypat
 
 
 @pytest.mark.usefixtures("stand_in")
-def test_what_vllm_refuses_is_the_message(engine, monkeypatch):
-    monkeypatch.setenv("STAND_IN_REFUSES", "No space left for the cache.")
-    with pytest.raises(InputError, match=r"after 0 of 13 responses: ValueError: No space left for the cache\."):
-        engine().generate(PROMPTS, SamplingSettings(6))
-
-
-@pytest.mark.usefixtures("stand_in")
-def test_a_response_that_vllm_gave_up_is_no_response(engine, monkeypatch):
-    monkeypatch.setenv("STAND_IN_FINISHES", "abort")
-    with pytest.raises(InputError, match=r"after 0 of 13 responses: RuntimeError: the response to prompt .* by abort"):
+@pytest.mark.parametrize(
+    ("variable", "value", "message"),
+    [
+        ("STAND_IN_REFUSES", "No space left for the cache.", r"ValueError: No space left for the cache\."),
+        ("STAND_IN_FINISHES", "abort", "RuntimeError: the response to prompt .* by abort"),
+    ],
+)
+def test_what_vllm_refuses_or_gives_up_is_an_error(engine, monkeypatch, variable, value, message):
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(InputError, match=rf"after 0 of 13 responses: {message}"):
         engine().generate(PROMPTS, SamplingSettings(6))
 
 
@@ -178,7 +180,7 @@ def test_no_process_outlives_a_refusal(engine, monkeypatch):
 
     monkeypatch.setattr(vllm_engine.subprocess, "Popen", watched)
     with pytest.raises(InputError):
-        engine(apart, data_parallel=2).generate(PROMPTS * 20, SamplingSettings(6))
+        engine(gap=0.3, data_parallel=2).generate(PROMPTS * 20, SamplingSettings(6))
     assert len(started) == 2
     assert all(process.returncode is not None for process in started)
 
@@ -204,12 +206,14 @@ def python_with(tmp_path, version):
         (None, {}, r"has no vLLM. Install vllm==0\.32\.\* into an environment of its own"),
         ("0.11.2", {}, "has version 0.11.2, which was not tested"),
         ("0.320.0", {}, "has version 0.320.0, which was not tested"),
+        ("no Python", {}, "cannot be run as Python"),
         ("0.32.4", {}, None),
         ("0.11.2", {"any_version": True}, None),
     ],
 )
 def test_vllm_must_be_there_in_a_tested_version(tmp_path, monkeypatch, version, settings, said):
-    monkeypatch.setenv(PYTHON_VARIABLE, python_with(tmp_path, version))
+    python = str(tmp_path / "absent") if version == "no Python" else python_with(tmp_path, version)
+    monkeypatch.setenv(PYTHON_VARIABLE, python)
     asked = Generation(engine="vllm", vllm=VLLM(**settings))
     if said is None:
         assert chosen_engine(asked) == "vllm"
@@ -246,18 +250,11 @@ def test_an_engine_that_is_unknown_is_refused():
         Generation(engine="transformers", vllm=VLLM(eager=True))
 
 
-def test_a_python_that_is_none_is_an_error(tmp_path, monkeypatch):
-    monkeypatch.setenv(PYTHON_VARIABLE, str(tmp_path / "absent"))
-    with pytest.raises(InputError, match="cannot be run as Python"):
-        chosen_engine(Generation(engine="vllm"))
-
-
 def test_copies_share_out_the_gpus(engine, stand_in, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")
     engine(tensor_parallel=2, data_parallel=2).generate(PROMPTS, SamplingSettings(2))
-    starts = [json.loads(line)["devices"] for line in stand_in.read_text().splitlines()]
-    assert sorted(starts) == ["4,5", "6,7"]
+    assert sorted(one["devices"] for one in starts(stand_in)) == ["4,5", "6,7"]
     with pytest.raises(InputError, match="3 copies of the weights on 2 GPUs each, and this machine has 4 GPUs"):
         engine(tensor_parallel=2, data_parallel=3).generate(PROMPTS, SamplingSettings(2))
 
@@ -265,11 +262,8 @@ def test_copies_share_out_the_gpus(engine, stand_in, monkeypatch):
 def test_the_trainers_log_probs_of_a_response_are_those_of_the_plain_sequence(llama):
     llama.requires_grad_(False)
     pairs = [([11, 12, 13], [21, 22]), ([31], [41, 42, 43, EOS])]
-    scored = response_logprobs(llama, pairs, 0)
-    for (prompt, response), ours in zip(pairs, scored, strict=True):
-        logits = llama(input_ids=torch.tensor([prompt + response])).logits[0].log_softmax(-1)
-        plain = [float(logits[len(prompt) + t - 1, token]) for t, token in enumerate(response)]
-        assert ours == pytest.approx(plain, abs=1e-5)
+    for pair, ours in zip(pairs, response_logprobs(llama, pairs, 0), strict=True):
+        assert ours == pytest.approx(token_logprobs_alone(llama, *pair), abs=1e-5)
 
 
 # The real one.

@@ -187,10 +187,12 @@ def test_answers_end_as_the_template_or_the_style_says(template, settings, stop,
 
 
 @both_kinds
+@pytest.mark.parametrize("appends_eos", [False, True])
 @both_styles
-def test_the_response_prefix_ends_both_prompts(kind, chat):
-    tokenizer = tiny_tokenizer(chat)
-    assert text(tokenizer, kind, response_prefix=" The post") == text(tokenizer, kind) + " The post"
+def test_the_response_prefix_ends_both_prompts_even_if_the_tokenizer_appends_eos(kind, appends_eos, chat):
+    tokenizer, ordinary = tiny_tokenizer(chat, appends_eos=appends_eos), tiny_tokenizer(chat)
+    assert (tokenizer("a")["input_ids"][-1] == EOS) is appends_eos
+    assert text(tokenizer, kind, response_prefix=" The post") == text(ordinary, kind) + " The post"
 
 
 @both_kinds
@@ -204,19 +206,6 @@ def test_bos_stands_once_at_the_start_where_tokenizer_or_template_adds_it(kind, 
     assert ids[0] == BOS
     assert ids.count(BOS) == 1
     assert ids[-1] != EOS
-
-
-@both_kinds
-@pytest.mark.parametrize("prefix", ["", " The post"])
-def test_an_eos_that_the_tokenizer_appends_does_not_part_prompt_and_response(kind, prefix):
-    appending, ordinary = tiny_tokenizer(chat=False, appends_eos=True), tiny_tokenizer(chat=False)
-    assert appending("a")["input_ids"][-1] == EOS
-    first, second = (
-        getattr(builder(tokenizer, response_prefix=prefix), kind)(QUERY, [BRIEF], BRIEF)
-        for tokenizer in (appending, ordinary)
-    )
-    assert first == second
-    assert BOS not in first
 
 
 @both_kinds

@@ -13,7 +13,6 @@ from sami.prompts.chat_template import ChatTemplate, End, end_of_turn
 from sami.prompts.check import PromptCheck
 from sami.recipe import Prompt
 from tests.support import chat_templates as given
-from tests.support.tiny import EOS, tiny_tokenizer
 
 QUESTION = [{"role": "user", "content": "Why?"}]
 
@@ -79,15 +78,6 @@ def test_of_several_templates_the_default_is_used():
         of({"tool_use": given.CHATML, "rag": given.CHATML})
 
 
-def test_the_date_of_a_template_is_the_given_one():
-    assert of(given.DATED, date="2024-02-29").render(QUESTION).startswith("Today is 29 Feb 2024.")
-
-
-def test_settings_that_a_template_does_not_use_are_found():
-    assert of(given.THINKS, enable_thinking=False, colour=1).unused() == ["colour"]
-    assert of(given.DATED, date="2024-02-29").unused() == []
-
-
 @pytest.mark.parametrize(
     ("template", "settings", "asked", "answered"),
     [
@@ -109,10 +99,6 @@ def test_reasoning_is_closed_where_a_template_takes_no_answers():
     refuses = "{% if messages | length > 1 %}{{ raise_exception('one turn') }}{% endif %}{# </think> #}"
     chat = of(refuses + "{{ messages[0].content }}\n<think>\n")
     assert chat.before_answer(QUESTION) == "Why?\n<think>\n\n</think>\n\n"
-
-
-def test_the_end_of_the_test_templates_is_eos():
-    assert end_of_turn(tiny_tokenizer()).token_id == EOS
 
 
 # Templates of published models, which TRL ships with.

@@ -38,10 +38,7 @@ def checked(tokenizer, *constitutions, query=QUERY, **settings):
         (given.TAKES_PARTS, {"system": "Be kind."}),
         (given.REFUSES_SYSTEM, {"system": "Be kind.", "constitution_in": "system"}),
         (given.DROPS_SYSTEM, {}),
-        (
-            given.DROPS_SYSTEM,
-            {"system": "Be kind.", "generation_template": "{{ system }} {{ query }} {{ constitution }}"},
-        ),
+        (given.DROPS_SYSTEM, {"system": "Kind.", "generation_template": "{{ system }} {{ query }} {{ constitution }}"}),
         (given.THINKS, {"system": "Be kind."}),
         (given.CHATML, {"style": "plain"}),
         (given.CHATML, {"generation_template": "{{ query }} {{ constitution | trim('.') | upper }}"}),
@@ -59,29 +56,13 @@ def test_prompts_that_show_everything_pass(template, settings, query):
     ("template", "settings", "missing"),
     [
         (given.DROPS_SYSTEM, {"system": "Be kind."}, r"the system text 'Be kind\.'.*leaves out the system turn"),
-        (
-            given.DROPS_SYSTEM,
-            {"constitution_in": "system"},
-            r"the system text 'Be brief\.'.*leaves out the system turn",
-        ),
+        (given.DROPS_SYSTEM, {"constitution_in": "system"}, r"the system text 'Be brief\.'.*leaves out the system"),
         (given.DROPS_QUERY, {}, "the query 'Why is"),
         (given.CHATML.replace("m.content", "m.content[:45]"), {}, r"the principle 'Be brief\.'"),
         (given.CHATML.replace("m.content", "m.content[20:]"), {}, "the query 'Why is"),
-        (
-            given.CHATML,
-            {"generation_template": "{{ query[:5] }} {{ constitution }}"},
-            "generation prompt of m .*the query",
-        ),
-        (
-            given.CHATML,
-            {"training_template": "{{ query }} {{ principles[:0] }}"},
-            r"training .* principle 'Be brief\.'",
-        ),
-        (
-            None,
-            {"system": "S2", "generation_template": "{{ query }}{{ constitution }}"},
-            "the system text 'S2'.*{{ system",
-        ),
+        (given.CHATML, {"generation_template": "{{ query[:5] }} {{ constitution }}"}, "generation .* the query"),
+        (given.CHATML, {"training_template": "{{ query }} {{ principles[:0] }}"}, r"training .* 'Be brief\.'"),
+        (None, {"system": "S2", "generation_template": "{{ query }}{{ constitution }}"}, "system text 'S2'.*{{ system"),
     ],
 )
 def test_a_prompt_that_lacks_something_is_refused(template, settings, missing):

@@ -22,6 +22,9 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed: apt-get install chromium")
 
 
+PHONE = {"width": 360, "height": 740}
+
+
 @pytest.fixture(scope="module")
 def browser():
     quiet = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
@@ -109,18 +112,12 @@ def test_filters_and_search_choose_items(page, run):
     assert set(shown(page)) == {f"q0-{name}" for name in ("brief", "pirate", "calm")}
     page.select_option("#by-flag", "")
 
-    lengths = {
-        n: {
-            c.id: [len(r.split()) for r in c.responses]
-            for c in read_contrasts(run / f"evaluation/responses/{n}.parquet")
-        }
+    before, after = (
+        {c.id: [len(r.split()) for r in c.responses] for c in read_contrasts(run / f"evaluation/responses/{n}.parquet")}
         for n in ("base", "iteration-2")
-    }
+    )
     page.select_option("#by-order", "drift")
-    drifts = [
-        max(abs(a - b) for a, b in zip(lengths["iteration-2"][name], lengths["base"][name], strict=True))
-        for name in shown(page)
-    ]
+    drifts = [max(abs(a - b) for a, b in zip(before[name], after[name], strict=True)) for name in shown(page)]
     assert drifts == sorted(drifts, reverse=True)
     assert drifts[0] > drifts[-1]
 
@@ -212,15 +209,11 @@ CONTRASTS = """() => {
   const found = {};
   for (const kind of ["h1", ".sentence", ".source", ".note", ".reading", "nav a", "figcaption", "summary", "td",
                       "thead th", ".about", ".said", ".marks .pass", ".marks .fail", ".marks li", "button.quiet",
-                      "td small"]) {
+                      "td small", "svg.plot text"]) {
     const node = document.querySelector(kind);
     if (!node) continue;
-    const [a, b] = [light(getComputedStyle(node).color), light(ground(node))];
-    found[kind] = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
-  }
-  for (const kind of ["svg.plot text"]) {
-    const node = document.querySelector(kind);
-    const [a, b] = [light(getComputedStyle(node).fill), light(ground(node))];
+    const style = getComputedStyle(node);
+    const [a, b] = [light(node.matches("svg *") ? style.fill : style.color), light(ground(node))];
     found[kind] = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
   }
   return found;
@@ -228,7 +221,7 @@ CONTRASTS = """() => {
 
 
 def test_nothing_is_wider_than_a_phone(browser, run):
-    page = open_page(browser, run / "report.html", viewport={"width": 360, "height": 740})
+    page = open_page(browser, run / "report.html", viewport=PHONE)
     page.wait_for_selector("#items .item")
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
     page.click("[data-open-judging]")
@@ -300,16 +293,12 @@ def test_blind_verdicts_read_back_as_judge_human(page, run, tmp_path):
     assert [v.raw for v in said] == ["A", "B", "tie", "A", "B"]  # the skipped one is not in the file
     for verdict, screen in zip(said, [*seen[:3], *seen[4:]], strict=True):
         assert (verdict.judge, verdict.candidate, verdict.baseline) == ("human", "iteration-2", "base")
-        shown_first = "iteration-2" if screen["a"] == texts["iteration-2"][verdict.constitution_id or ""] else "base"
-        assert (
-            screen["b"]
-            == texts["base" if shown_first == "iteration-2" else "iteration-2"][verdict.constitution_id or ""]
-        )
-        assert verdict.order == ("candidate_first" if shown_first == "iteration-2" else "baseline_first")
-        preferred = {"A": screen["a"], "B": screen["b"], "tie": None}[verdict.raw or ""]
-        wanted = 0.5 if preferred is None else float(preferred == texts["iteration-2"][verdict.constitution_id or ""])
-        assert verdict.score == wanted
-        assert verdict.candidate_chars == len(texts["iteration-2"][verdict.constitution_id or ""])
+        candidate, baseline = (texts[name][verdict.constitution_id] for name in ("iteration-2", "base"))
+        screens = {"candidate_first": (candidate, baseline), "baseline_first": (baseline, candidate)}
+        assert (screen["a"], screen["b"]) == screens[verdict.order]
+        preferred = {"A": screen["a"], "B": screen["b"], "tie": None}[verdict.raw]
+        assert verdict.score == (0.5 if preferred is None else float(preferred == candidate))
+        assert verdict.candidate_chars == len(candidate)
     assert win_rates(verdicts)[0]["judge"] == "human"  # what `sami winrate` prints
 
     pairs = pair_up(policies["iteration-2"], policies["base"])
@@ -366,11 +355,8 @@ def test_progress_is_kept_in_the_browser(page, run):
 # Hostile output.
 
 
-def test_hostile_answers_run_nothing_and_show_as_text(browser, tmp_path):
-    def write(query, iteration, principle, positive):
-        return HOSTILE[int(query.split()[1].strip("?")) % len(HOSTILE)] + f" {iteration}"
-
-    run = make_run(tmp_path / "run", write=write, iterations=1)
+def test_hostile_answers_run_nothing_and_show_as_text(browser, hostile_run, tmp_path):
+    run = shutil.copytree(hostile_run, tmp_path / "run")
     summary = json.loads((run / "summary.json").read_text())
     summary["verdict"] = HOSTILE[1] + HOSTILE[2]
     (run / "summary.json").write_text(json.dumps(summary))
@@ -400,9 +386,7 @@ def test_hostile_answers_run_nothing_and_show_as_text(browser, tmp_path):
 
 def test_comparisons_open_without_error(browser, run, tmp_path):
     other = make_run(tmp_path / "second", iterations=1)
-    page = open_page(
-        browser, write_report([run, other], tmp_path / "both.html"), viewport={"width": 360, "height": 740}
-    )
+    page = open_page(browser, write_report([run, other], tmp_path / "both.html"), viewport=PHONE)
     assert page.locator("svg.plot").count() == 6
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
     assert page.faults == []

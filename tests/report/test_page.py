@@ -82,17 +82,11 @@ def test_the_page_loads_nothing_and_allows_only_its_own_script(page):
     assert "default-src 'none'" in policy
 
 
-def test_the_sections_are_in_order(page):
-    order = ["verdict-title", "policies-title", "plots-title", "answers-title", "health-title", "run-title"]
-    places = [page.index(f'id="{name}"') for name in order]
-    assert places == sorted(places)
-    titles = re.findall(r'<figure class="card picture" id="picture-(\w+)"', page)
-    assert set(titles) == {"bounds", "winrates", "generalizes", "principles", "lengths", "matrices", "training"}
-
-
-def test_the_ids_of_the_page_are_unique(page):
+def test_the_sections_are_in_order_and_ids_are_unique(page):
     ids = re.findall(r'\bid="([^"]+)"', page)
     assert len(ids) == len(set(ids))
+    sections = ["verdict-title", "policies-title", "plots-title", "answers-title", "health-title", "run-title"]
+    assert [name for name in ids if name in sections] == sections
 
 
 def test_the_page_shows_recipe_versions_seeds_and_timings(page, run):
@@ -135,13 +129,8 @@ def test_the_answers_in_the_page_are_those_of_the_run(page, run):
             assert ("unfinished" in answer.get("flags", {})) == (contrast.finish_reasons[number] == "length")
 
 
-def test_hostile_text_stays_text(tmp_path):
-    def write(query, iteration, principle, positive):
-        return HOSTILE[int(query.split()[1].strip("?")) % len(HOSTILE)] + f" {iteration}{positive}"
-
-    run = make_run(
-        tmp_path / "run", write=write, iterations=1, settings={"health": {"loops": 0.0, "distinct_2_ratio": 1.0}}
-    )
+def test_hostile_text_stays_text(hostile_run, tmp_path):
+    run = shutil.copytree(hostile_run, tmp_path / "run")
     for name in ("principles.yaml", "recipe.yaml"):
         text = (run / name).read_text()
         (run / name).write_text(

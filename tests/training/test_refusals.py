@@ -15,12 +15,41 @@ from tests.support.training import contrasts_of, largest_difference, trained, we
 
 # Contrasts and models.
 
+LONG = replace(random_contrast(7), response_ids=[[20] * 3, [21] * 1100])
+FOREIGN = replace(random_contrast(7), response_ids=[[20, VOCABULARY], [21]])
 
-@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
-def test_a_response_beyond_the_context_is_named(make, architecture):
-    long = replace(random_contrast(7), response_ids=[[20] * 3, [21] * 1100])
-    with pytest.raises(InputError, match=r"Response 1 of contrast contrast-7 has 1100 tokens.*context is 1024"):
-        make([*contrasts_of(3), long], model=tiny_model(architecture))
+
+@pytest.mark.parametrize(
+    ("contrasts", "arguments", "message"),
+    [
+        ([LONG], {}, r"Response 1 of contrast contrast-7 has 1100 tokens.*context is 1024"),
+        ([LONG], {"model": tiny_model("gpt2")}, r"Response 1 of contrast contrast-7 has 1100 tokens.*context is 1024"),
+        ([FOREIGN], {}, r"contrast-7 holds the token id 320.*has 320 tokens"),
+        ([], {}, "no contrasts"),
+        (contrasts_of(3), {"model": tiny_model().requires_grad_(False)}, "All weights of the model are frozen"),
+    ],
+    ids=["long", "long for gpt2", "foreign", "none", "frozen"],
+)
+def test_contrasts_and_models_that_cannot_be_trained_are_refused(make, contrasts, arguments, message):
+    with pytest.raises(InputError, match=message):
+        make(contrasts, **arguments)
+
+
+def test_fewer_contrasts_than_processes_are_refused(make, monkeypatch):
+    monkeypatch.setattr(SAMIConfig, "world_size", property(lambda _: 4))
+    with pytest.raises(InputError, match=r"4 processes train and there are 3 contrasts"):
+        make(contrasts_of(3))
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [({}, "processing_class"), ({"eval_dataset": contrasts_of(1)}, "does not evaluate while it trains")],
+    ids=["no tokenizer", "evaluation"],
+)
+def test_arguments_of_a_trainer_that_cannot_work_are_refused(tmp_path, more, message):
+    arguments = {"args": SAMIConfig(output_dir=str(tmp_path)), "train_dataset": contrasts_of(2)} | more
+    with pytest.raises(InputError, match=message):
+        SAMITrainer(model=tiny_model("llama"), **arguments)
 
 
 def test_a_prompt_with_a_response_may_fill_the_context():
@@ -31,25 +60,6 @@ def test_a_prompt_with_a_response_may_fill_the_context():
         require_scorable([contrast], 99, VOCABULARY)
 
 
-def test_contrasts_of_another_tokenizer_are_refused(make):
-    foreign = replace(random_contrast(7), response_ids=[[20, VOCABULARY], [21]])
-    with pytest.raises(InputError, match=r"contrast-7 holds the token id 320.*has 320 tokens"):
-        make([*contrasts_of(3), foreign])
-
-
-def test_no_contrasts_or_fewer_than_processes_are_refused(make, monkeypatch):
-    with pytest.raises(InputError, match="no contrasts"):
-        make([])
-    monkeypatch.setattr(SAMIConfig, "world_size", property(lambda _: 4))
-    with pytest.raises(InputError, match=r"4 processes train and there are 3 contrasts"):
-        make(contrasts_of(3))
-
-
-def test_a_module_without_tokenizer_is_refused(tmp_path):
-    with pytest.raises(InputError, match="processing_class"):
-        SAMITrainer(model=tiny_model("llama"), args=SAMIConfig(output_dir=str(tmp_path)), train_dataset=contrasts_of(2))
-
-
 @pytest.mark.parametrize(
     ("dtype", "settings"),
     [(torch.bfloat16, {}), (torch.float32, {"master_weights": "bfloat16", "compute_dtype": "bfloat16"})],
@@ -58,11 +68,6 @@ def test_a_module_without_tokenizer_is_refused(tmp_path):
 def test_a_model_that_is_not_in_the_master_dtype_is_refused(make, dtype, settings):
     with pytest.raises(InputError, match=r"is (bfloat16|float32), and master_weights is (?!\1)"):
         make(contrasts_of(4), model=tiny_model("llama").to(dtype), **settings)
-
-
-def test_a_frozen_model_is_refused(make):
-    with pytest.raises(InputError, match="All weights of the model are frozen"):
-        make(contrasts_of(4), model=tiny_model("llama").requires_grad_(False))
 
 
 def test_a_model_that_ignores_masks_is_refused_without_shared_rows_too(make, monkeypatch):
@@ -133,12 +138,6 @@ def test_the_state_that_makes_a_checkpoint_complete_is_written_last(make, tmp_pa
 def test_settings_that_cannot_work_or_have_no_effect_are_refused(tmp_path, setting, message):
     with pytest.raises(InputError, match=message):
         SAMIConfig(output_dir=str(tmp_path), use_cpu=True, **setting)
-
-
-def test_evaluation_while_training_is_refused(tmp_path):
-    arguments = {"args": SAMIConfig(output_dir=str(tmp_path)), "train_dataset": contrasts_of(2)}
-    with pytest.raises(InputError, match="does not evaluate while it trains"):
-        SAMITrainer(model=tiny_model("llama"), eval_dataset=contrasts_of(1), **arguments)
 
 
 def test_a_launchers_mixed_precision_does_not_round_a_second_time(make, monkeypatch):

@@ -96,6 +96,11 @@ def test_the_likeliest_label_wins_where_the_server_gives_log_probs(tmp_path, opt
     assert server.requests[0].body["logprobs"] is True
 
 
+def only(query, fault):
+    """Questions about this query get the fault, all others a good answer."""
+    return lambda request: fault(request) if query in request.prompt else answer_well(request)
+
+
 # Temporary faults.
 
 
@@ -149,19 +154,12 @@ def test_a_temporary_fault_costs_an_attempt_and_no_verdict(tmp_path, fault):
         ("", {}, "the answer is empty"),
         (None, {}, "the answer is empty"),
         ("I like both.", {}, "the answer has no verdict line"),
-        ("Verdict: C", {}, "the answer has no verdict line"),
         ("Response A says:\nVerdict: A", {"finish": "length"}, "the answer was cut off before its verdict"),
         ("Verdict: A", {"finish": "content_filter"}, "the server's content filter stopped the answer"),
     ],
 )
 def test_an_unreadable_answer_is_unscored_with_its_reason(tmp_path, text, more, reason):
-    def answer(request):
-        if "What is 0?" in request.prompt:
-            request.say(text, **more)
-        else:
-            answer_well(request)
-
-    with serving(answer) as server:
+    with serving(only("What is 0?", lambda request: request.say(text, **more))) as server:
         verdicts = run(server.url, tmp_path)
     assert [v.score for v in verdicts] == [None, None] + [1.0] * 8
     assert {v.reason for v in verdicts[:2]} == {reason}
@@ -171,7 +169,8 @@ def test_an_unreadable_answer_is_unscored_with_its_reason(tmp_path, text, more, 
 
 def test_a_third_of_all_calls_failing_leaves_every_pair_scored_or_unscored_once(tmp_path):
     rng, lock = random.Random(0), threading.Lock()
-    faults = [*PASSING.values(), lambda r: r.say(""), lambda r: r.say("Hm."), lambda r: r.fail(429, Retry_After="0.2")]
+    quick = [fault for name, fault in PASSING.items() if name not in ("stall", "drip")]
+    faults = [*quick, lambda r: r.say(""), lambda r: r.say("Hm."), lambda r: r.fail(429, Retry_After="0.2")]
 
     def answer(request):
         with lock:
@@ -208,13 +207,9 @@ def test_a_wrong_key_is_said_without_the_key(tmp_path, where, capfd):
 
 
 def test_a_question_longer_than_the_judges_context(tmp_path):
-    def answer(request):
-        if "What is 3?" in request.prompt:
-            request.fail(400, "This model's maximum context length is 4096 tokens.", "context_length_exceeded")
-        else:
-            answer_well(request)
-
-    with serving(answer) as server, pytest.raises(InputError, match=r"'q3'.*longer than the context.*4096"):
+    refusal = 400, "This model's maximum context length is 4096 tokens.", "context_length_exceeded"
+    said = pytest.raises(InputError, match=r"'q3'.*longer than the context.*4096")
+    with serving(only("What is 3?", lambda request: request.fail(*refusal))) as server, said:
         run(server.url, tmp_path, concurrency=1)
     assert len(read_verdicts(tmp_path / "verdicts.jsonl")) == 6
 

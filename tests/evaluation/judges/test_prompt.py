@@ -3,7 +3,7 @@
 import pytest
 
 from sami.evaluation.judges import Question
-from sami.evaluation.judges.prompt import PROMPT, prompt, read_verdict
+from sami.evaluation.judges.prompt import prompt, read_verdict
 from tests.support.judging import pair
 
 ATTACKS = [
@@ -101,7 +101,3 @@ def test_a_cut_off_answer_counts_only_if_it_opens_with_the_verdict():
 def test_control_tokens_of_chat_models_are_broken_up():
     text = prompt(Question(pair(candidate="<|im_end|> a <| b |> <|x <|end_of_text|>"), "candidate_first"))
     assert "A| < |im_end|> a <| b |> <|x < |end_of_text|>" in text
-
-
-def test_the_frame_of_the_prompt_has_no_marks():
-    assert not [line for line in PROMPT.splitlines() if line[1:3] == "| "]
