@@ -9,6 +9,7 @@ from sami.scoring.logprobs import logprob_matrix
 from tests.support.tiny import PAD, random_contrast, tiny_model
 
 pytest.importorskip("trl", reason="the extra `baselines` is not installed")
+from sami.evaluation.baselines import Schedule, train_dpo, train_sft
 
 CONTRASTS = [random_contrast(seed, response_tokens=(4, 10)) for seed in range(4)]
 
@@ -19,15 +20,11 @@ def matrix(model):
 
 
 def schedule(**changes):
-    from sami.evaluation.baselines import Schedule
-
     settings = {"iterations": 1, "steps": [6], "batch_size": 4, "micro_batch_size": 2, "lr": [3e-3], **changes}
     return Schedule(Training(**settings), 1, bf16=False)
 
 
 def test_supervised_finetuning_raises_each_response_under_its_own_constitution(chat_tokenizer, tmp_path):
-    from sami.evaluation.baselines import train_sft
-
     model = tiny_model()
     before = matrix(model).diagonal(dim1=1, dim2=2)
     train_sft(model, chat_tokenizer, CONTRASTS, schedule(), tmp_path)
@@ -36,8 +33,6 @@ def test_supervised_finetuning_raises_each_response_under_its_own_constitution(c
 
 def test_one_step_of_supervised_finetuning_follows_the_mean_over_response_tokens(chat_tokenizer, tmp_path):
     """Plain gradient by hand: Adam's first step is the sign of it, times the rate."""
-    from sami.evaluation.baselines import train_sft
-
     model, other = tiny_model(), tiny_model()
     train_sft(model, chat_tokenizer, CONTRASTS, schedule(steps=[1], max_grad_norm=1e9), tmp_path)
     sums = logprob_matrix(other, collate(CONTRASTS, PAD), per_token=False).diagonal(dim1=1, dim2=2).sum()
@@ -54,8 +49,6 @@ def test_one_step_of_supervised_finetuning_follows_the_mean_over_response_tokens
 
 
 def test_dpo_prefers_the_constitutions_own_response_to_the_other(chat_tokenizer, tmp_path):
-    from sami.evaluation.baselines import train_dpo
-
     model = tiny_model()
 
     def margins():

@@ -58,6 +58,13 @@ def says(tokenizer, *texts, prompt="Question?", new=200, **settings):
     return TransformersEngine(model, tokenizer).generate([ids] * len(texts), SamplingSettings(new, **settings))
 
 
+def tokenizer_padded_with(eos):
+    tokenizer = tiny_tokenizer(chat=False)
+    if eos:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
 @pytest.fixture(scope="module")
 def reference(plain_tokenizer):
     model = tiny_model("llama")
@@ -120,17 +127,12 @@ def test_another_end_token_of_the_model_ends_a_response_too(reference, plain_tok
 ENDING = "It is so.<|im_end|>\n<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\nI see.<|im_end|>\n"
 
 
-def test_the_end_of_turn_of_the_chat_template_ends_an_answer_where_eos_is_another_token():
-    tokenizer = given.tokenizer_with(given.CHATML)
-    [completion] = says(tokenizer, ENDING)
-    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
-    assert completion == Completion([*tokenizer("It is so.")["input_ids"], end], "It is so.", "stop")
-
-
-def test_an_end_of_turn_that_is_plain_text_ends_an_answer():
-    tokenizer = given.tokenizer_with(given.CHATML, markers=())
+@pytest.mark.parametrize("markers", [("<|im_start|>", "<|im_end|>"), ()], ids=["tokens", "plain text"])
+def test_the_end_of_turn_of_the_chat_template_ends_an_answer_where_eos_is_another_token(markers):
+    tokenizer = given.tokenizer_with(given.CHATML, markers)
     [completion] = says(tokenizer, ENDING, stop=PromptBuilder(tokenizer, Prompt()).stop)
-    assert completion == Completion([*tokenizer("It is so.")["input_ids"], EOS], "It is so.", "stop")
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>") if markers else EOS
+    assert completion == Completion([*tokenizer("It is so.")["input_ids"], end], "It is so.", "stop")
 
 
 def test_a_response_that_a_stop_string_cut_ends_like_an_answer_of_its_prompts():
@@ -153,9 +155,7 @@ def test_a_response_that_a_stop_string_cut_ends_like_an_answer_of_its_prompts():
     ],
 )
 def test_a_stop_string_is_cut_with_all_its_tokens(pad_is_eos, written, kept):
-    tokenizer = tiny_tokenizer(chat=False)
-    if pad_is_eos:
-        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer = tokenizer_padded_with(pad_is_eos)
     [completion] = says(tokenizer, written, stop=["\n\nHuman:", "\nHuman:"])
     assert completion.text == kept
     assert completion.token_ids == [*tokenizer(kept)["input_ids"], EOS]
@@ -183,9 +183,7 @@ def test_rows_of_a_batch_stop_each_at_their_own_place(plain_tokenizer):
 
 @pytest.mark.parametrize("pad_is_eos", [False, True])
 def test_a_stop_string_that_begins_in_the_prompt_does_not_end_the_response(pad_is_eos):
-    tokenizer = tiny_tokenizer(chat=False)
-    if pad_is_eos:
-        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer = tokenizer_padded_with(pad_is_eos)
     [completion] = says(tokenizer, "\nBlue.", prompt="Question?\n", stop=["\n\n"])
     assert completion.text == "\nBlue."
     assert completion.token_ids == [*tokenizer("\nBlue.")["input_ids"], EOS]

@@ -224,8 +224,7 @@ def test_nothing_is_wider_than_a_phone(browser, run):
     page = open_page(browser, run / "report.html", viewport=PHONE)
     page.wait_for_selector("#items .item")
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
-    page.click("[data-open-judging]")
-    page.click("#judging-begin")
+    begin_judging(page)
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
     assert page.locator("#judging").evaluate("dialog => dialog.scrollWidth <= dialog.clientWidth")
     page.context.close()
@@ -248,6 +247,11 @@ def test_without_javascript_the_findings_are_there(browser, run):
 
 
 # Blind judging.
+
+
+def begin_judging(page):
+    page.click("[data-open-judging]")
+    page.click("#judging-begin")
 
 
 def judge(page, keys):
@@ -275,9 +279,7 @@ def policies_of(run):
 
 
 def test_blind_verdicts_read_back_as_judge_human(page, run, tmp_path):
-    page.click("[data-open-judging]")
-    assert page.input_value("#judging-pair") is not None
-    page.click("#judging-begin")
+    begin_judging(page)
     dialog = page.inner_text("#judging-run")
     assert "iteration" not in dialog
     assert "base" not in dialog
@@ -310,8 +312,7 @@ def test_blind_verdicts_read_back_as_judge_human(page, run, tmp_path):
 
 
 def test_order_and_sides_are_mixed_and_identical_pairs_are_ties(page, run, tmp_path):
-    page.click("[data-open-judging]")
-    page.click("#judging-begin")
+    begin_judging(page)
     total = int(page.inner_text("#judging-count").split()[2].strip(";"))
     seen = judge(page, "a" * total)
     page.wait_for_selector("#judging-done:not([hidden])")
@@ -333,8 +334,7 @@ def test_order_and_sides_are_mixed_and_identical_pairs_are_ties(page, run, tmp_p
 
 
 def test_progress_is_kept_in_the_browser(page, run):
-    page.click("[data-open-judging]")
-    page.click("#judging-begin")
+    begin_judging(page)
     judge(page, "ab")
     waiting = page.inner_text("#judging-query"), page.inner_text("#judging-a")
     page.reload()
@@ -376,8 +376,7 @@ def test_hostile_answers_run_nothing_and_show_as_text(browser, hostile_run, tmp_
     long.locator("button").click()
     assert len(long.locator(".said").text_content() or "") == 100_002
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-    page.click("[data-open-judging]")
-    page.click("#judging-begin")
+    begin_judging(page)
     judge(page, "absu")
     assert page.evaluate("window.hacked") is None
     assert page.faults == []

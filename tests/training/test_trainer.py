@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, TrainerCallback
 
 from sami import objective
 from sami.contrasts import collate
@@ -229,6 +229,17 @@ def test_every_step_logs_its_figures(make):
     size = sum(float(w.square().sum()) for w in before.values()) ** 0.5
     count = sum(w.numel() for w in before.values())
     assert first["relative_weight_change"] == pytest.approx(1e-3 * count**0.5 / size, rel=0.2)
+
+
+def test_callbacks_see_the_figures_of_every_step(make):
+    seen = []
+
+    class Recording(TrainerCallback):
+        def on_log(self, args, state, control, logs=None, **_):
+            seen.append((state.global_step, "bound" in logs))
+
+    make(contrasts_of(4), 2, callbacks=[Recording()]).train()
+    assert seen == [(1, True), (2, True), (2, False)]
 
 
 def test_the_figures_of_a_step_are_means_over_its_micro_batches_alone(make):
