@@ -399,7 +399,8 @@ def test_conversations_are_answered_scored_and_shown_whole(model_folder: Folder,
     assert [item["query"] for item in shown] == [contrast.query for contrast in held_out]
     policy = from_contrasts("base", held_out, {contrast.query: contrast.id for contrast in held_out}, ["asking"])
     item, response = next(iter(policy.responses.items()))
-    assert "\nQ| Assistant: Much, to many.\nQ|" in prompt(Question(Pair(item, "a", "b", response, response), "candidate_first"))
+    question = Question(Pair(item, "a", "b", response, response), "candidate_first")
+    assert "\nQ| Assistant: Much, to many.\nQ|" in prompt(question)
     card = (folder / "iteration-1" / "model" / "README.md").read_text(encoding="utf-8")
     assert "3 of the held-out ones are conversations with earlier turns" in card
     assert '"What color is the sky?<eos>\\n"' in card

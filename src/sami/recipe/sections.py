@@ -76,7 +76,7 @@ class Queries(Section):
     format: Literal["text", "hh", "tldr"] = "text"
     """text: a column; hh: the first human turn of HH-RLHF transcripts; tldr: the post of summarize_from_feedback."""
     field: str = "query"
-    """Column that holds the query (format text)."""
+    """Column that holds the query, as text or as the messages of a conversation (format text)."""
     split: str = "train"
     """Split of a hub data set."""
     config: str | None = None
