@@ -46,6 +46,8 @@ def write_data(folder: Path) -> None:
     """The query, response and reference files that the pages name."""
     for name, field in (("queries", "query"), ("posts", "post"), ("helpful_queries", "query")):
         jsonl(folder / f"{name}.jsonl", [{"id": f"q{n}", field: query} for n, query in enumerate(QUERIES)])
+    turns = [("user", QUERIES[0]), ("assistant", "They do."), ("user", QUERIES[1])]
+    (folder / "conversation.json").write_text(json.dumps([{"role": role, "content": text} for role, text in turns]))
     (folder / "questions.csv").write_text("question\n" + "\n".join(QUERIES) + "\n")
     for name, text in (("new", "It is {}."), ("newer", "{}!"), ("old", "It is {}, as we will see in a moment.")):
         constitution = PRINCIPLES[0]["definition"]
