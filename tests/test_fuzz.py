@@ -286,7 +286,7 @@ def fault(read: Callable[[Path, random.Random], None], file: Path, seed: int) ->
 
 @pytest.mark.slow
 @pytest.mark.parametrize("read", [a_recipe, principles, queries, verdicts], ids=lambda read: read.__name__)
-def test_damaged_input_is_read_or_refused_at_once(read: Callable[[Path, random.Random], None], tmp_path: Path) -> None:
+def test_damaged_input_is_read_or_refused_at_once(read, tmp_path):
     faults: dict[str, int] = {}
     for seed in range(INPUTS):
         if (found := fault(read, tmp_path / "input.yaml", seed)) is not None:

@@ -5,7 +5,6 @@ import multiprocessing
 import os
 import shutil
 import signal
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +14,16 @@ from safetensors.torch import load_file
 from sami.contrasts import read_contrasts
 from sami.errors import InputError
 from sami.recipe import Recipe, load_recipe
-from tests.support.recipes import TOPICS, Folder, timeless, write_recipe
+from tests.support.recipes import TOPICS, timeless, write_recipe
 
 
 @pytest.fixture(scope="module")
-def recipe(tmp_path_factory: pytest.TempPathFactory, model_folder: Folder) -> Recipe:
+def recipe(tmp_path_factory, model_folder) -> Recipe:
     return load_recipe(write_recipe(tmp_path_factory.mktemp("recipe"), model_folder("llama", True)))
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory, recipe: Recipe) -> tuple[Path, dict[str, Any]]:
+def finished(tmp_path_factory, recipe) -> tuple[Path, dict[str, Any]]:
     """A finished run of two iterations. Tests read it only."""
     from sami.pipeline import run
 
@@ -39,7 +38,7 @@ def times_of(folder: Path) -> dict[str, int]:
 # What a run leaves.
 
 
-def test_the_summary_holds_what_the_documentation_says(finished: tuple[Path, dict[str, Any]]) -> None:
+def test_the_summary_holds_what_the_documentation_says(finished):
     folder, summary = finished
     assert summary == json.loads((folder / "summary.json").read_text())
     assert {"policies", "win_rates", "timings", "versions", "comparisons"} <= summary.keys()
@@ -80,7 +79,7 @@ def test_the_summary_holds_what_the_documentation_says(finished: tuple[Path, dic
     }
 
 
-def test_base_scores_itself_alike_and_forgets_nothing(finished: tuple[Path, dict[str, Any]]) -> None:
+def test_base_scores_itself_alike_and_forgets_nothing(finished):
     base, first = finished[1]["policies"][:2]
     assert base["health"]["forgetting"] == 0.0
     assert first["health"]["forgetting"] > 1e-3
@@ -91,7 +90,7 @@ def test_base_scores_itself_alike_and_forgets_nothing(finished: tuple[Path, dict
     assert scores["policy"] == scores["base"]
 
 
-def test_metrics_hold_a_line_for_each_step(finished: tuple[Path, dict[str, Any]]) -> None:
+def test_metrics_hold_a_line_for_each_step(finished):
     for iteration, steps in ((1, 2), (2, 3)):
         file = finished[0] / f"iteration-{iteration}" / "metrics.jsonl"
         lines = [json.loads(line) for line in file.read_text().splitlines()]
@@ -105,7 +104,7 @@ def test_metrics_hold_a_line_for_each_step(finished: tuple[Path, dict[str, Any]]
     assert last["information"]["bound"] > base["information"]["bound"] + 0.05
 
 
-def test_a_run_leaves_nothing_but_what_is_documented(finished: tuple[Path, dict[str, Any]]) -> None:
+def test_a_run_leaves_nothing_but_what_is_documented(finished):
     folder = finished[0]
     assert {p.name for p in folder.iterdir() if not p.name.startswith(".")} == {
         "recipe.yaml",
@@ -119,7 +118,7 @@ def test_a_run_leaves_nothing_but_what_is_documented(finished: tuple[Path, dict[
     assert not [p for p in folder.rglob("*") if p.name.endswith(".tmp")]
 
 
-def test_the_saved_model_is_the_policy_in_the_recipes_dtype(finished: tuple[Path, dict[str, Any]]) -> None:
+def test_the_saved_model_is_the_policy_in_the_recipes_dtype(finished):
     import torch
     from safetensors.torch import load_file
 
@@ -137,9 +136,7 @@ def test_the_saved_model_is_the_policy_in_the_recipes_dtype(finished: tuple[Path
 # What is generated for.
 
 
-def test_evaluation_queries_never_occur_in_training_and_iterations_share_none(
-    finished: tuple[Path, dict[str, Any]],
-) -> None:
+def test_evaluation_queries_never_occur_in_training_and_iterations_share_none(finished):
     from sami.contrasts import read_contrasts
 
     folder = finished[0]
@@ -150,12 +147,12 @@ def test_evaluation_queries_never_occur_in_training_and_iterations_share_none(
     assert not held_out & (first | second)
 
 
-def test_held_out_principles_are_evaluated_and_never_trained_on(finished: tuple[Path, dict[str, Any]]) -> None:
+def test_held_out_principles_are_evaluated_and_never_trained_on(finished):
     from sami.contrasts import read_contrasts
 
     folder = finished[0]
 
-    def principles(path: str) -> set[str]:
+    def principles(path):
         return {name for c in read_contrasts(folder / path) for one in c.principles for name, _ in one}
 
     for n in (1, 2):
@@ -164,9 +161,7 @@ def test_held_out_principles_are_evaluated_and_never_trained_on(finished: tuple[
         assert "asking" in principles(f"evaluation/responses/{policy}.parquet")
 
 
-def test_all_policies_answer_the_same_queries_under_the_same_constitutions(
-    finished: tuple[Path, dict[str, Any]],
-) -> None:
+def test_all_policies_answer_the_same_queries_under_the_same_constitutions(finished):
     from sami.contrasts import read_contrasts
 
     folder = finished[0] / "evaluation" / "responses"
@@ -177,9 +172,7 @@ def test_all_policies_answer_the_same_queries_under_the_same_constitutions(
     assert asked[0] == asked[1] == asked[2]
 
 
-def test_generated_ids_are_trained_on_as_they_are(
-    finished: tuple[Path, dict[str, Any]], chat_tokenizer: Any, recipe: Recipe
-) -> None:
+def test_generated_ids_are_trained_on_as_they_are(finished, chat_tokenizer, recipe):
     from sami.contrasts import read_contrasts
     from sami.prompts import PromptBuilder
 
@@ -195,9 +188,7 @@ def test_generated_ids_are_trained_on_as_they_are(
 # Run again.
 
 
-def test_a_second_run_does_nothing_and_gives_the_same_summary(
-    finished: tuple[Path, dict[str, Any]], recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_second_run_does_nothing_and_gives_the_same_summary(finished, recipe, tmp_path, monkeypatch):
     from sami.models import loading
     from sami.pipeline import run
 
@@ -210,17 +201,13 @@ def test_a_second_run_does_nothing_and_gives_the_same_summary(
     assert changed <= {"summary.json", ".lock"}
 
 
-def test_the_same_recipe_gives_the_same_summary(
-    finished: tuple[Path, dict[str, Any]], recipe: Recipe, tmp_path: Path
-) -> None:
+def test_the_same_recipe_gives_the_same_summary(finished, recipe, tmp_path):
     from sami.pipeline import run
 
     assert timeless(run(recipe, tmp_path / "again")) == timeless(finished[1])
 
 
-def test_the_steps_alone_give_the_summary_of_the_whole(
-    finished: tuple[Path, dict[str, Any]], recipe: Recipe, tmp_path: Path
-) -> None:
+def test_the_steps_alone_give_the_summary_of_the_whole(finished, recipe, tmp_path):
     from sami.pipeline import Pipeline
 
     folder = tmp_path / "steps"
@@ -230,7 +217,7 @@ def test_the_steps_alone_give_the_summary_of_the_whole(
     assert timeless(Pipeline(recipe, folder).evaluate()) == timeless(finished[1])
 
 
-def test_steps_out_of_order_are_refused(recipe: Recipe, tmp_path: Path) -> None:
+def test_steps_out_of_order_are_refused(recipe, tmp_path):
     from sami.errors import InputError
     from sami.pipeline import Pipeline
 
@@ -243,7 +230,7 @@ def test_steps_out_of_order_are_refused(recipe: Recipe, tmp_path: Path) -> None:
         pipeline.generate(3)
 
 
-def test_evaluation_before_any_training_covers_base_alone(recipe: Recipe, tmp_path: Path) -> None:
+def test_evaluation_before_any_training_covers_base_alone(recipe, tmp_path):
     from sami.pipeline import Pipeline
 
     summary = Pipeline(recipe, tmp_path / "run").evaluate()
@@ -251,9 +238,7 @@ def test_evaluation_before_any_training_covers_base_alone(recipe: Recipe, tmp_pa
     assert summary["comparisons"] == []
 
 
-def test_queries_that_changed_are_refused(
-    finished: tuple[Path, dict[str, Any]], recipe: Recipe, tmp_path: Path
-) -> None:
+def test_queries_that_changed_are_refused(finished, recipe, tmp_path):
     from sami.errors import InputError
     from sami.pipeline import run
 
@@ -282,9 +267,7 @@ def _flip_a_bit(path: Path) -> None:
         ("evaluation/scores/base.json", "score-base"),
     ],
 )
-def test_an_output_that_changed_is_refused_by_name(
-    finished: tuple[Path, dict[str, Any]], recipe: Recipe, tmp_path: Path, output: str, step: str
-) -> None:
+def test_an_output_that_changed_is_refused_by_name(finished, recipe, tmp_path, output, step):
     from sami.errors import InputError
     from sami.pipeline import run
 
@@ -297,9 +280,7 @@ def test_an_output_that_changed_is_refused_by_name(
 # Settings.
 
 
-def test_restart_from_previous_continues_with_the_previous_model(
-    model_folder: Folder, tmp_path: Path, finished: tuple[Path, dict[str, Any]]
-) -> None:
+def test_restart_from_previous_continues_with_the_previous_model(model_folder, tmp_path, finished):
     from safetensors.torch import load_file
 
     from sami.pipeline import run
@@ -312,7 +293,7 @@ def test_restart_from_previous_continues_with_the_previous_model(
     assert 1e-5 <= max(float((second[k] - first[k]).abs().max()) for k in first) < 4e-5
 
 
-def test_three_independent_constitutions_of_two_principles(model_folder: Folder, tmp_path: Path) -> None:
+def test_three_independent_constitutions_of_two_principles(model_folder, tmp_path):
     from sami.contrasts import read_contrasts
     from sami.pipeline import run
 
@@ -335,9 +316,7 @@ def test_three_independent_constitutions_of_two_principles(model_folder: Folder,
     assert policy["information"]["high"] <= 1.0987  # log 3
 
 
-def test_three_independent_constitutions_of_one_principle_can_be_evaluated(
-    model_folder: Folder, tmp_path: Path
-) -> None:
+def test_three_independent_constitutions_of_one_principle_can_be_evaluated(model_folder, tmp_path):
     from sami.pipeline import Pipeline
 
     changes = {"sampling__constitutions": 3, "sampling__scheme": "independent"}
@@ -345,7 +324,7 @@ def test_three_independent_constitutions_of_one_principle_can_be_evaluated(
     assert {len(p.constitutions) for p in Pipeline(recipe, tmp_path / "run").context.prepared.evaluation_plan()} == {3}
 
 
-def test_the_plain_style_runs_on_a_model_without_chat_template(model_folder: Folder, tmp_path: Path) -> None:
+def test_the_plain_style_runs_on_a_model_without_chat_template(model_folder, tmp_path):
     from sami.pipeline import run
 
     changes = {"training__iterations": 1, "training__steps": 2, "generation__temperature": 1.0}
@@ -354,7 +333,7 @@ def test_the_plain_style_runs_on_a_model_without_chat_template(model_folder: Fol
     assert [p["name"] for p in summary["policies"]] == ["base", "iteration-1"]
 
 
-def test_responses_of_one_word_do_not_stop_the_run(model_folder: Folder, tmp_path: Path) -> None:
+def test_responses_of_one_word_do_not_stop_the_run(model_folder, tmp_path):
     from sami.pipeline import run
 
     changes = {"training__iterations": 1, "training__steps": 2, "generation__max_new_tokens": 1}
@@ -363,9 +342,7 @@ def test_responses_of_one_word_do_not_stop_the_run(model_folder: Folder, tmp_pat
     json.dumps(summary, allow_nan=False)
 
 
-def test_an_iteration_that_is_resumed_keeps_its_decision_on_the_gradient_cache(
-    model_folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_iteration_that_is_resumed_keeps_its_decision_on_the_gradient_cache(model_folder, tmp_path, monkeypatch):
     from sami.loop import train
     from sami.pipeline import Pipeline
 
@@ -418,8 +395,8 @@ def _run_killed(recipe: Recipe, folder: Path, done: Path, only: str) -> None:
 
 @pytest.mark.parametrize(("checkpoint_steps", "only"), [(0, ""), (1, "line")])
 def test_a_run_killed_everywhere_ends_with_the_summary_of_one_that_was_not(
-    model_folder: Folder, tmp_path: Path, checkpoint_steps: int, only: str
-) -> None:
+    model_folder, tmp_path, checkpoint_steps, only
+):
     context = multiprocessing.get_context("forkserver")  # a clean interpreter with everything imported, forked
     context.set_forkserver_preload(["sami.pipeline", "test_pipeline"])
     changes = {"training__iterations": 1, "training__steps": 2, "training__checkpoint_steps": checkpoint_steps}
@@ -467,9 +444,7 @@ def _run_plainly(recipe: Recipe, folder: Path) -> None:
     run(recipe, folder)
 
 
-def test_what_a_killed_process_left_half_written_does_not_matter(
-    finished: tuple[Path, dict[str, Any]], recipe: Recipe, tmp_path: Path
-) -> None:
+def test_what_a_killed_process_left_half_written_does_not_matter(finished, recipe, tmp_path):
     from sami.pipeline import run
 
     folder = shutil.copytree(finished[0], tmp_path / "run")
@@ -492,7 +467,7 @@ def test_what_a_killed_process_left_half_written_does_not_matter(
 
 
 @pytest.mark.slow
-def test_a_recipe_starts_the_processes_that_train(finished: Any, tmp_path: Path, model_folder: Folder) -> None:
+def test_a_recipe_starts_the_processes_that_train(finished, tmp_path, model_folder):
     """Two processes with half of the weights each end with the figures of one, and save an ordinary model."""
     from sami.pipeline import run
 
@@ -510,7 +485,7 @@ def test_a_recipe_starts_the_processes_that_train(finished: Any, tmp_path: Path,
 
 
 @pytest.mark.slow
-def test_what_a_process_refuses_is_the_message_of_the_run(tmp_path: Path, model_folder: Folder) -> None:
+def test_what_a_process_refuses_is_the_message_of_the_run(tmp_path, model_folder):
     from sami.pipeline import run
 
     changes = {"launch__processes": 2, "training__explode_above": 1e-9}
@@ -519,9 +494,7 @@ def test_what_a_process_refuses_is_the_message_of_the_run(tmp_path: Path, model_
         run(recipe, tmp_path / "run")
 
 
-def test_a_run_says_which_records_it_left_out(
-    tmp_path: Path, model_folder: Folder, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_run_says_which_records_it_left_out(tmp_path, model_folder, capsys):
     from sami.pipeline import _announce, start
 
     path = write_recipe(tmp_path, model_folder("llama", True), queries__format="hh")
@@ -533,9 +506,7 @@ def test_a_run_says_which_records_it_left_out(
     assert "12 of 14 records hold a usable query (dropped: duplicates 1, no human turn 1)" in said
 
 
-def test_narrow_masters_are_refused_where_the_processor_computes_in_fp32(
-    tmp_path: Path, model_folder: Callable[[str, bool], Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_narrow_masters_are_refused_where_the_processor_computes_in_fp32(tmp_path, model_folder, monkeypatch):
     import torch
 
     from sami.models import devices

@@ -7,11 +7,7 @@ from pathlib import Path
 import pytest
 
 from sami.errors import InputError
-from sami.principles import (
-    Constitution,
-    Principle,
-    load_principles,
-)
+from sami.principles import Constitution, Principle, load_principles
 from sami.schemes import sample_constitutions
 
 SEEDS = range(200)

@@ -31,7 +31,7 @@ def constitution(positive: list[str], negative: list[str], names: list[str] | No
 
 
 @pytest.fixture
-def save(tmp_path: Path):
+def save(tmp_path):
     def save(value: Any, name: str = "file.json") -> Path:
         file = tmp_path / name
         file.parent.mkdir(exist_ok=True)

@@ -7,7 +7,6 @@ import sys
 from collections.abc import Callable, Iterator
 from io import StringIO
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -28,7 +27,7 @@ QUERY = "Why do people like rain?"
 
 
 @pytest.fixture(scope="module")
-def trial(finished_run: Path) -> Trial:
+def trial(finished_run) -> Trial:
     return Trial(finished_run)
 
 
@@ -51,20 +50,20 @@ def typed(*lines: str) -> Callable[[str], str]:
 # Choosing a constitution.
 
 
-def test_a_constitution_of_principles_is_told_from_the_one_turned_round() -> None:
+def test_a_constitution_of_principles_is_told_from_the_one_turned_round():
     choice = of_principles(PRINCIPLES, ["brief"], ["kind"])
     assert choice.constitution.text == "1. Be brief.\n2. Be stern."
     assert choice.opposite.text == "1. Be long.\n2. Be kind."
     assert choice.opposite.principles == ("Be long.", "Be kind.")
 
 
-def test_own_words_are_told_from_the_bare_query_or_from_other_words() -> None:
+def test_own_words_are_told_from_the_bare_query_or_from_other_words():
     assert of_text(" Sing. ").constitution.principles == ("Sing.",)
     assert of_text("Sing.").opposite.principles == ()
     assert of_text("Sing.", "Speak.").opposite.text == "Speak."
 
 
-def test_a_principle_that_does_not_exist_is_refused_with_the_nearest() -> None:
+def test_a_principle_that_does_not_exist_is_refused_with_the_nearest():
     with pytest.raises(InputError, match="Did you mean 'brief'"):
         of_principles(PRINCIPLES, ["breif"])
     with pytest.raises(InputError, match="brief, kind"):
@@ -82,13 +81,13 @@ def test_a_principle_that_does_not_exist_is_refused_with_the_nearest() -> None:
         ("Be brief and kind", "Be brief and kind", ""),
     ],
 )
-def test_what_is_typed_is_principles_or_a_sentence(line: str, constitution: str, opposite: str) -> None:
+def test_what_is_typed_is_principles_or_a_sentence(line, constitution, opposite):
     choice = read_choice(line, PRINCIPLES)
     assert (choice.constitution.text, choice.opposite.text) == (constitution, opposite)
 
 
 @pytest.mark.parametrize("line", ["breif", "3", "-"])
-def test_one_word_that_is_no_principle_is_not_taken_for_a_constitution(line: str) -> None:
+def test_one_word_that_is_no_principle_is_not_taken_for_a_constitution(line):
     with pytest.raises(InputError, match="There is no principle"):
         read_choice(line, PRINCIPLES)
 
@@ -96,7 +95,7 @@ def test_one_word_that_is_no_principle_is_not_taken_for_a_constitution(line: str
 # Asking.
 
 
-def test_the_fit_is_the_difference_of_log_probs_per_token(trial: Trial) -> None:
+def test_the_fit_is_the_difference_of_log_probs_per_token(trial):
     choice = trial.principles(["brief"])
     told = trial.ask(QUERY, choice)
     assert [answer.policy for answer in told.answers] == ["base", "iteration-2"]
@@ -114,7 +113,7 @@ def test_the_fit_is_the_difference_of_log_probs_per_token(trial: Trial) -> None:
             assert answer.fit[scorer] == pytest.approx(expected[0] - expected[1], abs=1e-4)
 
 
-def test_the_opposite_turns_the_sign_of_a_fit(trial: Trial) -> None:
+def test_the_opposite_turns_the_sign_of_a_fit(trial):
     """The same answer scored for the two constitutions in turn."""
     choice = trial.principles(["loud"])
     turned = trial.principles([], ["loud"])
@@ -126,7 +125,7 @@ def test_the_opposite_turns_the_sign_of_a_fit(trial: Trial) -> None:
         assert abs(there[name][0]) > 1e-4
 
 
-def test_answers_grow_token_by_token_and_end_as_they_are_told(trial: Trial) -> None:
+def test_answers_grow_token_by_token_and_end_as_they_are_told(trial):
     seen: dict[str, list[str]] = {"base": [], "iteration-2": []}
     told = trial.ask(QUERY, trial.principles(["kind"]), lambda policy, text: seen[policy].append(text))
     for answer in told.answers:
@@ -135,14 +134,14 @@ def test_answers_grow_token_by_token_and_end_as_they_are_told(trial: Trial) -> N
         assert len(seen[answer.policy][0]) < len(answer.text) or answer.tokens == 1
 
 
-def test_an_earlier_iteration_and_a_longer_answer_can_be_asked_for(finished_run: Path) -> None:
+def test_an_earlier_iteration_and_a_longer_answer_can_be_asked_for(finished_run):
     trial = Trial(finished_run, iteration=1, max_new_tokens=9)
     told = trial.ask(QUERY, trial.principles(["kind"]))
     assert trial.policy == "iteration-1"
     assert max(answer.tokens for answer in told.answers) in range(7, 10)
 
 
-def test_nothing_to_answer_is_refused(trial: Trial) -> None:
+def test_nothing_to_answer_is_refused(trial):
     choice = trial.principles(["kind"])
     with pytest.raises(InputError, match="query is empty"):
         trial.ask("  ", choice)
@@ -153,7 +152,7 @@ def test_nothing_to_answer_is_refused(trial: Trial) -> None:
 # In a terminal.
 
 
-def test_a_session_goes_through_constitutions_and_queries(trial: Trial) -> None:
+def test_a_session_goes_through_constitutions_and_queries(trial):
     console = plain()
     converse(trial, console, typed("", "breif", "brief", QUERY, "", "Talk like a pirate.", "What is tea?"))
     shown = console.file.getvalue()  # type: ignore[attr-defined]
@@ -165,7 +164,7 @@ def test_a_session_goes_through_constitutions_and_queries(trial: Trial) -> None:
     assert "(held out)" in shown
 
 
-def test_an_answer_cannot_drive_the_terminal(trial: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_answer_cannot_drive_the_terminal(trial, monkeypatch):
     hostile = "[red]ready[/red]\x1b[2J\x07\u202e"
     choice = trial.principles(["kind"])
     told = trial.ask(QUERY, choice)
@@ -180,16 +179,16 @@ def test_an_answer_cannot_drive_the_terminal(trial: Trial, monkeypatch: pytest.M
     assert not {"\x1b", "\x07", "\u202e"} & set(shown)
 
 
-def test_text_is_shown_as_it_is_otherwise() -> None:
+def test_text_is_shown_as_it_is_otherwise():
     assert visible("Naïve 日本語 👩‍🚒\nnext") == "Naïve 日本語 👩‍🚒\nnext"
     assert visible("\ud800 \u2028") == "\\ud800 \\u2028"
 
 
-def test_the_sentence_says_whose_answer_fits_better(trial: Trial) -> None:
+def test_the_sentence_says_whose_answer_fits_better(trial):
     told = trial.ask(QUERY, trial.principles(["kind"]))
     base = told.answers[0]
 
-    def with_fits(of_base: float, of_trained: float) -> Any:
+    def with_fits(of_base, of_trained):
         answers = (
             type(base)("base", "a", 1, "stop", {"base": of_base}),
             type(base)("iteration-2", "b", 1, "stop", {"base": of_trained}),
@@ -203,7 +202,7 @@ def test_the_sentence_says_whose_answer_fits_better(trial: Trial) -> None:
 # The command.
 
 
-def test_the_command_end_to_end(finished_run: Path) -> None:
+def test_the_command_end_to_end(finished_run):
     command = [str(Path(sys.executable).with_name("sami")), "try", str(finished_run)]
     done = subprocess.run(command, input=f"brief\n{QUERY}\n", capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
@@ -211,9 +210,7 @@ def test_the_command_end_to_end(finished_run: Path) -> None:
     assert "By the frozen base model iteration-2's answer" in done.stdout
 
 
-def test_one_question_as_json(
-    finished_run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_question_as_json(finished_run, capsys, monkeypatch):
     arguments = ["try", str(finished_run), QUERY, "--antithesis", "brief", "--max-new-tokens", "3", "--json"]
     monkeypatch.setattr(sys, "argv", ["sami-in-a-test", *arguments])
     with pytest.raises(SystemExit) as end:
@@ -236,13 +233,7 @@ def test_one_question_as_json(
         (["q", "--principle", "brief", "--iteration", "7"], "has the models of 1, 2"),
     ],
 )
-def test_impossible_requests_are_refused(
-    finished_run: Path,
-    arguments: list[str],
-    words: str,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_impossible_requests_are_refused(finished_run, arguments, words, capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["sami-in-a-test", "try", str(finished_run), *arguments])
     with pytest.raises(SystemExit) as end:
         main()
@@ -251,7 +242,7 @@ def test_impossible_requests_are_refused(
     assert words in captured.err
 
 
-def test_a_folder_without_a_run_or_a_model_is_refused(finished_run: Path, tmp_path: Path) -> None:
+def test_a_folder_without_a_run_or_a_model_is_refused(finished_run, tmp_path):
     with pytest.raises(InputError, match=r"recipe\.yaml is missing"):
         Trial(tmp_path)
     for name in ("recipe.yaml", "principles.yaml"):

@@ -20,19 +20,19 @@ from sami.prepared import prepare
 from sami.principles import Principle
 from sami.queries import Query
 from sami.recipe import Recipe, load_recipe
-from tests.support.command_line import Sami, refused
+from tests.support.command_line import refused
 from tests.support.recipes import PRINCIPLES, write_recipe
 
 Folder = Callable[[str, bool], Path]
 
 
 @pytest.fixture(scope="module")
-def recipe_file(tmp_path_factory: pytest.TempPathFactory, model_folder: Folder) -> Path:
+def recipe_file(tmp_path_factory, model_folder) -> Path:
     return write_recipe(tmp_path_factory.mktemp("recipe"), model_folder("llama", True))
 
 
 @pytest.fixture(scope="module")
-def recipe(recipe_file: Path) -> Recipe:
+def recipe(recipe_file) -> Recipe:
     return load_recipe(recipe_file)
 
 
@@ -83,7 +83,7 @@ def links_of(
     return read_links(Made(recipe, principles), [c for c, _ in made], [s for _, s in made], queries)  # type: ignore[arg-type]
 
 
-def test_the_bound_is_taken_at_the_temperature_of_the_fitting_queries(recipe: Recipe) -> None:
+def test_the_bound_is_taken_at_the_temperature_of_the_fitting_queries(recipe):
     # Of the four responses to the fitting queries three lean the right way by 0.1 and one the wrong way.
     principle = Principle(id="p", definition="a", antithesis="b")
     contrasts = [contrast("p", f"q{n}") for n in range(6)]
@@ -98,7 +98,7 @@ def test_the_bound_is_taken_at_the_temperature_of_the_fitting_queries(recipe: Re
     assert link.bound.value == pytest.approx(math.log(2) + math.log(0.75), abs=1e-3)
 
 
-def test_a_wrong_link_has_a_bound_below_zero(recipe: Recipe) -> None:
+def test_a_wrong_link_has_a_bound_below_zero(recipe):
     found = links_of(recipe, {"right": [(0.1, 0.1)] * 6, "wrong": [(0.1, 0.1)] * 2 + [(-0.1, -0.1)] * 4})
     assert [link.principle.id for link in found.links] == ["right", "wrong"]
     assert found.links[1].bound.value < -1  # type: ignore[operator]
@@ -106,20 +106,20 @@ def test_a_wrong_link_has_a_bound_below_zero(recipe: Recipe) -> None:
     assert [link.verdict(found.control) for link in found.links] == ["worth training", "not followed"]
 
 
-def test_equal_responses_are_no_link(recipe: Recipe) -> None:
+def test_equal_responses_are_no_link(recipe):
     found = links_of(recipe, {"right": [(0.1, 0.1)] * 6, "none": [(0.0, 0.0)] * 6})
     link = found.links[1]
     assert (link.accuracy.value, link.bound.value) == (0.5, pytest.approx(0.0))
     assert link.verdict(found.control) == "not followed"
 
 
-def test_a_link_no_stronger_than_that_of_one_request_in_two_wordings_is_none(recipe: Recipe) -> None:
+def test_a_link_no_stronger_than_that_of_one_request_in_two_wordings_is_none(recipe):
     found = links_of(recipe, {"alike": [(0.1, 0.1)] * 6}, control=(0.1, 0.1))
     assert found.control.accuracy.value == found.links[0].accuracy.value == 1.0
     assert found.links[0].verdict(found.control) == "not followed"
 
 
-def test_a_link_by_the_principles_own_words_alone_is_weak(recipe: Recipe) -> None:
+def test_a_link_by_the_principles_own_words_alone_is_weak(recipe):
     leans: dict[str, list[tuple[float, float | None]]] = {
         "own": [(0.1, 0.1)] * 6,
         "words": [(0.2, 0.0)] * 6,
@@ -153,12 +153,12 @@ def link(accuracy: float, bound: float, unleaked: float, enough: bool = True) ->
         (link(0.3, -0.4, -0.4), "not followed"),
     ],
 )
-def test_the_rule(made: Link, verdict: str) -> None:
+def test_the_rule(made, verdict):
     control = link(0.3, -0.1, -0.1)  # at 0.4 and 0: chance counts
     assert made.verdict(control) == verdict
 
 
-def test_the_rule_counts_from_the_control_where_it_is_above_chance() -> None:
+def test_the_rule_counts_from_the_control_where_it_is_above_chance():
     control = link(0.6, 0.1, 0.1)  # 0.7 and 0.2
     assert link(0.71, 0.21, 0.21).verdict(control) == "worth training"
     assert link(0.71, 0.19, 0.21).verdict(control) == "weak"
@@ -166,7 +166,7 @@ def test_the_rule_counts_from_the_control_where_it_is_above_chance() -> None:
     assert link(0.69, 0.19, 0.21).verdict(control) == "not followed"
 
 
-def test_filtered_contrasts_are_counted(recipe: Recipe) -> None:
+def test_filtered_contrasts_are_counted(recipe):
     filtering = recipe.model_copy(update={"filters": recipe.filters.model_copy(update={"identical": True})})
     principle = Principle(id="p", definition="a", antithesis="b")
     contrasts = [contrast("p", f"q{n}", ("one", "one" if n == 3 else "two")) for n in range(6)]
@@ -181,10 +181,10 @@ def test_filtered_contrasts_are_counted(recipe: Recipe) -> None:
 # The command.
 
 
-def test_every_principle_is_measured_on_training_queries_only(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_principle_is_measured_on_training_queries_only(recipe, monkeypatch):
     asked: list[Any] = []
 
-    def watched(engine: Any, planned: Any, *rest: Any, **more: Any) -> Any:
+    def watched(engine, planned, *rest, **more):
         asked.extend(planned)
         return respond(engine, planned, *rest, **more)
 
@@ -201,7 +201,7 @@ def test_every_principle_is_measured_on_training_queries_only(recipe: Recipe, mo
     assert all("–" not in sentence for sentence in sentences(found))
 
 
-def test_the_command_prints_a_table_and_json(sami: Sami, recipe_file: Path, tmp_path: Path) -> None:
+def test_the_command_prints_a_table_and_json(sami, recipe_file, tmp_path):
     before = sorted(recipe_file.parent.iterdir())
     code, out, err = sami("probe", recipe_file, "--queries", 4)
     assert code == 0, err
@@ -239,17 +239,17 @@ def test_the_command_prints_a_table_and_json(sami: Sami, recipe_file: Path, tmp_
         (("training.rate=1",), ["training.rate"]),
     ],
 )
-def test_bad_input(sami: Sami, recipe_file: Path, arguments: tuple[str, ...], words: list[str]) -> None:
+def test_bad_input(sami, recipe_file, arguments, words):
     refused(sami("probe", recipe_file, *arguments), *words)
 
 
-def test_a_single_query_is_a_usage_error(sami: Sami, recipe_file: Path) -> None:
+def test_a_single_query_is_a_usage_error(sami, recipe_file):
     code, out, err = sami("probe", recipe_file, "--queries", 1)
     assert (code, out) == (2, "")
     assert "queries" in err
 
 
-def test_a_principle_that_is_its_own_antithesis_is_refused(sami: Sami, recipe_file: Path, tmp_path: Path) -> None:
+def test_a_principle_that_is_its_own_antithesis_is_refused(sami, recipe_file, tmp_path):
     entry = {"id": "same", "definition": "Be brief.", "antithesis": "be  BRIEF."}
     (tmp_path / "p.yaml").write_text(yaml.safe_dump([entry]))
     refused(

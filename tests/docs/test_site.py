@@ -5,7 +5,6 @@ import re
 import subprocess
 import sys
 from importlib.util import find_spec
-from pathlib import Path
 
 import pytest
 import typer
@@ -17,7 +16,7 @@ from tests.support.documentation import PAGES, ROOT
 
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("mkdocs") is None, reason="mkdocs is not installed: pip install 'sami[docs]'")
-def test_the_site_builds_and_makes_no_requests(tmp_path: Path) -> None:
+def test_the_site_builds_and_makes_no_requests(tmp_path):
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
     environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)

@@ -44,14 +44,14 @@ class Work:
 
 
 @pytest.fixture
-def directory(tmp_path: Path) -> RunDirectory:
+def directory(tmp_path) -> RunDirectory:
     return RunDirectory(tmp_path / "run")
 
 
 # Opening.
 
 
-def test_opening_writes_the_resolved_recipe_and_the_principles(directory: RunDirectory) -> None:
+def test_opening_writes_the_resolved_recipe_and_the_principles(directory):
     with directory.open(recipe(), "- principles\n"):
         pass
     written = yaml.safe_load((directory.folder / "recipe.yaml").read_text())
@@ -68,11 +68,11 @@ def _try_to_open(folder: Path, results: Any) -> None:
         results.put(str(error))
 
 
-def test_a_second_process_is_refused_while_the_first_one_writes(directory: RunDirectory) -> None:
+def test_a_second_process_is_refused_while_the_first_one_writes(directory):
     context = multiprocessing.get_context("fork")
     results = context.Queue()
 
-    def elsewhere() -> str:
+    def elsewhere():
         process = context.Process(target=_try_to_open, args=(directory.folder, results))
         process.start()
         answer: str = results.get(timeout=30)
@@ -85,14 +85,14 @@ def test_a_second_process_is_refused_while_the_first_one_writes(directory: RunDi
     assert elsewhere() == "opened"
 
 
-def test_the_lock_is_released_when_the_work_fails(directory: RunDirectory) -> None:
+def test_the_lock_is_released_when_the_work_fails(directory):
     with pytest.raises(ZeroDivisionError), directory.open(recipe(), ""):
         raise ZeroDivisionError
     with directory.open(recipe(), ""):
         pass
 
 
-def test_a_refused_process_leaves_the_recipe_of_the_first_one(directory: RunDirectory) -> None:
+def test_a_refused_process_leaves_the_recipe_of_the_first_one(directory):
     with directory.open(recipe(lr=1e-3), "first"):
         with pytest.raises(InputError, match="Another process"), directory.open(recipe(lr=2e-3), "second"):
             pass
@@ -100,7 +100,7 @@ def test_a_refused_process_leaves_the_recipe_of_the_first_one(directory: RunDire
         assert yaml.safe_load((directory.folder / "recipe.yaml").read_text())["training"]["lr"] == [1e-3]
 
 
-def test_a_different_recipe_is_refused_with_every_difference(directory: RunDirectory) -> None:
+def test_a_different_recipe_is_refused_with_every_difference(directory):
     with directory.open(recipe(), ""):
         finish_a_step(directory)
     changed = recipe(lr=2e-3, generation={"max_new_tokens": 7})
@@ -113,7 +113,7 @@ def test_a_different_recipe_is_refused_with_every_difference(directory: RunDirec
     assert "--output" in message
 
 
-def test_a_key_that_is_younger_than_a_run_had_its_default(directory: RunDirectory) -> None:
+def test_a_key_that_is_younger_than_a_run_had_its_default(directory):
     with directory.open(recipe(), ""):
         directory.step("s", {"generation": {"max_new_tokens": 9}}, [], dict)
     file = directory.folder / "recipe.yaml"
@@ -132,13 +132,13 @@ def test_a_key_that_is_younger_than_a_run_had_its_default(directory: RunDirector
         pass
 
 
-def test_the_same_recipe_opens_again(directory: RunDirectory) -> None:
+def test_the_same_recipe_opens_again(directory):
     for _ in range(2):
         with directory.open(recipe(lr=5e-7), ""):  # a number that YAML writes as 5.0e-07
             finish_a_step(directory)
 
 
-def test_data_that_moved_is_no_other_recipe(directory: RunDirectory) -> None:
+def test_data_that_moved_is_no_other_recipe(directory):
     with directory.open(recipe(), ""):
         finish_a_step(directory)
     moved = recipe(model="/elsewhere/m", queries={"path": "/elsewhere/q.jsonl"}, principles="/elsewhere/p.yaml")
@@ -147,8 +147,8 @@ def test_data_that_moved_is_no_other_recipe(directory: RunDirectory) -> None:
     assert yaml.safe_load((directory.folder / "recipe.yaml").read_text())["model"]["source"] == "m"
 
 
-def test_contrasts_that_moved_are_no_other_recipe_and_contrasts_that_were_none_are(directory: RunDirectory) -> None:
-    def first(contrasts: str | None) -> Recipe:
+def test_contrasts_that_moved_are_no_other_recipe_and_contrasts_that_were_none_are(directory):
+    def first(contrasts):
         return recipe(generation={"max_new_tokens": 9, "first_contrasts": contrasts})
 
     with directory.open(first("/here/first.json"), ""):
@@ -159,7 +159,7 @@ def test_contrasts_that_moved_are_no_other_recipe_and_contrasts_that_were_none_a
         pass
 
 
-def test_a_recipe_under_which_nothing_was_finished_is_replaced(directory: RunDirectory) -> None:
+def test_a_recipe_under_which_nothing_was_finished_is_replaced(directory):
     with directory.open(recipe(lr=1e-3), "first"):
         pass
     with directory.open(recipe(lr=2e-3), "second"):
@@ -168,7 +168,7 @@ def test_a_recipe_under_which_nothing_was_finished_is_replaced(directory: RunDir
     assert (directory.folder / "principles.yaml").read_text() == "second"
 
 
-def test_a_folder_with_other_files_is_refused_and_left_alone(directory: RunDirectory) -> None:
+def test_a_folder_with_other_files_is_refused_and_left_alone(directory):
     directory.folder.mkdir()
     (directory.folder / "thesis.tex").write_text("years of work")
     with pytest.raises(InputError, match=r"thesis\.tex.*--output"), directory.open(recipe(), ""):
@@ -176,14 +176,14 @@ def test_a_folder_with_other_files_is_refused_and_left_alone(directory: RunDirec
     assert [p.name for p in directory.folder.iterdir()] == ["thesis.tex"]
 
 
-def test_an_output_that_is_a_file_is_refused(directory: RunDirectory) -> None:
+def test_an_output_that_is_a_file_is_refused(directory):
     directory.folder.write_text("not a folder")
     with pytest.raises(InputError, match="is a file"), directory.open(recipe(), ""):
         pass
     assert directory.folder.read_text() == "not a folder"
 
 
-def test_an_empty_folder_is_taken(directory: RunDirectory) -> None:
+def test_an_empty_folder_is_taken(directory):
     directory.folder.mkdir()
     with directory.open(recipe(), ""):
         pass
@@ -191,7 +191,7 @@ def test_an_empty_folder_is_taken(directory: RunDirectory) -> None:
 
 
 @pytest.mark.parametrize("left", [[], [".recipe.yaml.tmp"], ["recipe.yaml"], ["recipe.yaml", ".principles.yaml.tmp"]])
-def test_a_start_that_was_killed_does_not_make_the_folder_foreign(directory: RunDirectory, left: list[str]) -> None:
+def test_a_start_that_was_killed_does_not_make_the_folder_foreign(directory, left):
     directory.folder.mkdir()
     (directory.folder / ".steps").mkdir()
     for name in [".lock", *left]:
@@ -201,7 +201,7 @@ def test_a_start_that_was_killed_does_not_make_the_folder_foreign(directory: Run
     assert (directory.folder / "principles.yaml").read_text() == "whole"
 
 
-def test_a_users_own_recipe_is_not_taken_for_a_runs(directory: RunDirectory) -> None:
+def test_a_users_own_recipe_is_not_taken_for_a_runs(directory):
     directory.folder.mkdir()
     (directory.folder / "recipe.yaml").write_text("mine")
     with pytest.raises(InputError, match=r"recipe\.yaml"), directory.open(recipe(), ""):
@@ -212,7 +212,7 @@ def test_a_users_own_recipe_is_not_taken_for_a_runs(directory: RunDirectory) -> 
 # Steps.
 
 
-def test_a_finished_step_is_never_done_again(directory: RunDirectory, tmp_path: Path) -> None:
+def test_a_finished_step_is_never_done_again(directory, tmp_path):
     work = Work(tmp_path / "run" / "output")
     first = directory.step("s", {"a": 1}, [work.output], work)
     record = (directory.folder / ".steps" / "s.json").stat().st_mtime_ns
@@ -222,7 +222,7 @@ def test_a_finished_step_is_never_done_again(directory: RunDirectory, tmp_path: 
     assert (directory.folder / ".steps" / "s.json").stat().st_mtime_ns == record
 
 
-def test_a_step_is_done_again_when_an_output_is_missing(directory: RunDirectory, tmp_path: Path) -> None:
+def test_a_step_is_done_again_when_an_output_is_missing(directory, tmp_path):
     work = Work(tmp_path / "run" / "output")
     directory.step("s", {}, [work.output], work)
     work.output.unlink()
@@ -230,8 +230,8 @@ def test_a_step_is_done_again_when_an_output_is_missing(directory: RunDirectory,
     assert work.output.read_text() == "whole"
 
 
-def test_a_step_that_failed_has_no_record_and_is_done_again(directory: RunDirectory, tmp_path: Path) -> None:
-    def fails() -> dict[str, Any]:
+def test_a_step_that_failed_has_no_record_and_is_done_again(directory, tmp_path):
+    def fails():
         raise RuntimeError("half way")
 
     with pytest.raises(RuntimeError):
@@ -251,9 +251,7 @@ def test_a_step_that_failed_has_no_record_and_is_done_again(directory: RunDirect
         ({"a": {"b": 1}}, "c: 'x' there, None now"),
     ],
 )
-def test_changed_inputs_are_refused_with_the_difference(
-    directory: RunDirectory, tmp_path: Path, now: dict[str, Any], difference: str
-) -> None:
+def test_changed_inputs_are_refused_with_the_difference(directory, tmp_path, now, difference):
     work = Work(tmp_path / "run" / "output")
     directory.step("s", {"a": {"b": 1}, "c": "x"}, [work.output], work)
     with pytest.raises(InputError) as caught:
@@ -263,7 +261,7 @@ def test_changed_inputs_are_refused_with_the_difference(
     assert work.calls == 1
 
 
-def test_a_record_holds_inputs_result_and_seconds(directory: RunDirectory) -> None:
+def test_a_record_holds_inputs_result_and_seconds(directory):
     directory.step("s", {"a": 1}, [], lambda: {"kept": 3})
     record = directory.record("s")
     assert record is not None
@@ -271,7 +269,7 @@ def test_a_record_holds_inputs_result_and_seconds(directory: RunDirectory) -> No
     assert 0 <= record["seconds"] < 5
 
 
-def test_a_record_that_was_being_written_does_not_count(directory: RunDirectory, tmp_path: Path) -> None:
+def test_a_record_that_was_being_written_does_not_count(directory, tmp_path):
     steps = directory.folder / ".steps"
     steps.mkdir(parents=True)
     (steps / ".s.json.tmp").write_text('{"inputs": {}, "res')
@@ -280,15 +278,15 @@ def test_a_record_that_was_being_written_does_not_count(directory: RunDirectory,
     assert [p.name for p in steps.iterdir()] == ["s.json"]
 
 
-def test_a_step_that_another_needs_is_named_with_its_command(directory: RunDirectory) -> None:
+def test_a_step_that_another_needs_is_named_with_its_command(directory):
     with pytest.raises(InputError, match=r"generate-1.*`sami generate`"):
         directory.require("generate-1", "sami generate")
     finish_a_step(directory, "generate-1")
     assert directory.require("generate-1", "sami generate")["result"] == {}
 
 
-def test_paths_are_those_of_the_documentation(directory: RunDirectory) -> None:
-    def inside(path: Path) -> str:
+def test_paths_are_those_of_the_documentation(directory):
+    def inside(path):
         return path.relative_to(directory.folder).as_posix()
 
     of_iteration: list[Callable[[int], Path]] = [directory.contrasts, directory.model, directory.metrics]
@@ -301,7 +299,7 @@ def test_paths_are_those_of_the_documentation(directory: RunDirectory) -> None:
     assert inside(directory.summary) == "summary.json"
 
 
-def test_the_lock_is_a_file_that_other_programs_can_hold(directory: RunDirectory) -> None:
+def test_the_lock_is_a_file_that_other_programs_can_hold(directory):
     directory.folder.mkdir()
     with (
         FileLock(directory.folder / ".lock"),
@@ -313,7 +311,7 @@ def test_the_lock_is_a_file_that_other_programs_can_hold(directory: RunDirectory
 
 
 @pytest.mark.parametrize("damage", ["{", "[]", "null", '{"inputs": {}}', "\udcff"])
-def test_a_damaged_record_is_named_with_how_to_go_on(directory: RunDirectory, damage: str) -> None:
+def test_a_damaged_record_is_named_with_how_to_go_on(directory, damage):
     finish_a_step(directory, "one")
     file = directory.folder / ".steps" / "one.json"
     file.write_bytes(damage.encode("utf-8", "surrogateescape"))
@@ -321,7 +319,7 @@ def test_a_damaged_record_is_named_with_how_to_go_on(directory: RunDirectory, da
         finish_a_step(directory, "one")
 
 
-def test_an_output_that_changed_is_refused_until_it_is_restored(directory: RunDirectory, tmp_path: Path) -> None:
+def test_an_output_that_changed_is_refused_until_it_is_restored(directory, tmp_path):
     work = Work(tmp_path / "run" / "output")
     directory.step("s", {}, [work.output], work)
     work.output.write_text("other")
@@ -331,7 +329,7 @@ def test_an_output_that_changed_is_refused_until_it_is_restored(directory: RunDi
     assert RunDirectory(directory.folder).step("s", {}, [work.output], work) == {"calls": 1}
 
 
-def test_a_model_card_and_temporary_files_are_no_content_of_a_model(tmp_path: Path) -> None:
+def test_a_model_card_and_temporary_files_are_no_content_of_a_model(tmp_path):
     (tmp_path / "weights").write_text("1")
     before = content_hash(tmp_path)
     (tmp_path / "README.md").write_text("a card")
@@ -341,7 +339,7 @@ def test_a_model_card_and_temporary_files_are_no_content_of_a_model(tmp_path: Pa
     assert content_hash(tmp_path) != before
 
 
-def test_records_are_json(directory: RunDirectory) -> None:
+def test_records_are_json(directory):
     finish_a_step(directory, "one")
     record = json.loads((directory.folder / ".steps" / "one.json").read_text())
     assert set(record) == {"inputs", "seconds", "result", "outputs"}

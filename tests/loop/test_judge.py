@@ -23,12 +23,12 @@ SHORT = {"training__iterations": 1, "training__steps": 2}
 
 
 @pytest.fixture(scope="module")
-def recipe(tmp_path_factory: pytest.TempPathFactory, model_folder: Folder) -> Path:
+def recipe(tmp_path_factory, model_folder) -> Path:
     return write_recipe(tmp_path_factory.mktemp("recipe"), model_folder("llama", True), **SHORT)
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory, recipe: Path) -> Path:
+def finished(tmp_path_factory, recipe) -> Path:
     """A finished run of one iteration, judged by its verifiers. Tests read it only."""
     from sami.pipeline import run
 
@@ -38,7 +38,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, recipe: Path) -> Path:
 
 
 @pytest.fixture
-def copy(finished: Path, tmp_path: Path) -> Path:
+def copy(finished, tmp_path) -> Path:
     return shutil.copytree(finished, tmp_path / "run")
 
 
@@ -52,7 +52,7 @@ def local(model: Path, name: str = "tiny") -> str:
     return f"evaluation.judges=[verifier, {{kind: local, model: {model}, name: {name}}}]"
 
 
-def test_the_summary_carries_verifier_win_rates_against_base(finished: Path) -> None:
+def test_the_summary_carries_verifier_win_rates_against_base(finished):
     summary = json.loads((finished / "summary.json").read_text())
     cells = {cell["scope"]: cell for cell in summary["win_rates"]}
     assert set(cells) == {"all", "learned", "held_out"}
@@ -70,7 +70,7 @@ def test_the_summary_carries_verifier_win_rates_against_base(finished: Path) -> 
     assert "n 3 queries (verifier, whose checks define the answer)" in summary["verdict"]
 
 
-def test_the_win_rate_is_what_the_verifiers_said_of_the_responses(finished: Path) -> None:
+def test_the_win_rate_is_what_the_verifiers_said_of_the_responses(finished):
     passed = {
         name: {
             (v["contrast"], v["constitution"]): v["passed"]
@@ -83,7 +83,7 @@ def test_the_win_rate_is_what_the_verifiers_said_of_the_responses(finished: Path
     assert cell["raw"]["rate"] == pytest.approx(100 * sum(wins) / len(wins))
 
 
-def test_a_judge_at_chance_is_refused_and_can_be_forced(recipe: Path, copy: Path, model_folder: Folder) -> None:
+def test_a_judge_at_chance_is_refused_and_can_be_forced(recipe, copy, model_folder):
     judges = local(model_folder("gpt2", False))
     with pytest.raises(InputError, match=r"not above chance.*--force"):
         rejudge(recipe, copy, judges)
@@ -105,7 +105,7 @@ def test_a_judge_at_chance_is_refused_and_can_be_forced(recipe: Path, copy: Path
     ]
 
 
-def test_judging_again_asks_nothing(recipe: Path, copy: Path, model_folder: Folder, monkeypatch: Any) -> None:
+def test_judging_again_asks_nothing(recipe, copy, model_folder, monkeypatch):
     from sami.models import loading
 
     settings = (local(model_folder("gpt2", False)), "evaluation.force=true")
@@ -114,7 +114,7 @@ def test_judging_again_asks_nothing(recipe: Path, copy: Path, model_folder: Fold
     assert rejudge(recipe, copy, *settings) == first
 
 
-def test_other_settings_of_a_finished_run_are_still_refused(recipe: Path, copy: Path) -> None:
+def test_other_settings_of_a_finished_run_are_still_refused(recipe, copy):
     with pytest.raises(InputError, match=r"evaluation\.seed: 0 there, 1 now"):
         rejudge(recipe, copy, "evaluation.seed=1")
 
@@ -122,9 +122,7 @@ def test_other_settings_of_a_finished_run_are_still_refused(recipe: Path, copy: 
 # Baselines.
 
 
-def test_a_model_an_earlier_run_and_a_file_are_baselines(
-    recipe: Path, copy: Path, finished: Path, model_folder: Folder, tmp_path: Path
-) -> None:
+def test_a_model_an_earlier_run_and_a_file_are_baselines(recipe, copy, finished, model_folder, tmp_path):
     from sami.contrasts import read_contrasts
     from sami.pipeline import Pipeline
 
@@ -166,7 +164,7 @@ def test_a_model_an_earlier_run_and_a_file_are_baselines(
 
 
 @pytest.mark.parametrize("train", ["sft", "dpo"])
-def test_baselines_are_trained_on_the_contrasts_of_the_run(recipe: Path, copy: Path, train: str) -> None:
+def test_baselines_are_trained_on_the_contrasts_of_the_run(recipe, copy, train):
     pytest.importorskip("trl", reason="the extra `baselines` is not installed")
     from safetensors.torch import load_file
 
@@ -186,7 +184,7 @@ def test_baselines_are_trained_on_the_contrasts_of_the_run(recipe: Path, copy: P
     assert {path: path.stat().st_mtime_ns for path in (copy / "baselines").rglob("*")} == before
 
 
-def test_a_folder_without_a_trained_model_is_no_baseline(recipe: Path, copy: Path, tmp_path: Path) -> None:
+def test_a_folder_without_a_trained_model_is_no_baseline(recipe, copy, tmp_path):
     baselines = json.dumps([{"name": "earlier", "run": str(tmp_path)}])
     with pytest.raises(InputError, match="not a run with a trained model"):
         rejudge(recipe, copy, f"evaluation.baselines={baselines}")
@@ -203,9 +201,7 @@ def test_a_folder_without_a_trained_model_is_no_baseline(recipe: Path, copy: Pat
         ("evaluation.baselines=[{name: a, model: /nowhere/model}]", "/nowhere/model"),
     ],
 )
-def test_judges_and_baselines_that_cannot_work_are_refused_before_anything_is_done(
-    recipe: Path, tmp_path: Path, override: str, words: str
-) -> None:
+def test_judges_and_baselines_that_cannot_work_are_refused_before_anything_is_done(recipe, tmp_path, override, words):
     from sami.pipeline import run
 
     with pytest.raises(InputError, match=words):
@@ -220,7 +216,7 @@ def answer_first(request: Request) -> None:
     request.say("Verdict: A")
 
 
-def test_a_server_judges_a_run_and_its_tokens_are_counted(recipe: Path, copy: Path) -> None:
+def test_a_server_judges_a_run_and_its_tokens_are_counted(recipe, copy):
     with serving(answer_first) as server:
         judge = {"kind": "endpoint", "url": server.url, "model": "m", "prompt_price": 1.0, "name": "first"}
         settings = (f"evaluation.judges=[{json.dumps(judge)}]", "evaluation.force=true")
@@ -259,9 +255,7 @@ def _judge_until(recipe: Recipe, folder: Path, stop: int | None) -> None:
     Pipeline(recipe, folder).judge()
 
 
-def test_judging_that_was_killed_ends_with_the_summary_of_one_that_was_not(
-    recipe: Path, finished: Path, tmp_path: Path, model_folder: Folder
-) -> None:
+def test_judging_that_was_killed_ends_with_the_summary_of_one_that_was_not(recipe, finished, tmp_path, model_folder):
     resolved = load_recipe(recipe, [local(model_folder("gpt2", False)), "evaluation.force=true"])
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["sami.pipeline", "test_pipeline_judging"])

@@ -45,14 +45,14 @@ def losses(folder: Path) -> list[float]:
 
 
 @pytest.fixture(scope="module")
-def tracked(tmp_path_factory: pytest.TempPathFactory, model_folder: Folder) -> Path:
+def tracked(tmp_path_factory, model_folder) -> Path:
     """A finished run of two iterations with tensorboard. Tests read it only."""
     folder = tmp_path_factory.mktemp("tracked")
     run(recipe_with(folder / "recipe", model_folder("llama", True), "tensorboard"), folder / "run")
     return folder / "run"
 
 
-def test_all_iterations_are_one_run_with_steps_counted_on(tracked: Path) -> None:
+def test_all_iterations_are_one_run_with_steps_counted_on(tracked):
     series = logged(tracked / "trackers" / "tensorboard")
     assert [step for step, _ in series["train/loss"]] == [1, 2, 3, 4, 5]
     assert [value for _, value in series["train/loss"]] == pytest.approx(losses(tracked), abs=1e-4)
@@ -60,7 +60,7 @@ def test_all_iterations_are_one_run_with_steps_counted_on(tracked: Path) -> None
     assert {"train/bound", "train/column_accuracy", "train/grad_norm"} <= series.keys()
 
 
-def test_evaluations_stand_at_the_step_they_were_made_after(tracked: Path) -> None:
+def test_evaluations_stand_at_the_step_they_were_made_after(tracked):
     series = logged(tracked / "trackers" / "tensorboard")
     policies = json.loads((tracked / "summary.json").read_text())["policies"]
     expected = [(step, policy["information"]["base_bound"]) for step, policy in zip((0, 2, 5), policies, strict=True)]
@@ -69,7 +69,7 @@ def test_evaluations_stand_at_the_step_they_were_made_after(tracked: Path) -> No
     assert "eval/verifier_rate" in series
 
 
-def test_what_is_shown_as_configuration_is_the_recipe_without_places(tracked: Path) -> None:
+def test_what_is_shown_as_configuration_is_the_recipe_without_places(tracked):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(tracked / "trackers" / "tensorboard"))
@@ -81,9 +81,7 @@ def test_what_is_shown_as_configuration_is_the_recipe_without_places(tracked: Pa
     assert not [key for key in shown if key.startswith(("evaluation.judges", "evaluation.baselines"))]
 
 
-def test_a_finished_run_opens_no_tracker(
-    tracked: Path, model_folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_finished_run_opens_no_tracker(tracked, model_folder, tmp_path, monkeypatch):
     from sami.loop import trackers
 
     folder = shutil.copytree(tracked, tmp_path / "run")
@@ -91,15 +89,13 @@ def test_a_finished_run_opens_no_tracker(
     run(recipe_with(tmp_path / "recipe", model_folder("llama", True), "tensorboard"), folder)
 
 
-def test_a_continued_run_goes_on_in_the_same_run_and_hides_what_is_done_again(
-    model_folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_continued_run_goes_on_in_the_same_run_and_hides_what_is_done_again(model_folder, tmp_path, monkeypatch):
     from sami.training import metrics_log
 
     recipe = recipe_with(tmp_path / "recipe", model_folder("llama", True), "tensorboard", training__checkpoint_steps=2)
     append, seen = metrics_log.append_json_line, []
 
-    def stopped(path: Path, value: Any) -> None:
+    def stopped(path, value):
         append(path, value)
         seen.append(value["step"])
         if seen == [1, 2, 1, 2, 3]:  # the checkpoint of step 2 is whole, and step 3 is logged
@@ -116,9 +112,7 @@ def test_a_continued_run_goes_on_in_the_same_run_and_hides_what_is_done_again(
 
 
 @pytest.mark.skipif(find_spec("trackio") is None, reason="trackio is not installed")
-def test_trackio_gets_one_run(
-    model_folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_trackio_gets_one_run(model_folder, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))  # read when trackio is imported, here at first
     recipe = recipe_with(tmp_path / "recipe", model_folder("llama", True), "trackio")
     run(recipe, tmp_path / "run")
@@ -133,7 +127,7 @@ def test_trackio_gets_one_run(
     assert [entry["train/global_step"] for entry in entries if "eval/bound" in entry] == [0, 2, 5]
 
 
-def test_without_trackers_nothing_is_written(model_folder: Folder, tmp_path: Path) -> None:
+def test_without_trackers_nothing_is_written(model_folder, tmp_path):
     trackers = RunTrackers(tmp_path / "run", recipe_with(tmp_path / "recipe", model_folder("llama", True)))
     trackers.check()
     with trackers.training(1, 0) as callbacks:
@@ -141,7 +135,7 @@ def test_without_trackers_nothing_is_written(model_folder: Folder, tmp_path: Pat
     assert not (tmp_path / "run").exists()
 
 
-def test_an_absent_tracker_is_refused_with_what_to_install(model_folder: Folder, tmp_path: Path) -> None:
+def test_an_absent_tracker_is_refused_with_what_to_install(model_folder, tmp_path):
     from sami.loop import trackers
 
     recipe = recipe_with(tmp_path / "recipe", model_folder("llama", True), "wandb", "tensorboard")
@@ -152,12 +146,10 @@ def test_an_absent_tracker_is_refused_with_what_to_install(model_folder: Folder,
     assert not (tmp_path / "run").exists()
 
 
-def test_a_tracker_that_cannot_be_opened_is_known_before_anything_is_generated(
-    model_folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_tracker_that_cannot_be_opened_is_known_before_anything_is_generated(model_folder, tmp_path, monkeypatch):
     from sami.loop import trackers
 
-    def locked(*_: Any) -> Any:
+    def locked(*_):
         raise PermissionError("no account")
 
     monkeypatch.setattr(trackers.TensorBoard, "start", locked)
@@ -167,12 +159,10 @@ def test_a_tracker_that_cannot_be_opened_is_known_before_anything_is_generated(
     assert not (tmp_path / "run" / "evaluation").exists()
 
 
-def test_a_tracker_that_fails_while_training_does_not_end_the_run(
-    model_folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_tracker_that_fails_while_training_does_not_end_the_run(model_folder, tmp_path, monkeypatch, capsys):
     from sami.loop import trackers
 
-    def gone(self: Any, figures: Any, step: int) -> None:
+    def gone(self, figures, step):
         raise ConnectionError("the server is gone")
 
     monkeypatch.setattr(trackers.TensorBoard, "log", gone)
@@ -181,7 +171,7 @@ def test_a_tracker_that_fails_while_training_does_not_end_the_run(
     assert "the tracker tensorboard failed" in capsys.readouterr().err
 
 
-def test_a_name_that_is_no_tracker_is_refused_by_the_recipe(model_folder: Folder, tmp_path: Path) -> None:
+def test_a_name_that_is_no_tracker_is_refused_by_the_recipe(model_folder, tmp_path):
     with pytest.raises(InputError, match=r"training\.report_to.*'tensorbord'.*'tensorboard', 'trackio'"):
         recipe_with(tmp_path / "recipe", model_folder("llama", True), "tensorbord")
     write_recipe(tmp_path / "recipe", model_folder("llama", True), training__report_to="tensorboard")

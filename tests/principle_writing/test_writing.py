@@ -15,7 +15,7 @@ from sami.principle_writing.questions import ATTEMPTS, Question, scripted
 from sami.principle_writing.writers import Local, make_ask
 from sami.principles import load_principles
 from sami.recipe import EndpointWriter, LocalWriter, WrittenPrinciples, dump_recipe, load_recipe
-from tests.support.command_line import Sami, refused
+from tests.support.command_line import refused
 from tests.support.faulty_server import Request, serving
 from tests.support.recipes import write_recipe
 
@@ -26,7 +26,7 @@ NAMES = ("--names", "concise,comprehensive")
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+def quick(monkeypatch) -> None:
     monkeypatch.setattr(chat_client, "FIRST_WAIT", 0.01)
     monkeypatch.setenv("WRITER_KEY", KEY)
 
@@ -46,7 +46,7 @@ def answer(request: Request) -> str:
 # The file.
 
 
-def test_the_file_loads_and_says_how_it_came_about(sami: Sami, tmp_path: Path) -> None:
+def test_the_file_loads_and_says_how_it_came_about(sami, tmp_path):
     target = tmp_path / "new" / "principles.yaml"
     code, out, err = sami("write-principles", *TASK, *NAMES, "--writer", "scripted", "--seed", 3, "--output", target)
     assert (code, out.strip()) == (0, str(target)), err
@@ -59,7 +59,7 @@ def test_the_file_loads_and_says_how_it_came_about(sami: Sami, tmp_path: Path) -
     assert "names" not in record["prompts"]
 
 
-def test_without_an_output_the_file_is_printed(sami: Sami, tmp_path: Path) -> None:
+def test_without_an_output_the_file_is_printed(sami, tmp_path):
     code, out, _ = sami("write-principles", *TASK, "--writer", "scripted", "--count", 3)
     assert code == 0
     (tmp_path / "p.yaml").write_text(out)
@@ -67,16 +67,14 @@ def test_without_an_output_the_file_is_printed(sami: Sami, tmp_path: Path) -> No
     assert "names" in yaml.safe_load(out)["written"]["prompts"]
 
 
-def test_an_existing_file_is_never_replaced(sami: Sami, tmp_path: Path) -> None:
+def test_an_existing_file_is_never_replaced(sami, tmp_path):
     (tmp_path / "p.yaml").write_text("mine")
     arguments = ("write-principles", *TASK, *NAMES, "--writer", "scripted", "--output", tmp_path / "p.yaml")
     refused(sami(*arguments), "p.yaml", "exists")
     assert (tmp_path / "p.yaml").read_text() == "mine"
 
 
-def test_a_place_where_nothing_can_be_written_is_refused_before_the_writer_is_asked(
-    sami: Sami, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_place_where_nothing_can_be_written_is_refused_before_the_writer_is_asked(sami, tmp_path, monkeypatch):
     monkeypatch.setattr("sami.principle_writing.files.make_ask", lambda settings: pytest.fail("the writer was asked"))
     (tmp_path / "file").write_text("mine")
     for place in (tmp_path / "file" / "p.yaml", tmp_path / "file" / "new" / "p.yaml"):
@@ -107,9 +105,7 @@ def test_a_place_where_nothing_can_be_written_is_refused_before_the_writer_is_as
         ((*NAMES, "--writer", "{url: 'https://api.openai.com/v1', model: m, key_variable: UNSET_KEY}"), ["UNSET_KEY"]),
     ],
 )
-def test_what_cannot_be_asked_for_is_refused(
-    sami: Sami, tmp_path: Path, arguments: tuple[str, ...], words: list[str]
-) -> None:
+def test_what_cannot_be_asked_for_is_refused(sami, tmp_path, arguments, words):
     given = [*(() if "--writer" in arguments else ("--writer", "scripted")), *arguments]
     refused(sami("write-principles", *TASK, *given, "--output", tmp_path / "p.yaml"), *words)
     assert not (tmp_path / "p.yaml").exists()
@@ -118,7 +114,7 @@ def test_what_cannot_be_asked_for_is_refused(
 # A local writer.
 
 
-def test_a_random_model_cannot_write_and_leaves_no_file(sami: Sami, tmp_path: Path, model_folder: Folder) -> None:
+def test_a_random_model_cannot_write_and_leaves_no_file(sami, tmp_path, model_folder):
     for chat_template in (True, False):
         writer = ("--writer", model_folder("llama", chat_template))
         message = refused(sami("write-principles", *TASK, *NAMES, *writer, "--output", tmp_path / "p.yaml"), "0 of 2")
@@ -126,7 +122,7 @@ def test_a_random_model_cannot_write_and_leaves_no_file(sami: Sami, tmp_path: Pa
         assert list(tmp_path.iterdir()) == []
 
 
-def test_a_local_writer_answers_from_the_opening_on_and_repeats_itself_by_seed(model_folder: Folder) -> None:
+def test_a_local_writer_answers_from_the_opening_on_and_repeats_itself_by_seed(model_folder):
     ask = Local(LocalWriter.model_validate({"model": {"source": str(model_folder("llama", True))}}))
     questions = [Question("definition", "concise", "Say something.", "Responses should", seed) for seed in (1, 1)]
     first = ask(questions)
@@ -135,7 +131,7 @@ def test_a_local_writer_answers_from_the_opening_on_and_repeats_itself_by_seed(m
     assert first != ask([Question("definition", "concise", "Say something.", "Responses should", 2)] * 2)
 
 
-def test_a_sentence_that_a_stop_ended_gets_its_full_stop_back() -> None:
+def test_a_sentence_that_a_stop_ended_gets_its_full_stop_back():
     assert Local._full_stop(" be brief", "stop") == "."
     assert Local._full_stop(" be brief!", "stop") == ""
     assert Local._full_stop(" be brief and", "length") == ""
@@ -144,7 +140,7 @@ def test_a_sentence_that_a_stop_ended_gets_its_full_stop_back() -> None:
 # A served writer.
 
 
-def test_a_server_writes_and_its_key_stands_nowhere(sami: Sami, tmp_path: Path) -> None:
+def test_a_server_writes_and_its_key_stands_nowhere(sami, tmp_path):
     target = tmp_path / "p.yaml"
     with serving(lambda request: request.say(answer(request))) as server:
         code, out, err = sami("write-principles", *TASK, "--writer", served(server.url), "--output", target)
@@ -167,9 +163,7 @@ def test_a_server_writes_and_its_key_stands_nowhere(sami: Sami, tmp_path: Path) 
         None,
     ],
 )
-def test_a_server_that_says_nothing_usable_is_asked_a_bounded_number_of_times(
-    sami: Sami, tmp_path: Path, text: str | None
-) -> None:
+def test_a_server_that_says_nothing_usable_is_asked_a_bounded_number_of_times(sami, tmp_path, text):
     with serving(lambda request: request.say(text, finish="length")) as server:
         result = sami(
             "write-principles", *TASK, *NAMES, "--writer", served(server.url), "--output", tmp_path / "p.yaml"
@@ -191,9 +185,7 @@ def test_a_server_that_says_nothing_usable_is_asked_a_bounded_number_of_times(
         (lambda r: r.send(200, b"<html>"), ["did not answer"]),
     ],
 )
-def test_a_server_that_fails_is_an_error_and_no_file(
-    sami: Sami, tmp_path: Path, fail: Callable[[Request], None], words: list[str]
-) -> None:
+def test_a_server_that_fails_is_an_error_and_no_file(sami, tmp_path, fail, words):
     with serving(fail) as server:
         result = sami(
             "write-principles", *TASK, *NAMES, "--writer", served(server.url), "--output", tmp_path / "p.yaml"
@@ -203,7 +195,7 @@ def test_a_server_that_fails_is_an_error_and_no_file(
 
 
 @pytest.mark.parametrize("drip", [False, True])
-def test_a_server_that_never_stops_is_not_waited_for(sami: Sami, tmp_path: Path, drip: bool) -> None:
+def test_a_server_that_never_stops_is_not_waited_for(sami, tmp_path, drip):
     with serving(lambda request: request.stall(5, drip=drip)) as server:
         writer = served(server.url, timeout=0.3, retries=0)
         result = sami("write-principles", *TASK, *NAMES, "--writer", writer, "--output", tmp_path / "p.yaml")
@@ -211,13 +203,13 @@ def test_a_server_that_never_stops_is_not_waited_for(sami: Sami, tmp_path: Path,
     assert list(tmp_path.iterdir()) == []
 
 
-def test_no_server_is_an_error(sami: Sami) -> None:
+def test_no_server_is_an_error(sami):
     result = sami("write-principles", *TASK, *NAMES, "--writer", served("http://127.0.0.1:9/v1"))
     refused(result, "No server answers", "the writer m")
 
 
-def test_a_failing_request_is_tried_again() -> None:
-    def once(request: Request) -> None:
+def test_a_failing_request_is_tried_again():
+    def once(request):
         request.fail(500) if request.number == 0 else request.say(answer(request))
 
     with serving(once) as server:
@@ -231,7 +223,7 @@ def test_a_failing_request_is_tried_again() -> None:
 
 
 @pytest.fixture
-def recipe(tmp_path: Path, model_folder: Folder) -> Path:
+def recipe(tmp_path, model_folder) -> Path:
     file = write_recipe(tmp_path / "recipe", model_folder("llama", True), training__iterations=1, training__steps=1)
     raw = yaml.safe_load(file.read_text())
     raw["principles"] = {"task": "answering questions", "names": ["brief", "kind"], "writer": "scripted"}
@@ -239,9 +231,7 @@ def recipe(tmp_path: Path, model_folder: Folder) -> Path:
     return file
 
 
-def test_a_run_writes_its_principles_once(
-    sami: Sami, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_writes_its_principles_once(sami, recipe, tmp_path, monkeypatch):
     output = ("--output", tmp_path / "out")
     code, _, err = sami("generate", recipe, *output)
     assert code == 0, err
@@ -257,7 +247,7 @@ def test_a_run_writes_its_principles_once(
     assert list(json.loads(out)["policies"][1]["principles"]) == ["brief", "kind"]
 
 
-def test_what_was_written_may_be_edited_until_it_is_used(sami: Sami, recipe: Path, tmp_path: Path) -> None:
+def test_what_was_written_may_be_edited_until_it_is_used(sami, recipe, tmp_path):
     from sami.loop.context import Run
 
     resolved = load_recipe(recipe)
@@ -271,22 +261,20 @@ def test_what_was_written_may_be_edited_until_it_is_used(sami: Sami, recipe: Pat
     refused(sami("generate", recipe, "--output", tmp_path / "out"), "generate-1", "principles")
 
 
-def test_another_writer_or_task_is_another_run(sami: Sami, recipe: Path, tmp_path: Path) -> None:
+def test_another_writer_or_task_is_another_run(sami, recipe, tmp_path):
     output = ("--output", tmp_path / "out")
     assert sami("generate", recipe, *output)[0] == 0
     refused(sami("run", recipe, "principles.task=writing letters", *output), "principles.task")
     refused(sami("run", recipe, "principles.seed=1", *output), "principles.seed")
 
 
-def test_a_writer_that_fails_ends_the_run_before_it_starts(
-    sami: Sami, recipe: Path, tmp_path: Path, model_folder: Folder
-) -> None:
+def test_a_writer_that_fails_ends_the_run_before_it_starts(sami, recipe, tmp_path, model_folder):
     override = f"principles.writer={model_folder('llama', True)}"
     refused(sami("run", recipe, override, "--output", tmp_path / "out"), "0 of 2")
     assert not (tmp_path / "out" / "principles.yaml").exists()
 
 
-def test_a_plan_needs_no_writer(sami: Sami, recipe: Path) -> None:
+def test_a_plan_needs_no_writer(sami, recipe):
     code, out, err = sami("plan", recipe, "principles.writer=/nowhere/model", "--json")
     assert code == 0, err
     assert json.loads(out)["recipe"]["principles"]["names"] == ["brief", "kind"]
@@ -295,7 +283,7 @@ def test_a_plan_needs_no_writer(sami: Sami, recipe: Path) -> None:
     assert "principles.task" in out
 
 
-def test_a_section_is_read_back_as_it_was_written(recipe: Path, tmp_path: Path) -> None:
+def test_a_section_is_read_back_as_it_was_written(recipe, tmp_path):
     for override in ("principles.seed=3", "principles.writer={url: 'http://h/v1', model: m}", "principles.writer=a/b"):
         resolved = load_recipe(recipe, [override])
         (tmp_path / "again.yaml").write_text(dump_recipe(resolved))
@@ -313,7 +301,7 @@ def test_a_section_is_read_back_as_it_was_written(recipe: Path, tmp_path: Path) 
         ("principles.writer={kind: oracle}", ["principles.writer is", "local, endpoint, scripted"]),
     ],
 )
-def test_mistakes_in_the_section_are_named(recipe: Path, override: str, words: list[str]) -> None:
+def test_mistakes_in_the_section_are_named(recipe, override, words):
     with pytest.raises(InputError) as caught:
         load_recipe(recipe, [override])
     assert all(word in str(caught.value) for word in words), caught.value

@@ -1,7 +1,5 @@
 """The principles that come with the package: what they are, that they oppose, and that their checks decide."""
 
-from pathlib import Path
-
 import pytest
 import yaml
 
@@ -78,24 +76,24 @@ def lexicons(spec: Verifier | None) -> list[Lexicon]:
     return [spec] if isinstance(spec, Lexicon) else [one for each in inner for one in lexicons(each)]
 
 
-def test_the_bank_holds_these_files() -> None:
+def test_the_bank_holds_these_files():
     assert {path.stem for path in BANK.glob("*.yaml")} == FILES.keys()
     assert {name: len(bank(name)) for name in FILES} == FILES
 
 
-def test_the_diverse_principles_are_split_as_in_the_paper() -> None:
+def test_the_diverse_principles_are_split_as_in_the_paper():
     principles = bank("diverse")
     assert [p.id for p in principles if not p.held_out] == LEARNED
     assert [p.id for p in principles if p.held_out] == HELD_OUT
 
 
-def test_dialogue_and_summaries_have_the_principles_of_the_paper() -> None:
+def test_dialogue_and_summaries_have_the_principles_of_the_paper():
     assert [p.id for p in bank("hh")] == ["helpful", "harmless"]
     assert [p.id for p in bank("tldr")] == ["concise", "comprehensive"]
 
 
 @pytest.mark.parametrize("name", all_of_bank())
-def test_an_antithesis_says_something_else_than_its_principle(name: str) -> None:
+def test_an_antithesis_says_something_else_than_its_principle(name):
     principle = all_of_bank()[name]
     definition, antithesis = content_words(principle.definition), content_words(principle.antithesis)
     assert definition - antithesis
@@ -103,7 +101,7 @@ def test_an_antithesis_says_something_else_than_its_principle(name: str) -> None
 
 
 @pytest.mark.parametrize("name", FOLLOWING)
-def test_a_check_passes_what_follows_and_fails_what_opposes(name: str) -> None:
+def test_a_check_passes_what_follows_and_fails_what_opposes(name):
     principle = all_of_bank()[name]
     assert principle.follows(FOLLOWING[name], True) is True
     assert principle.follows(FOLLOWING[name], False) is False
@@ -111,20 +109,20 @@ def test_a_check_passes_what_follows_and_fails_what_opposes(name: str) -> None:
     assert principle.follows(OPPOSING[name], False) is True
 
 
-def test_every_check_of_summaries_and_dialogue_is_tried_above() -> None:
+def test_every_check_of_summaries_and_dialogue_is_tried_above():
     checked = {name for name, p in all_of_bank().items() if p.verifier and not name.startswith("everyday/")}
     assert checked == FOLLOWING.keys() == OPPOSING.keys()
 
 
 @pytest.mark.parametrize("name", all_of_bank())
-def test_no_check_counts_a_word_that_the_principle_contains(name: str) -> None:
+def test_no_check_counts_a_word_that_the_principle_contains(name):
     principle = all_of_bank()[name]
     said = content_words(principle.definition) | content_words(principle.antithesis)
     for lexicon in lexicons(principle.verifier):
         assert not [word for word in lexicon.words if content_words(word) & said]
 
 
-def test_a_recipe_finds_the_bank_by_name(tmp_path: Path) -> None:
+def test_a_recipe_finds_the_bank_by_name(tmp_path):
     recipe = {"model": "some/model", "queries": {"path": "some/queries"}, "principles": "diverse"}
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(recipe))
     assert load_recipe(tmp_path / "mine.yaml").principles == str(BANK / "diverse.yaml")
@@ -132,14 +130,14 @@ def test_a_recipe_finds_the_bank_by_name(tmp_path: Path) -> None:
     assert load_recipe("quickstart").principles == str(BANK / "everyday.yaml")
 
 
-def test_a_file_beside_the_recipe_comes_before_the_bank(tmp_path: Path) -> None:
+def test_a_file_beside_the_recipe_comes_before_the_bank(tmp_path):
     (tmp_path / "hh").write_text("[]")
     recipe = {"model": "some/model", "queries": {"path": "some/queries"}, "principles": "hh"}
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(recipe))
     assert load_recipe(tmp_path / "mine.yaml").principles == str(tmp_path / "hh")
 
 
-def test_an_unknown_name_is_refused_with_those_there_are(tmp_path: Path) -> None:
+def test_an_unknown_name_is_refused_with_those_there_are(tmp_path):
     with pytest.raises(InputError) as refused:
         load_principles(tmp_path / "divers.yaml")
     assert all(name in str(refused.value) for name in FILES)

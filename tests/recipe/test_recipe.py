@@ -394,7 +394,7 @@ def test_a_recipe_is_checked_without_importing_torch(module):
     assert run.stdout.strip() == "set()"
 
 
-def test_a_switch_that_may_be_left_open_can_be_set(tmp_path: Path) -> None:
+def test_a_switch_that_may_be_left_open_can_be_set(tmp_path):
     for value in (True, False, None):
         recipe = load_recipe("quickstart", [f"training.gradient_cache={yaml.safe_dump(value).split()[0]}"])
         assert recipe.training.gradient_cache is value
