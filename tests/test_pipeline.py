@@ -9,12 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from sami.contrasts import read_contrasts
 from sami.errors import InputError
+from sami.loop import train
+from sami.models import devices, loading
+from sami.pipeline import Pipeline, _announce, run, start
+from sami.prompts import PromptBuilder
 from sami.recipe import Recipe, load_recipe
 from tests.support.recipes import TOPICS, timeless, write_recipe
+from tests.support.tiny import tiny_model
 
 
 @pytest.fixture(scope="module")
@@ -25,8 +31,6 @@ def recipe(tmp_path_factory, model_folder) -> Recipe:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, recipe) -> tuple[Path, dict[str, Any]]:
     """A finished run of two iterations. Tests read it only."""
-    from sami.pipeline import run
-
     folder = tmp_path_factory.mktemp("finished") / "run"
     return folder, run(recipe, folder)
 
@@ -119,11 +123,6 @@ def test_a_run_leaves_nothing_but_what_is_documented(finished):
 
 
 def test_the_saved_model_is_the_policy_in_the_recipes_dtype(finished):
-    import torch
-    from safetensors.torch import load_file
-
-    from tests.support.tiny import tiny_model
-
     base = tiny_model("llama").state_dict()
     first, second = (load_file(finished[0] / f"iteration-{n}" / "model" / "model.safetensors") for n in (1, 2))
     assert {tensor.dtype for tensor in second.values()} == {torch.float32}
@@ -137,8 +136,6 @@ def test_the_saved_model_is_the_policy_in_the_recipes_dtype(finished):
 
 
 def test_evaluation_queries_never_occur_in_training_and_iterations_share_none(finished):
-    from sami.contrasts import read_contrasts
-
     folder = finished[0]
     first, second = ({c.query for c in read_contrasts(folder / f"iteration-{n}" / "contrasts.parquet")} for n in (1, 2))
     held_out = {c.query for c in read_contrasts(folder / "evaluation" / "responses" / "base.parquet")}
@@ -148,8 +145,6 @@ def test_evaluation_queries_never_occur_in_training_and_iterations_share_none(fi
 
 
 def test_held_out_principles_are_evaluated_and_never_trained_on(finished):
-    from sami.contrasts import read_contrasts
-
     folder = finished[0]
 
     def principles(path):
@@ -162,8 +157,6 @@ def test_held_out_principles_are_evaluated_and_never_trained_on(finished):
 
 
 def test_all_policies_answer_the_same_queries_under_the_same_constitutions(finished):
-    from sami.contrasts import read_contrasts
-
     folder = finished[0] / "evaluation" / "responses"
     asked = [
         [(c.id, c.query, c.constitutions, c.prompt_ids) for c in read_contrasts(folder / f"{name}.parquet")]
@@ -173,9 +166,6 @@ def test_all_policies_answer_the_same_queries_under_the_same_constitutions(finis
 
 
 def test_generated_ids_are_trained_on_as_they_are(finished, chat_tokenizer, recipe):
-    from sami.contrasts import read_contrasts
-    from sami.prompts import PromptBuilder
-
     prompts = PromptBuilder(chat_tokenizer, recipe.prompt)
     for contrast in read_contrasts(finished[0] / "iteration-1" / "contrasts.parquet"):
         for n, text in enumerate(contrast.constitutions):
@@ -189,9 +179,6 @@ def test_generated_ids_are_trained_on_as_they_are(finished, chat_tokenizer, reci
 
 
 def test_a_second_run_does_nothing_and_gives_the_same_summary(finished, recipe, tmp_path, monkeypatch):
-    from sami.models import loading
-    from sami.pipeline import run
-
     folder = shutil.copytree(finished[0], tmp_path / "run")
     before = times_of(folder)
     monkeypatch.setattr(loading, "load_model", lambda *_: pytest.fail("a model was loaded"))
@@ -202,14 +189,10 @@ def test_a_second_run_does_nothing_and_gives_the_same_summary(finished, recipe, 
 
 
 def test_the_same_recipe_gives_the_same_summary(finished, recipe, tmp_path):
-    from sami.pipeline import run
-
     assert timeless(run(recipe, tmp_path / "again")) == timeless(finished[1])
 
 
 def test_the_steps_alone_give_the_summary_of_the_whole(finished, recipe, tmp_path):
-    from sami.pipeline import Pipeline
-
     folder = tmp_path / "steps"
     for iteration in (1, 2):
         Pipeline(recipe, folder).generate(iteration)
@@ -218,9 +201,6 @@ def test_the_steps_alone_give_the_summary_of_the_whole(finished, recipe, tmp_pat
 
 
 def test_steps_out_of_order_are_refused(recipe, tmp_path):
-    from sami.errors import InputError
-    from sami.pipeline import Pipeline
-
     pipeline = Pipeline(recipe, tmp_path / "run")
     with pytest.raises(InputError, match="generate-1"):
         pipeline.train(1)
@@ -231,17 +211,12 @@ def test_steps_out_of_order_are_refused(recipe, tmp_path):
 
 
 def test_evaluation_before_any_training_covers_base_alone(recipe, tmp_path):
-    from sami.pipeline import Pipeline
-
     summary = Pipeline(recipe, tmp_path / "run").evaluate()
     assert [p["name"] for p in summary["policies"]] == ["base"]
     assert summary["comparisons"] == []
 
 
 def test_queries_that_changed_are_refused(finished, recipe, tmp_path):
-    from sami.errors import InputError
-    from sami.pipeline import run
-
     folder = shutil.copytree(finished[0], tmp_path / "run")
     lines = Path(recipe.queries.path).read_text().replace("like", "love")
     (tmp_path / "queries.jsonl").write_text(lines)
@@ -268,9 +243,6 @@ def _flip_a_bit(path: Path) -> None:
     ],
 )
 def test_an_output_that_changed_is_refused_by_name(finished, recipe, tmp_path, output, step):
-    from sami.errors import InputError
-    from sami.pipeline import run
-
     folder = shutil.copytree(finished[0], tmp_path / "run")
     _flip_a_bit(folder / output)
     with pytest.raises(InputError, match=rf"{step} wrote it.*delete it and .*{step}\.json"):
@@ -281,10 +253,6 @@ def test_an_output_that_changed_is_refused_by_name(finished, recipe, tmp_path, o
 
 
 def test_restart_from_previous_continues_with_the_previous_model(model_folder, tmp_path, finished):
-    from safetensors.torch import load_file
-
-    from sami.pipeline import run
-
     changes = {"training__restart_from": "previous", "training__lr": [3e-3, 1e-5]}
     folder = tmp_path / "run"
     run(load_recipe(write_recipe(tmp_path, model_folder("llama", True), **changes)), folder)
@@ -294,9 +262,6 @@ def test_restart_from_previous_continues_with_the_previous_model(model_folder, t
 
 
 def test_three_independent_constitutions_of_two_principles(model_folder, tmp_path):
-    from sami.contrasts import read_contrasts
-    from sami.pipeline import run
-
     changes = {
         "sampling__constitutions": 3,
         "sampling__principles_per_constitution": 2,
@@ -317,16 +282,12 @@ def test_three_independent_constitutions_of_two_principles(model_folder, tmp_pat
 
 
 def test_three_independent_constitutions_of_one_principle_can_be_evaluated(model_folder, tmp_path):
-    from sami.pipeline import Pipeline
-
     changes = {"sampling__constitutions": 3, "sampling__scheme": "independent"}
     recipe = load_recipe(write_recipe(tmp_path, model_folder("llama", True), **changes))
     assert {len(p.constitutions) for p in Pipeline(recipe, tmp_path / "run").context.prepared.evaluation_plan()} == {3}
 
 
 def test_the_plain_style_runs_on_a_model_without_chat_template(model_folder, tmp_path):
-    from sami.pipeline import run
-
     changes = {"training__iterations": 1, "training__steps": 2, "generation__temperature": 1.0}
     recipe = load_recipe(write_recipe(tmp_path, model_folder("gpt2", False), **changes))
     summary = run(recipe, tmp_path / "run")
@@ -334,8 +295,6 @@ def test_the_plain_style_runs_on_a_model_without_chat_template(model_folder, tmp
 
 
 def test_responses_of_one_word_do_not_stop_the_run(model_folder, tmp_path):
-    from sami.pipeline import run
-
     changes = {"training__iterations": 1, "training__steps": 2, "generation__max_new_tokens": 1}
     recipe = load_recipe(write_recipe(tmp_path, model_folder("llama", True), **changes))
     summary = run(recipe, tmp_path / "run")
@@ -343,9 +302,6 @@ def test_responses_of_one_word_do_not_stop_the_run(model_folder, tmp_path):
 
 
 def test_an_iteration_that_is_resumed_keeps_its_decision_on_the_gradient_cache(model_folder, tmp_path, monkeypatch):
-    from sami.loop import train
-    from sami.pipeline import Pipeline
-
     pipeline = Pipeline(load_recipe(write_recipe(tmp_path, model_folder("llama", True))), tmp_path / "run")
     pipeline.generate(1)
     contrasts = read_contrasts(pipeline.directory.contrasts(1))
@@ -445,8 +401,6 @@ def _run_plainly(recipe: Recipe, folder: Path) -> None:
 
 
 def test_what_a_killed_process_left_half_written_does_not_matter(finished, recipe, tmp_path):
-    from sami.pipeline import run
-
     folder = shutil.copytree(finished[0], tmp_path / "run")
     for step in ("train-2", "respond-iteration-2", "score-iteration-2"):
         (folder / ".steps" / f"{step}.json").unlink()
@@ -469,8 +423,6 @@ def test_what_a_killed_process_left_half_written_does_not_matter(finished, recip
 @pytest.mark.slow
 def test_a_recipe_starts_the_processes_that_train(finished, tmp_path, model_folder):
     """Two processes with half of the weights each end with the figures of one, and save an ordinary model."""
-    from sami.pipeline import run
-
     recipe = load_recipe(write_recipe(tmp_path, model_folder("llama", True), launch__processes=2))
     summary = run(recipe, tmp_path / "run")
     for ours, theirs in zip(summary["policies"], finished[1]["policies"], strict=True):
@@ -486,8 +438,6 @@ def test_a_recipe_starts_the_processes_that_train(finished, tmp_path, model_fold
 
 @pytest.mark.slow
 def test_what_a_process_refuses_is_the_message_of_the_run(tmp_path, model_folder):
-    from sami.pipeline import run
-
     changes = {"launch__processes": 2, "training__explode_above": 1e-9}
     recipe = load_recipe(write_recipe(tmp_path, model_folder("llama", True), **changes))
     with pytest.raises(InputError, match="gradient norm"):
@@ -495,8 +445,6 @@ def test_what_a_process_refuses_is_the_message_of_the_run(tmp_path, model_folder
 
 
 def test_a_run_says_which_records_it_left_out(tmp_path, model_folder, capsys):
-    from sami.pipeline import _announce, start
-
     path = write_recipe(tmp_path, model_folder("llama", True), queries__format="hh")
     turns = [f"\n\nHuman: Why do people like {topic}?\n\nAssistant: So." for topic in [*TOPICS, TOPICS[0]]]
     records = [{"chosen": turn, "rejected": turn} for turn in [*turns, "\n\nAssistant: Hello."]]
@@ -507,11 +455,6 @@ def test_a_run_says_which_records_it_left_out(tmp_path, model_folder, capsys):
 
 
 def test_narrow_masters_are_refused_where_the_processor_computes_in_fp32(tmp_path, model_folder, monkeypatch):
-    import torch
-
-    from sami.models import devices
-    from sami.pipeline import Pipeline
-
     monkeypatch.setattr(devices, "resolve_dtype", lambda dtype: torch.float32)
     file = write_recipe(tmp_path, model_folder("llama", True), model__dtype="auto", training__master_weights="bfloat16")
     with pytest.raises(InputError, match=r"means torch.float32 on this machine.*master_weights is bfloat16"):

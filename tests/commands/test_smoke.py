@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoTokenizer
 from sami.commands.smoke import _tokenizer, smoked
 from sami.contrasts import read_contrasts
 from sami.models.known import Family
+from sami.pipeline import run
 from sami.recipe import PACKAGED_RECIPES, Recipe, load_recipe
 from sami.recipe.loading import packaged_recipes
 from tests.support.recipes import write_recipe
@@ -79,8 +80,6 @@ def test_all_experiments_of_the_paper_are_among_them():
 
 def test_only_answers_are_trained_where_reasoning_comes_first(tmp_path):
     recipe = load_recipe("paper/diverse-llama3-70b-cot", ["training.iterations=1", "training.steps=1"])
-    from sami.pipeline import run
-
     marker = recipe.generation.chain_of_thought.marker
     with smoked(recipe, tmp_path / ".smoke") as tiny:
         summary = run(tiny, tmp_path / "run")

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from sami import load_recipe, run
 from sami.cli import main
 from tests.support.documentation import PAGES, blocks
 from tests.support.garbage import freeze_libraries
@@ -79,8 +80,6 @@ def write_recipes(folder: Path, tiny: Path) -> None:
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory, model_folder) -> Path:
     """A folder with everything that the pages' commands use, among it two finished runs."""
-    from sami import load_recipe, run
-
     folder = tmp_path_factory.mktemp("documented")
     write_recipes(folder, model_folder("llama", True))
     write_data(folder)

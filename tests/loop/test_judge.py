@@ -11,12 +11,18 @@ from typing import Any
 
 import pytest
 import yaml
+from safetensors.torch import load_file
 
+from sami.contrasts import read_contrasts
 from sami.errors import InputError
+from sami.evaluation import ask
 from sami.evaluation.verdicts import read_verdicts
+from sami.models import loading
+from sami.pipeline import Pipeline, run
 from sami.recipe import Recipe, load_recipe
 from tests.support.faulty_server import Request, serving
 from tests.support.recipes import timeless, write_recipe
+from tests.support.tiny import tiny_model
 
 Folder = Callable[[str, bool], Path]
 SHORT = {"training__iterations": 1, "training__steps": 2}
@@ -30,8 +36,6 @@ def recipe(tmp_path_factory, model_folder) -> Path:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, recipe) -> Path:
     """A finished run of one iteration, judged by its verifiers. Tests read it only."""
-    from sami.pipeline import run
-
     folder = tmp_path_factory.mktemp("finished") / "run"
     run(load_recipe(recipe), folder)
     return folder
@@ -43,8 +47,6 @@ def copy(finished, tmp_path) -> Path:
 
 
 def rejudge(recipe: Path, folder: Path, *overrides: str) -> dict[str, Any]:
-    from sami.pipeline import Pipeline
-
     return Pipeline(load_recipe(recipe, overrides), folder).judge()
 
 
@@ -106,8 +108,6 @@ def test_a_judge_at_chance_is_refused_and_can_be_forced(recipe, copy, model_fold
 
 
 def test_judging_again_asks_nothing(recipe, copy, model_folder, monkeypatch):
-    from sami.models import loading
-
     settings = (local(model_folder("gpt2", False)), "evaluation.force=true")
     first = rejudge(recipe, copy, *settings)
     monkeypatch.setattr(loading, "load_model", lambda *_: pytest.fail("a model was loaded"))
@@ -123,9 +123,6 @@ def test_other_settings_of_a_finished_run_are_still_refused(recipe, copy):
 
 
 def test_a_model_an_earlier_run_and_a_file_are_baselines(recipe, copy, finished, model_folder, tmp_path):
-    from sami.contrasts import read_contrasts
-    from sami.pipeline import Pipeline
-
     ids = {q.text: q.id for q in Pipeline(load_recipe(recipe), copy).context.prepared.splits.evaluation}
     rows = [
         {"id": ids[c.query], "constitution": text, "response": "YES?"}
@@ -166,14 +163,10 @@ def test_a_model_an_earlier_run_and_a_file_are_baselines(recipe, copy, finished,
 @pytest.mark.parametrize("train", ["sft", "dpo"])
 def test_baselines_are_trained_on_the_contrasts_of_the_run(recipe, copy, train):
     pytest.importorskip("trl", reason="the extra `baselines` is not installed")
-    from safetensors.torch import load_file
-
     baselines = json.dumps([{"name": "other", "train": train}])
     summary = rejudge(recipe, copy, f"evaluation.baselines={baselines}")
     assert [c["baseline"] for c in summary["win_rates"] if c["scope"] == "all"] == ["base", "other"]
     assert {p.name for p in (copy / "baselines" / "other").iterdir()} == {"model"}
-    from tests.support.tiny import tiny_model
-
     base = tiny_model("llama").state_dict()
     trained = load_file(copy / "baselines" / "other" / "model" / "model.safetensors")
     changes = {name: float((trained[name] - base[name]).abs().max()) for name in trained}
@@ -202,8 +195,6 @@ def test_a_folder_without_a_trained_model_is_no_baseline(recipe, copy, tmp_path)
     ],
 )
 def test_judges_and_baselines_that_cannot_work_are_refused_before_anything_is_done(recipe, tmp_path, override, words):
-    from sami.pipeline import run
-
     with pytest.raises(InputError, match=words):
         run(load_recipe(recipe, [override]), tmp_path / "run")
     assert not (tmp_path / "run").exists()
@@ -239,9 +230,6 @@ def test_a_server_judges_a_run_and_its_tokens_are_counted(recipe, copy):
 
 
 def _judge_until(recipe: Recipe, folder: Path, stop: int | None) -> None:
-    from sami.evaluation import ask
-    from sami.pipeline import Pipeline
-
     append, written = ask.append_verdict, 0
 
     def deadly(path: Path, verdict: Any) -> None:

@@ -13,6 +13,7 @@ from sami.errors import InputError
 from sami.loop.trackers import RunTrackers
 from sami.pipeline import Pipeline, run
 from sami.recipe import Recipe, load_recipe
+from sami.training import metrics_log
 from tests.support.recipes import write_recipe
 
 Folder = Callable[[str, bool], Path]
@@ -90,8 +91,6 @@ def test_a_finished_run_opens_no_tracker(tracked, model_folder, tmp_path, monkey
 
 
 def test_a_continued_run_goes_on_in_the_same_run_and_hides_what_is_done_again(model_folder, tmp_path, monkeypatch):
-    from sami.training import metrics_log
-
     recipe = recipe_with(tmp_path / "recipe", model_folder("llama", True), "tensorboard", training__checkpoint_steps=2)
     append, seen = metrics_log.append_json_line, []
 

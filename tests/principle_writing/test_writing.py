@@ -10,6 +10,7 @@ import yaml
 
 from sami import chat_client
 from sami.errors import InputError
+from sami.loop.context import Run
 from sami.principle_writing.files import written
 from sami.principle_writing.questions import ATTEMPTS, Question, scripted
 from sami.principle_writing.writers import Local, make_ask
@@ -248,8 +249,6 @@ def test_a_run_writes_its_principles_once(sami, recipe, tmp_path, monkeypatch):
 
 
 def test_what_was_written_may_be_edited_until_it_is_used(sami, recipe, tmp_path):
-    from sami.loop.context import Run
-
     resolved = load_recipe(recipe)
     with Run.start(resolved, tmp_path / "out").opened():
         pass
