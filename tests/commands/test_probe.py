@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from sami.commands import probe as probe_module
 from sami.commands.probe import CONTROL, Link, Probe, probe, read_links, sentences
@@ -247,11 +246,3 @@ def test_a_single_query_is_a_usage_error(sami, recipe_file):
     code, out, err = sami("probe", recipe_file, "--queries", 1)
     assert (code, out) == (2, "")
     assert "queries" in err
-
-
-def test_a_principle_that_is_its_own_antithesis_is_refused(sami, recipe_file, tmp_path):
-    entry = {"id": "same", "definition": "Be brief.", "antithesis": "be  BRIEF."}
-    (tmp_path / "p.yaml").write_text(yaml.safe_dump([entry]))
-    refused(
-        sami("probe", recipe_file, f"principles={tmp_path / 'p.yaml'}"), "same", "antithesis is the definition itself"
-    )

@@ -85,7 +85,7 @@ def test_the_win_rate_is_what_the_verifiers_said_of_the_responses(finished):
     assert cell["raw"]["rate"] == pytest.approx(100 * sum(wins) / len(wins))
 
 
-def test_a_judge_at_chance_is_refused_and_can_be_forced(recipe, copy, model_folder):
+def test_a_judge_at_chance_is_refused_and_can_be_forced_and_is_asked_once(recipe, copy, model_folder, monkeypatch):
     judges = local(model_folder("gpt2", False))
     with pytest.raises(InputError, match=r"not above chance.*--force"):
         rejudge(recipe, copy, judges)
@@ -105,13 +105,8 @@ def test_a_judge_at_chance_is_refused_and_can_be_forced(recipe, copy, model_fold
     assert [c for c in summary["win_rates"] if c["judge"] == "verifier"] == [
         c for c in before["win_rates"] if c["judge"] == "verifier"
     ]
-
-
-def test_judging_again_asks_nothing(recipe, copy, model_folder, monkeypatch):
-    settings = (local(model_folder("gpt2", False)), "evaluation.force=true")
-    first = rejudge(recipe, copy, *settings)
     monkeypatch.setattr(loading, "load_model", lambda *_: pytest.fail("a model was loaded"))
-    assert rejudge(recipe, copy, *settings) == first
+    assert rejudge(recipe, copy, judges, "evaluation.force=true") == summary
 
 
 def test_other_settings_of_a_finished_run_are_still_refused(recipe, copy):
@@ -177,12 +172,6 @@ def test_baselines_are_trained_on_the_contrasts_of_the_run(recipe, copy, train):
     assert {path: path.stat().st_mtime_ns for path in (copy / "baselines").rglob("*")} == before
 
 
-def test_a_folder_without_a_trained_model_is_no_baseline(recipe, copy, tmp_path):
-    baselines = json.dumps([{"name": "earlier", "run": str(tmp_path)}])
-    with pytest.raises(InputError, match="not a run with a trained model"):
-        rejudge(recipe, copy, f"evaluation.baselines={baselines}")
-
-
 @pytest.mark.parametrize(
     ("override", "words"),
     [
@@ -246,7 +235,7 @@ def _judge_until(recipe: Recipe, folder: Path, stop: int | None) -> None:
 def test_judging_that_was_killed_ends_with_the_summary_of_one_that_was_not(recipe, finished, tmp_path, model_folder):
     resolved = load_recipe(recipe, [local(model_folder("gpt2", False)), "evaluation.force=true"])
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["sami.pipeline", "test_pipeline_judging"])
+    context.set_forkserver_preload(["tests.loop.test_judge", "sami.generation.transformers_engine"])
     folders = {name: shutil.copytree(finished, tmp_path / name) for name in ("killed", "through")}
     for folder in folders.values():
         (folder / "evaluation" / "verdicts.jsonl").unlink()  # verifiers judge again too

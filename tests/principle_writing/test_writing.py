@@ -16,7 +16,7 @@ from sami.principle_writing.questions import ATTEMPTS, Question, scripted
 from sami.principle_writing.writers import Local, make_ask
 from sami.principles import load_principles
 from sami.recipe import EndpointWriter, LocalWriter, WrittenPrinciples, dump_recipe, load_recipe
-from tests.support.command_line import refused
+from tests.support.command_line import Sami, refused
 from tests.support.faulty_server import Request, serving
 from tests.support.recipes import write_recipe
 
@@ -30,6 +30,12 @@ NAMES = ("--names", "concise,comprehensive")
 def quick(monkeypatch) -> None:
     monkeypatch.setattr(chat_client, "FIRST_WAIT", 0.01)
     monkeypatch.setenv("WRITER_KEY", KEY)
+
+
+@pytest.fixture
+def write(sami) -> Sami:
+    """`sami write-principles` with the task."""
+    return lambda *arguments: sami("write-principles", *TASK, *arguments)
 
 
 def served(url: str, **more: Any) -> str:
@@ -47,9 +53,9 @@ def answer(request: Request) -> str:
 # The file.
 
 
-def test_the_file_loads_and_says_how_it_came_about(sami, tmp_path):
+def test_the_file_loads_and_says_how_it_came_about(tmp_path):
     target = tmp_path / "new" / "principles.yaml"
-    code, out, err = sami("write-principles", *TASK, *NAMES, "--writer", "scripted", "--seed", 3, "--output", target)
+    code, out, err = write(*NAMES, "--writer", "scripted", "--seed", 3, "--output", target)
     assert (code, out.strip()) == (0, str(target)), err
     assert "2 principles written by a script" in err
     assert [p.id for p in load_principles(target)] == ["concise", "comprehensive"]
@@ -60,18 +66,17 @@ def test_the_file_loads_and_says_how_it_came_about(sami, tmp_path):
     assert "names" not in record["prompts"]
 
 
-def test_without_an_output_the_file_is_printed(sami, tmp_path):
-    code, out, _ = sami("write-principles", *TASK, "--writer", "scripted", "--count", 3)
+def test_without_an_output_the_file_is_printed(tmp_path):
+    code, out, _ = write("--writer", "scripted", "--count", 3)
     assert code == 0
     (tmp_path / "p.yaml").write_text(out)
     assert len(load_principles(tmp_path / "p.yaml")) == 3
     assert "names" in yaml.safe_load(out)["written"]["prompts"]
 
 
-def test_an_existing_file_is_never_replaced(sami, tmp_path):
+def test_an_existing_file_is_never_replaced(tmp_path):
     (tmp_path / "p.yaml").write_text("mine")
-    arguments = ("write-principles", *TASK, *NAMES, "--writer", "scripted", "--output", tmp_path / "p.yaml")
-    refused(sami(*arguments), "p.yaml", "exists")
+    refused(write(*NAMES, "--writer", "scripted", "--output", tmp_path / "p.yaml"), "p.yaml", "exists")
     assert (tmp_path / "p.yaml").read_text() == "mine"
 
 
@@ -80,7 +85,7 @@ def test_a_place_where_nothing_can_be_written_is_refused_before_the_writer_is_as
     (tmp_path / "file").write_text("mine")
     for place in (tmp_path / "file" / "p.yaml", tmp_path / "file" / "new" / "p.yaml"):
         refused(
-            sami("write-principles", *TASK, *NAMES, "--output", place),
+            write(*NAMES, "--output", place),
             str(place),
             f"{tmp_path / 'file'} is not a folder",
         )
@@ -91,8 +96,6 @@ def test_a_place_where_nothing_can_be_written_is_refused_before_the_writer_is_as
     ("arguments", "words"),
     [
         (("--names", "concise"), ["principles.names: 1 principle would be written", "at least two"]),
-        (("--names", "concise,concise"), ["'concise'", "twice"]),
-        (("--names", "concise,"), ["''", "adjective"]),
         (("--names", "a,b", "--count", "3"), ["count has no effect"]),
         (("--count", "1"), ["principles.count", "greater than or equal to 2"]),
         (("--task", " ", *NAMES), ["task is empty"]),
@@ -106,19 +109,19 @@ def test_a_place_where_nothing_can_be_written_is_refused_before_the_writer_is_as
         ((*NAMES, "--writer", "{url: 'https://api.openai.com/v1', model: m, key_variable: UNSET_KEY}"), ["UNSET_KEY"]),
     ],
 )
-def test_what_cannot_be_asked_for_is_refused(sami, tmp_path, arguments, words):
+def test_what_cannot_be_asked_for_is_refused(tmp_path, arguments, words):
     given = [*(() if "--writer" in arguments else ("--writer", "scripted")), *arguments]
-    refused(sami("write-principles", *TASK, *given, "--output", tmp_path / "p.yaml"), *words)
+    refused(write(*given, "--output", tmp_path / "p.yaml"), *words)
     assert not (tmp_path / "p.yaml").exists()
 
 
 # A local writer.
 
 
-def test_a_random_model_cannot_write_and_leaves_no_file(sami, tmp_path, model_folder):
+def test_a_random_model_cannot_write_and_leaves_no_file(tmp_path, model_folder):
     for chat_template in (True, False):
         writer = ("--writer", model_folder("llama", chat_template))
-        message = refused(sami("write-principles", *TASK, *NAMES, *writer, "--output", tmp_path / "p.yaml"), "0 of 2")
+        message = refused(write(*NAMES, *writer, "--output", tmp_path / "p.yaml"), "0 of 2")
         assert "Nothing was written" in message
         assert list(tmp_path.iterdir()) == []
 
@@ -141,10 +144,10 @@ def test_a_sentence_that_a_stop_ended_gets_its_full_stop_back():
 # A served writer.
 
 
-def test_a_server_writes_and_its_key_stands_nowhere(sami, tmp_path):
+def test_a_server_writes_and_its_key_stands_nowhere(tmp_path):
     target = tmp_path / "p.yaml"
     with serving(lambda request: request.say(answer(request))) as server:
-        code, out, err = sami("write-principles", *TASK, "--writer", served(server.url), "--output", target)
+        code, out, err = write("--writer", served(server.url), "--output", target)
     assert code == 0, err
     assert len(load_principles(target)) == 4
     assert server.requests[0].headers["authorization"] == f"Bearer {KEY}"
@@ -157,18 +160,13 @@ def test_a_server_writes_and_its_key_stands_nowhere(sami, tmp_path):
     "text",
     [
         f"I'm sorry, I can't help with that. {KEY}",
-        "Of course! A concise response gets to the point, and a comprehensive one covers everything.",
-        "Las respuestas deben ser cortas y directas.",
         "Responses should be short and " * 40,
-        "",
         None,
     ],
 )
-def test_a_server_that_says_nothing_usable_is_asked_a_bounded_number_of_times(sami, tmp_path, text):
+def test_a_server_that_says_nothing_usable_is_asked_a_bounded_number_of_times(tmp_path, text):
     with serving(lambda request: request.say(text, finish="length")) as server:
-        result = sami(
-            "write-principles", *TASK, *NAMES, "--writer", served(server.url), "--output", tmp_path / "p.yaml"
-        )
+        result = write(*NAMES, "--writer", served(server.url), "--output", tmp_path / "p.yaml")
     message = refused(result, "0 of 2", "'concise'", "'comprehensive'")
     assert KEY not in message
     assert len(server.requests) == 2 * ATTEMPTS
@@ -181,31 +179,28 @@ def test_a_server_that_says_nothing_usable_is_asked_a_bounded_number_of_times(sa
         (lambda r: r.fail(401, f"bad key {KEY}"), ["refuses the key in WRITER_KEY"]),
         (lambda r: r.fail(404, "no such model"), ["does not know the model 'm'"]),
         (lambda r: r.fail(400, "no such field"), ["did not answer", "no such field (HTTP 400)"]),
-        (lambda r: r.fail(500, "busy"), ["did not answer", "busy"]),
         (lambda r: r.drop(), ["did not answer"]),
         (lambda r: r.send(200, b"<html>"), ["did not answer"]),
     ],
 )
-def test_a_server_that_fails_is_an_error_and_no_file(sami, tmp_path, fail, words):
+def test_a_server_that_fails_is_an_error_and_no_file(tmp_path, fail, words):
     with serving(fail) as server:
-        result = sami(
-            "write-principles", *TASK, *NAMES, "--writer", served(server.url), "--output", tmp_path / "p.yaml"
-        )
+        result = write(*NAMES, "--writer", served(server.url), "--output", tmp_path / "p.yaml")
     assert KEY not in refused(result, *words)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("drip", [False, True])
-def test_a_server_that_never_stops_is_not_waited_for(sami, tmp_path, drip):
+def test_a_server_that_never_stops_is_not_waited_for(tmp_path, drip):
     with serving(lambda request: request.stall(5, drip=drip)) as server:
         writer = served(server.url, timeout=0.3, retries=0)
-        result = sami("write-principles", *TASK, *NAMES, "--writer", writer, "--output", tmp_path / "p.yaml")
+        result = write(*NAMES, "--writer", writer, "--output", tmp_path / "p.yaml")
     refused(result, "did not answer")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_no_server_is_an_error(sami):
-    result = sami("write-principles", *TASK, *NAMES, "--writer", served("http://127.0.0.1:9/v1"))
+def test_no_server_is_an_error():
+    result = write(*NAMES, "--writer", served("http://127.0.0.1:9/v1"))
     refused(result, "No server answers", "the writer m")
 
 
@@ -293,7 +288,6 @@ def test_a_section_is_read_back_as_it_was_written(recipe, tmp_path):
     ("override", "words"),
     [
         ("principles.tsk=x", ["principles.tsk is not a key", "'task'"]),
-        ("principles.names=[brief]", ["principles.names: 1 principle would"]),
         ("principles={names: [a, b]}", ["principles.task is missing: What the responses do"]),
         ("generation.first_contrasts=first.parquet", ["first_contrasts", "written by a model"]),
         ("principles=3", ["principles is 3", "string"]),
