@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from sami.cli import main
 from sami.errors import InputError
 from sami.principles import load_principles
 from sami.reference_format import WrittenContrast, opposed, read_constitutions, read_contrasts, write_principles
@@ -151,22 +150,17 @@ def test_a_contrast_of_another_form_is_refused_by_its_id(save, rows, part):
     file = save({"17": rows})
     with pytest.raises(InputError) as caught:
         read_contrasts(file)
-    assert str(caught.value).startswith(f"Contrast 17 of {file}") or str(caught.value).startswith(
-        "The prompts of Contrast 17"
-    )
+    assert "Contrast 17" in str(caught.value)
     assert part in str(caught.value)
 
 
 # The command.
 
 
-def test_the_command_writes_a_principles_file_and_overwrites_none(save, tmp_path, capsys, monkeypatch):
+def test_the_command_writes_a_principles_file_and_overwrites_none(sami, save, tmp_path):
     source = save(constitution([BRIEF, WHOLE], [LONG, PARTIAL], ["concise", "comprehensive"]))
     target = tmp_path / "new" / "principles.yaml"
-    monkeypatch.setattr("sys.argv", ["sami", "import-principles", str(source), "--output", str(target)])
-    with pytest.raises(SystemExit) as caught:
-        main()
-    assert (caught.value.code or 0, capsys.readouterr().out) == (0, f"{target}\n")
+    assert sami("import-principles", source, "--output", target)[:2] == (0, f"{target}\n")
     assert [(p.id, p.definition, p.antithesis) for p in load_principles(target)] == [
         ("concise", BRIEF, LONG),
         ("comprehensive", WHOLE, PARTIAL),

@@ -2,22 +2,20 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from io import StringIO
-from pathlib import Path
 
 import pytest
 import torch
 from rich.console import Console
 
-from sami.cli import main
 from sami.commands.ask import Trial, of_principles, of_text
 from sami.commands.ask_session import converse, fit_sentence, read_choice, show
 from sami.console import visible
 from sami.errors import InputError
 from sami.principles import Principle
+from tests.support.command_line import process, refused
 
 PRINCIPLES = [
     Principle(id="brief", definition="Be brief.", antithesis="Be long."),
@@ -168,11 +166,9 @@ def test_an_answer_cannot_drive_the_terminal(trial, monkeypatch):
     hostile = "[red]ready[/red]\x1b[2J\x07\u202e"
     choice = trial.principles(["kind"])
     told = trial.ask(QUERY, choice)
-    answers = tuple(type(a)(a.policy, hostile, a.tokens, a.finish_reason, a.fit) for a in told.answers)
+    answers = tuple(replace(answer, text=hostile) for answer in told.answers)
     console = plain()
-    monkeypatch.setattr(
-        trial, "ask", lambda query, choice: type(told)(query, told.constitution, told.opposite, answers)
-    )
+    monkeypatch.setattr(trial, "ask", lambda query, choice: replace(told, query=query, answers=answers))
     show(trial, "\x1b]0;title\x07", choice, console)
     shown = console.file.getvalue()  # type: ignore[attr-defined]
     assert "[red]ready[/red]\\x1b[2J\\x07\\u202e" in shown
@@ -186,14 +182,10 @@ def test_text_is_shown_as_it_is_otherwise():
 
 def test_the_sentence_says_whose_answer_fits_better(trial):
     told = trial.ask(QUERY, trial.principles(["kind"]))
-    base = told.answers[0]
 
-    def with_fits(of_base, of_trained):
-        answers = (
-            type(base)("base", "a", 1, "stop", {"base": of_base}),
-            type(base)("iteration-2", "b", 1, "stop", {"base": of_trained}),
-        )
-        return type(told)(told.query, told.constitution, told.opposite, answers)
+    def with_fits(*fits):
+        answers = (replace(one, fit={"base": fit}) for one, fit in zip(told.answers, fits, strict=True))
+        return replace(told, answers=tuple(answers))
 
     assert "fits the constitution better than base's: +0.500 against -0.100" in fit_sentence(with_fits(-0.1, 0.5))
     assert "no better" in fit_sentence(with_fits(0.5, 0.1))
@@ -203,20 +195,16 @@ def test_the_sentence_says_whose_answer_fits_better(trial):
 
 
 def test_the_command_end_to_end(finished_run):
-    command = [str(Path(sys.executable).with_name("sami")), "try", str(finished_run)]
-    done = subprocess.run(command, input=f"brief\n{QUERY}\n", capture_output=True, text=True, timeout=120, check=False)
+    done = process("try", finished_run, input=f"brief\n{QUERY}\n")
     assert done.returncode == 0, done.stderr
     assert "constitution Answer in a few words." in done.stdout
     assert "By the frozen base model iteration-2's answer" in done.stdout
 
 
-def test_one_question_as_json(finished_run, capsys, monkeypatch):
-    arguments = ["try", str(finished_run), QUERY, "--antithesis", "brief", "--max-new-tokens", "3", "--json"]
-    monkeypatch.setattr(sys, "argv", ["sami-in-a-test", *arguments])
-    with pytest.raises(SystemExit) as end:
-        main()
-    assert end.value.code == 0
-    told = json.loads(capsys.readouterr().out)
+def test_one_question_as_json(sami, finished_run):
+    code, out, _ = sami("try", finished_run, QUERY, "--antithesis", "brief", "--max-new-tokens", 3, "--json")
+    assert code == 0
+    told = json.loads(out)
     assert (told["constitution"], told["opposite"]) == ("Answer at great length.", "Answer in a few words.")
     assert [answer["tokens"] for answer in told["answers"]] == [3, 3]
     assert set(told["answers"][1]["fit"]) == {"base", "iteration-2"}
@@ -233,13 +221,8 @@ def test_one_question_as_json(finished_run, capsys, monkeypatch):
         (["q", "--principle", "brief", "--iteration", "7"], "has the models of 1, 2"),
     ],
 )
-def test_impossible_requests_are_refused(finished_run, arguments, words, capsys, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["sami-in-a-test", "try", str(finished_run), *arguments])
-    with pytest.raises(SystemExit) as end:
-        main()
-    captured = capsys.readouterr()
-    assert (end.value.code, captured.out) == (2, "")
-    assert words in captured.err
+def test_impossible_requests_are_refused(sami, finished_run, arguments, words):
+    refused(sami("try", finished_run, *arguments), words)
 
 
 def test_a_folder_without_a_run_or_a_model_is_refused(finished_run, tmp_path):

@@ -1,7 +1,7 @@
 """`sami inspect`: what is shown of a contrast is what training and evaluation do with it."""
 
 import json
-import sys
+import shutil
 from dataclasses import replace
 from io import StringIO
 from typing import Any
@@ -10,7 +10,6 @@ import pytest
 import torch
 from rich.console import Console
 
-from sami.cli import main
 from sami.commands.inspect import Response, Token, of_contrast, of_recipe, of_run, scored
 from sami.commands.inspect_view import view
 from sami.contrasts import Contrast, read_contrasts, write_contrasts
@@ -18,6 +17,7 @@ from sami.errors import InputError
 from sami.loop.context import Run
 from sami.prepared import prepare
 from sami.recipe import load_recipe
+from tests.support.command_line import refused
 from tests.support.recipes import write_recipe
 
 EOS = 1
@@ -118,8 +118,6 @@ def test_a_run_shows_its_last_iteration_first_and_any_contrast_by_id(finished_ru
 
 
 def test_held_out_responses_are_those_of_the_model_that_scores_and_of_no_baseline(finished_run, tmp_path):
-    import shutil
-
     folder = shutil.copytree(finished_run, tmp_path / "run")
     run = Run.open(folder)
     [first, *_] = read_contrasts(run.directory.responses("base"))
@@ -194,28 +192,18 @@ def test_text_of_a_model_cannot_drive_the_terminal(contrast, chat_tokenizer):
     assert "\\x1b" in text
 
 
-def test_the_command_prints_the_view_or_json(finished_run, capsys, monkeypatch):
-    def sami(*arguments):
-        monkeypatch.setattr(sys, "argv", ["sami-in-a-test", "inspect", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as end:
-            main()
-        captured = capsys.readouterr()
-        return int(end.value.code or 0), captured.out, captured.err
-
-    code, out, _ = sami(finished_run, "--contrast", "2-00001", "--json")
+def test_the_command_prints_the_view_or_json(sami, finished_run):
+    code, out, _ = sami("inspect", finished_run, "--contrast", "2-00001", "--json")
     seen = json.loads(out)
     assert code == 0
     assert seen["scorers"] == ["base", "iteration-2"]
     assert set(seen["responses"][1]["tokens"][0]) == {"id", "text", "trained", "leaked", "logprobs"}
-    code, out, _ = sami(finished_run, "--contrast", "2-00001", "--no-scores")
+    code, out, _ = sami("inspect", finished_run, "--contrast", "2-00001", "--no-scores")
     assert code == 0
     assert "contrast 2-00001" in out
     assert "words that tell" not in out
-    assert sami(finished_run, "training.lr=1")[0] == 2
-    code, out, err = sami("quickstart", "--iteration", "1")
-    assert (code, out) == (2, "")
-    assert "Remove --iteration" in err
+    assert sami("inspect", finished_run, "training.lr=1")[0] == 2
+    refused(sami("inspect", "quickstart", "--iteration", "1"), "Remove --iteration")
 
 
 def test_a_run_without_contrasts_is_refused(finished_run, tmp_path):

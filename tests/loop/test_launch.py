@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from sami import cli
 from sami.errors import InputError
 from sami.loop.launch import meeting
 from sami.pipeline import Pipeline
 from sami.recipe import Launch, load_recipe
+from tests.support.command_line import refused
 from tests.support.places import DOCS
 from tests.support.recipes import write_recipe
 
@@ -113,6 +113,12 @@ echo "$SLURM_JOB_ID"
 """
 
 
+def install(folder: Path, programs: dict[str, str]) -> None:
+    for name, text in programs.items():
+        (folder / "bin" / name).write_text(text)
+        (folder / "bin" / name).chmod(0o755)
+
+
 @pytest.fixture
 def slurm(tmp_path) -> dict[str, str]:
     """The environment of a login node; its jobs are listed in the file $JOBS."""
@@ -123,9 +129,7 @@ def slurm(tmp_path) -> dict[str, str]:
         "sami": f'#!/bin/sh\nexec {sys.executable} -m sami.cli "$@"\n',
     }
     (tmp_path / "bin").mkdir()
-    for name, text in programs.items():
-        (tmp_path / "bin" / name).write_text(text)
-        (tmp_path / "bin" / name).chmod(0o755)
+    install(tmp_path, programs)
     return os.environ | {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "JOBS": str(tmp_path / "jobs")}
 
 
@@ -156,9 +160,7 @@ def test_vllm_gets_all_gpus_of_the_ray_cluster_as_one_copy(tmp_path, slurm):
         "sleep": "exec true",  # the script gives the cluster time to start
         "hostname": "echo 127.0.0.1",
     }
-    for name, text in programs.items():
-        (tmp_path / "bin" / name).write_text(f"#!/bin/bash\n{text}\n")
-        (tmp_path / "bin" / name).chmod(0o755)
+    install(tmp_path, {name: f"#!/bin/bash\n{text}\n" for name, text in programs.items()})
     slurm |= {"SLURM_JOB_ID": "7", "SLURM_JOB_NUM_NODES": "2", "SLURM_GPUS_ON_NODE": "8"}
     slurm |= {"SLURM_JOB_NODELIST": "here"}
     job = ["bash", str(SCRIPTS / "nodes-ray.sbatch"), "run", "paper/diverse-llama3-70b"]
@@ -207,13 +209,9 @@ def test_machines_that_cannot_work_together_are_refused(recipe, override, said):
         load_recipe(recipe, [override])
 
 
-def test_another_machine_than_the_first_only_trains(recipe, tmp_path, monkeypatch, capsys):
+def test_another_machine_than_the_first_only_trains(sami, recipe):
     for command in ("generate", "evaluate"):
-        monkeypatch.setattr(sys, "argv", ["sami", command, str(recipe), "launch.rank=1"])
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        assert caught.value.code == 2
-        assert "only rank 0 runs this command" in capsys.readouterr().err
+        refused(sami(command, recipe, "launch.rank=1"), "only rank 0 runs this command")
 
 
 def test_a_machine_with_another_recipe_is_refused(recipe, tmp_path):

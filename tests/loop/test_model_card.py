@@ -2,7 +2,7 @@
 
 import json
 import re
-import sys
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +12,6 @@ import pytest
 from huggingface_hub import ModelCard
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
-from sami.cli import main
 from sami.commands import push as push_command
 from sami.errors import InputError
 from sami.generation import SamplingSettings
@@ -24,6 +23,7 @@ from sami.loop.results import Summary
 from sami.models import sources
 from sami.pipeline import run
 from sami.recipe import Model, Recipe, load_recipe
+from tests.support.command_line import Sami
 from tests.support.recipes import PRINCIPLES, write_recipe
 
 Folder = Callable[[str, bool], Path]
@@ -219,8 +219,6 @@ def test_the_license_is_read_where_the_weights_come_from(tmp_path):
 
 
 def test_a_card_is_no_part_of_the_weights(finished_run, tmp_path):
-    import shutil
-
     folder = shutil.copytree(finished_run / "iteration-1" / "model", tmp_path / "model")
     before = sources.fingerprint(Model(source=str(folder)))
     (folder / "README.md").write_text("another")
@@ -259,25 +257,20 @@ def refused(status: int) -> HfHubHTTPError:
 
 
 @pytest.fixture
-def push(monkeypatch, capsys) -> Callable[..., tuple[int, str, str]]:
-    def call(*arguments: Any, hub: Any = None) -> tuple[int, str, str]:
+def push(sami, monkeypatch) -> Sami:
+    def call(hub: StubHub, *arguments: Any) -> tuple[int, str, str]:
         monkeypatch.setenv("HF_TOKEN", TOKEN)
-        if hub is not None:
-            monkeypatch.setattr(push_command, "HfApi", hub)
-        monkeypatch.setattr(sys, "argv", ["sami-in-a-test", "push", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as end:
-            main()
-        captured = capsys.readouterr()
-        assert TOKEN not in captured.out + captured.err
-        return int(end.value.code or 0), captured.out, captured.err
+        monkeypatch.setattr(push_command, "HfApi", hub)
+        code, out, err = sami("push", *arguments)
+        assert TOKEN not in out + err
+        return code, out, err
 
     return call
 
 
 def test_the_model_and_its_card_are_uploaded(finished_run, push):
     hub = StubHub()
-    assert push(finished_run, "principles", "--private", hub=hub) == (0, "https://hub.example/me/principles\n", "")
+    assert push(hub, finished_run, "principles", "--private") == (0, "https://hub.example/me/principles\n", "")
     create, upload = hub.calls
     assert create == ("create", "principles", {"private": True, "exist_ok": True})
     assert upload[1]["repo_id"] == "me/principles"
@@ -300,7 +293,7 @@ def test_the_model_and_its_card_are_uploaded(finished_run, push):
 )
 def test_what_the_hub_refuses_is_said_without_the_token(finished_run, push, failure, words):
     hub = StubHub(failure)
-    code, out, err = push(finished_run, "owner/name", hub=hub)
+    code, out, err = push(hub, finished_run, "owner/name")
     assert (code, out, hub.calls) == (2, "", [])
     assert words in err
 
@@ -315,8 +308,6 @@ def test_without_a_token_one_is_told_how_to_log_in(finished_run, tmp_path, monke
 
 
 def test_what_others_could_not_use_is_not_uploaded(finished_run, adapter_run, tmp_path):
-    import shutil
-
     with pytest.raises(InputError, match="folder of this machine"):
         push_command.push(Run.open(adapter_run), "owner/name")
     with pytest.raises(InputError, match="is not a valid repository id"):

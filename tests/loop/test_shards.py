@@ -2,19 +2,18 @@
 
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 from filelock import FileLock
 
-from sami import cli
 from sami.contrasts import read_contrasts, write_contrasts
 from sami.errors import InputError
 from sami.loop.shards import Shard, made_from
 from sami.pipeline import Pipeline
 from sami.recipe import load_recipe
+from tests.support.command_line import refused as refused_command
 from tests.support.recipes import write_recipe
 
 PARTS = 3
@@ -172,10 +171,10 @@ def test_a_shard_that_cannot_be_is_refused(text):
 
 def test_contrasts_that_another_model_writes_are_not_made_in_shards(recipe, tmp_path):
     first = f"generation.first_model={load_recipe(recipe).model.source}"
-    with pytest.raises(InputError, match="Shards are for what the run's own model writes"):
-        pipeline(recipe, tmp_path / "run", first).generate_shard(1, Shard(1, 2))
-    with pytest.raises(InputError, match="Shards are for what the run's own model writes"):
-        pipeline(recipe, tmp_path / "run", first).generate(1, merge=True)
+    run = pipeline(recipe, tmp_path / "run", first)
+    for make in (lambda: run.generate_shard(1, Shard(1, 2)), lambda: run.generate(1, merge=True)):
+        with pytest.raises(InputError, match="Shards are for what the run's own model writes"):
+            make()
 
 
 def test_more_shards_than_contrasts_are_refused(recipe, tmp_path):
@@ -183,20 +182,9 @@ def test_more_shards_than_contrasts_are_refused(recipe, tmp_path):
         pipeline(recipe, tmp_path / "run").generate_shard(1, Shard(1, 10))
 
 
-def test_the_command_exits_with_2_and_names_what_is_missing(recipe, copy, monkeypatch, capsys):
-    def said(*arguments):
-        monkeypatch.setattr(sys, "argv", ["sami", "generate", str(recipe), "--output", str(copy), *arguments])
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        printed = capsys.readouterr()
-        assert (caught.value.code, printed.out) == (2, "")
-        return printed.err
-
+def test_the_command_exits_with_2_and_names_what_is_missing(sami, recipe, copy):
+    arguments = ("generate", recipe, "--output", copy)
     shard_file(copy, 2).unlink()
-    assert "lacks the shards 2/3" in said("--merge")
-    assert "give one of them" in said("--merge", "--shard", "2/3")
-    monkeypatch.setattr(sys, "argv", ["sami", "generate", str(recipe), "--output", str(copy), "--shard", "2/3"])
-    with pytest.raises(SystemExit) as done:
-        cli.main()
-    assert not done.value.code
-    assert capsys.readouterr().out.strip() == str(shard_file(copy, 2))
+    refused_command(sami(*arguments, "--merge"), "lacks the shards 2/3")
+    refused_command(sami(*arguments, "--merge", "--shard", "2/3"), "give one of them")
+    assert sami(*arguments, "--shard", "2/3")[:2] == (0, f"{shard_file(copy, 2)}\n")

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from sami.errors import InputError
+from sami.loop import trackers
 from sami.loop.trackers import RunTrackers
 from sami.pipeline import Pipeline, run
 from sami.recipe import Recipe, load_recipe
@@ -26,23 +27,22 @@ def recipe_with(folder: Path, model: Path, *trackers: str, **changes: Any) -> Re
     return load_recipe(write_recipe(folder, model, training__report_to=list(trackers), **(SETTINGS | changes)))
 
 
-def logged(folder: Path) -> Series:
-    """Every scalar as TensorBoard shows it, by name: (step, value) in order."""
+def events(folder: Path) -> Any:
+    """What TensorBoard reads."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    events = EventAccumulator(str(folder))
-    events.Reload()
-    return {tag: [(one.step, one.value) for one in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+    return EventAccumulator(str(folder)).Reload()
+
+
+def logged(folder: Path) -> Series:
+    """Every scalar as TensorBoard shows it, by name: (step, value) in order."""
+    found = events(folder)
+    return {tag: [(one.step, one.value) for one in found.Scalars(tag)] for tag in found.Tags()["scalars"]}
 
 
 def losses(folder: Path) -> list[float]:
-    lines = [
-        json.loads(line)
-        for n in (1, 2)
-        for line in (folder / f"iteration-{n}" / "metrics.jsonl").read_text().split("\n")
-        if line
-    ]
-    return [line["loss"] for line in lines]
+    files = [folder / f"iteration-{n}" / "metrics.jsonl" for n in (1, 2)]
+    return [json.loads(line)["loss"] for file in files for line in file.read_text().splitlines()]
 
 
 @pytest.fixture(scope="module")
@@ -71,11 +71,9 @@ def test_evaluations_stand_at_the_step_they_were_made_after(tracked):
 
 
 def test_what_is_shown_as_configuration_is_the_recipe_without_places(tracked):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    events = EventAccumulator(str(tracked / "trackers" / "tensorboard"))
-    events.Reload()
-    text = events.Tensors("args/text_summary")[0].tensor_proto.string_val[0].decode()
+    text = (
+        events(tracked / "trackers" / "tensorboard").Tensors("args/text_summary")[0].tensor_proto.string_val[0].decode()
+    )
     shown = json.loads(text)
     assert (shown["training.steps"], shown["queries.path"]) == ([2, 3], "queries.jsonl")
     assert str(tracked.parent) not in text
@@ -83,8 +81,6 @@ def test_what_is_shown_as_configuration_is_the_recipe_without_places(tracked):
 
 
 def test_a_finished_run_opens_no_tracker(tracked, model_folder, tmp_path, monkeypatch):
-    from sami.loop import trackers
-
     folder = shutil.copytree(tracked, tmp_path / "run")
     monkeypatch.setattr(trackers.TensorBoard, "start", lambda *_: pytest.fail("a tracker was opened"))
     run(recipe_with(tmp_path / "recipe", model_folder("llama", True), "tensorboard"), folder)
@@ -127,16 +123,14 @@ def test_trackio_gets_one_run(model_folder, tmp_path, monkeypatch, capsys):
 
 
 def test_without_trackers_nothing_is_written(model_folder, tmp_path):
-    trackers = RunTrackers(tmp_path / "run", recipe_with(tmp_path / "recipe", model_folder("llama", True)))
-    trackers.check()
-    with trackers.training(1, 0) as callbacks:
+    none = RunTrackers(tmp_path / "run", recipe_with(tmp_path / "recipe", model_folder("llama", True)))
+    none.check()
+    with none.training(1, 0) as callbacks:
         assert callbacks == []
     assert not (tmp_path / "run").exists()
 
 
 def test_an_absent_tracker_is_refused_with_what_to_install(model_folder, tmp_path):
-    from sami.loop import trackers
-
     recipe = recipe_with(tmp_path / "recipe", model_folder("llama", True), "wandb", "tensorboard")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trackers.importlib.util, "find_spec", lambda name: None if name == "wandb" else object())
@@ -146,8 +140,6 @@ def test_an_absent_tracker_is_refused_with_what_to_install(model_folder, tmp_pat
 
 
 def test_a_tracker_that_cannot_be_opened_is_known_before_anything_is_generated(model_folder, tmp_path, monkeypatch):
-    from sami.loop import trackers
-
     def locked(*_):
         raise PermissionError("no account")
 
@@ -159,14 +151,13 @@ def test_a_tracker_that_cannot_be_opened_is_known_before_anything_is_generated(m
 
 
 def test_a_tracker_that_fails_while_training_does_not_end_the_run(model_folder, tmp_path, monkeypatch, capsys):
-    from sami.loop import trackers
-
     def gone(self, figures, step):
         raise ConnectionError("the server is gone")
 
     monkeypatch.setattr(trackers.TensorBoard, "log", gone)
-    recipe = recipe_with(tmp_path / "recipe", model_folder("llama", True), "tensorboard")
-    assert run(recipe, tmp_path / "run")["policies"][-1]["iteration"] == 2
+    short = {"training__iterations": 1, "training__steps": [2]}
+    recipe = recipe_with(tmp_path / "recipe", model_folder("llama", True), "tensorboard", **short)
+    assert run(recipe, tmp_path / "run")["policies"][-1]["iteration"] == 1
     assert "the tracker tensorboard failed" in capsys.readouterr().err
 
 
