@@ -148,7 +148,7 @@ def test_weights_that_would_be_fetched_do_not_score_by_themselves(finished_run, 
 def test_stand_ins_for_principles_yet_to_be_written_are_not_shown(tmp_path, model_folder):
     file = write_recipe(tmp_path, model_folder("llama", True))
     recipe = load_recipe(file, ["principles={task: writing letters, names: [kind, bold], writer: scripted}"])
-    with pytest.raises(InputError, match="yet to be written"):
+    with pytest.raises(InputError, match="sami write-principles"):
         of_recipe(prepare(recipe))
 
 
@@ -173,7 +173,7 @@ def test_the_view_marks_boundary_ids_and_masked_tokens(contrast, chat_tokenizer,
     seen = of_contrast(contrast, chat_tokenizer, place="here", train_eos=False)
     text = shown(scored(seen, contrast, chat_tokenizer, {"base": llama}))
     prompt, answered = text.split("▸ response A")
-    assert f"{len(contrast.prompt_ids[0])} tokens, none of them trained" in prompt
+    assert f"{len(contrast.prompt_ids[0])} tokens, not trained" in prompt
     small = str(contrast.prompt_ids[0][0]).translate(str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉"))
     assert small in prompt
     count = len(contrast.response_ids[0])
@@ -181,7 +181,7 @@ def test_the_view_marks_boundary_ids_and_masked_tokens(contrast, chat_tokenizer,
     assert "ends by itself" in answered
     assert "cut off at the token limit" in answered
     assert [line for line in answered.splitlines() if "<eos>" in line][-1].count("masked") == 1
-    assert "words that tell A by base (nats): " in answered
+    assert "words that point to B by base" in answered
 
 
 def test_text_of_a_model_cannot_drive_the_terminal(contrast, chat_tokenizer):
@@ -201,7 +201,7 @@ def test_the_command_prints_the_view_or_json(sami, finished_run):
     code, out, _ = sami("inspect", finished_run, "--contrast", "2-00001", "--no-scores")
     assert code == 0
     assert "contrast 2-00001" in out
-    assert "words that tell" not in out
+    assert "words that point" not in out
     assert sami("inspect", finished_run, "training.lr=1")[0] == 2
     refused(sami("inspect", "quickstart", "--iteration", "1"), "Remove --iteration")
 

@@ -108,7 +108,7 @@ def test_a_shard_that_is_there_is_not_made_again(recipe, copy, capsys):
 def test_a_missing_shard_is_named(recipe, copy):
     shard_file(copy, 1).unlink()
     shard_file(copy, 3).unlink()
-    assert "lacks the shards 1/3, 3/3" in refused(recipe, copy)
+    assert "The shards 1/3, 3/3 are missing" in refused(recipe, copy)
 
 
 def test_no_shard_at_all_is_an_error(recipe, tmp_path):
@@ -133,20 +133,20 @@ def test_a_shard_of_another_model_is_refused(recipe, copy, tmp_path, model_folde
 
 def test_parts_of_different_wholes_are_refused(recipe, copy):
     pipeline(recipe, copy).generate_shard(1, Shard(1, 2))
-    assert "parts of 2 and of 3" in refused(recipe, copy)
+    assert "2 and 3 parts" in refused(recipe, copy)
 
 
 def test_damaged_or_strange_files_are_refused(recipe, copy):
     good = shard_file(copy, 2).read_bytes()
     shard_file(copy, 2).write_bytes(good[: len(good) // 2])
-    assert "no shard that can be read" in refused(recipe, copy)
+    assert f"{shard_file(copy, 2)} cannot be" in refused(recipe, copy)
     write_contrasts(shard_file(copy, 2), read_contrasts(shard_file(copy, 1)))  # a contrasts file, of no part
-    assert "no shard that can be read" in refused(recipe, copy)
+    assert f"{shard_file(copy, 2)} cannot be" in refused(recipe, copy)
     # The right label on the wrong contrasts.
     notes = {"sami.shard": pq.read_schema(shard_file(copy, 3)).metadata[b"sami.shard"].decode()}
     write_contrasts(shard_file(copy, 3), read_contrasts(shard_file(copy, 1)), notes)
     shard_file(copy, 2).write_bytes(good)
-    assert "does not hold the contrasts that the recipe plans" in refused(recipe, copy)
+    assert "does not hold the contrasts that this recipe plans" in refused(recipe, copy)
 
 
 def test_a_shard_that_another_process_writes_is_left_to_it(recipe, copy):
@@ -159,13 +159,13 @@ def test_a_shard_that_another_process_writes_is_left_to_it(recipe, copy):
 
 
 def test_shards_of_a_later_iteration_need_the_model_before_it(recipe, copy):
-    with pytest.raises(InputError, match=r"The step train-1 .* is not done yet"):
+    with pytest.raises(InputError, match=r"train-1.*`sami train` first"):
         pipeline(recipe, copy).generate_shard(2, Shard(1, PARTS))
 
 
 @pytest.mark.parametrize("text", ["0/3", "4/3", "3", "a/b", "1/0", "-1/2", "1/3/4"])
 def test_a_shard_that_cannot_be_is_refused(text):
-    with pytest.raises(InputError, match="not of the form I/N"):
+    with pytest.raises(InputError, match="form I/N"):
         Shard.parse(text)
 
 
@@ -185,6 +185,6 @@ def test_more_shards_than_contrasts_are_refused(recipe, tmp_path):
 def test_the_command_exits_with_2_and_names_what_is_missing(sami, recipe, copy):
     arguments = ("generate", recipe, "--output", copy)
     shard_file(copy, 2).unlink()
-    refused_command(sami(*arguments, "--merge"), "lacks the shards 2/3")
-    refused_command(sami(*arguments, "--merge", "--shard", "2/3"), "give one of them")
+    refused_command(sami(*arguments, "--merge"), "The shards 2/3 are missing")
+    refused_command(sami(*arguments, "--merge", "--shard", "2/3"), "Give one of them")
     assert sami(*arguments, "--shard", "2/3")[:2] == (0, f"{shard_file(copy, 2)}\n")

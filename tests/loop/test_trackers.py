@@ -2,12 +2,13 @@
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tensorboard.summary.writer import event_file_writer
 
 from sami.errors import InputError
 from sami.loop import trackers
@@ -21,6 +22,14 @@ Folder = Callable[[str, bool], Path]
 Series = dict[str, list[tuple[int, float]]]
 
 SETTINGS = {"training__steps": [2, 3], "training__micro_batch_size": 4, "evaluation__principles_per_query": 1}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def names_in_order() -> Iterator[None]:
+    """Event files of one second are read in the order of their names, which end with a counter: 9 after 10."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(100))
+        yield
 
 
 def recipe_with(folder: Path, model: Path, *trackers: str, **changes: Any) -> Recipe:

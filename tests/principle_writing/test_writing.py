@@ -53,7 +53,7 @@ def answer(request: Request) -> str:
 # The file.
 
 
-def test_the_file_loads_and_says_how_it_came_about(tmp_path):
+def test_the_file_loads_and_says_how_it_came_about(write, tmp_path):
     target = tmp_path / "new" / "principles.yaml"
     code, out, err = write(*NAMES, "--writer", "scripted", "--seed", 3, "--output", target)
     assert (code, out.strip()) == (0, str(target)), err
@@ -66,7 +66,7 @@ def test_the_file_loads_and_says_how_it_came_about(tmp_path):
     assert "names" not in record["prompts"]
 
 
-def test_without_an_output_the_file_is_printed(tmp_path):
+def test_without_an_output_the_file_is_printed(write, tmp_path):
     code, out, _ = write("--writer", "scripted", "--count", 3)
     assert code == 0
     (tmp_path / "p.yaml").write_text(out)
@@ -74,13 +74,13 @@ def test_without_an_output_the_file_is_printed(tmp_path):
     assert "names" in yaml.safe_load(out)["written"]["prompts"]
 
 
-def test_an_existing_file_is_never_replaced(tmp_path):
+def test_an_existing_file_is_never_replaced(write, tmp_path):
     (tmp_path / "p.yaml").write_text("mine")
     refused(write(*NAMES, "--writer", "scripted", "--output", tmp_path / "p.yaml"), "p.yaml", "exists")
     assert (tmp_path / "p.yaml").read_text() == "mine"
 
 
-def test_a_place_where_nothing_can_be_written_is_refused_before_the_writer_is_asked(sami, tmp_path, monkeypatch):
+def test_a_place_where_nothing_can_be_written_is_refused_before_the_writer_is_asked(write, tmp_path, monkeypatch, sami):
     monkeypatch.setattr("sami.principle_writing.files.make_ask", lambda settings: pytest.fail("the writer was asked"))
     (tmp_path / "file").write_text("mine")
     for place in (tmp_path / "file" / "p.yaml", tmp_path / "file" / "new" / "p.yaml"):
@@ -109,7 +109,7 @@ def test_a_place_where_nothing_can_be_written_is_refused_before_the_writer_is_as
         ((*NAMES, "--writer", "{url: 'https://api.openai.com/v1', model: m, key_variable: UNSET_KEY}"), ["UNSET_KEY"]),
     ],
 )
-def test_what_cannot_be_asked_for_is_refused(tmp_path, arguments, words):
+def test_what_cannot_be_asked_for_is_refused(write, tmp_path, arguments, words):
     given = [*(() if "--writer" in arguments else ("--writer", "scripted")), *arguments]
     refused(write(*given, "--output", tmp_path / "p.yaml"), *words)
     assert not (tmp_path / "p.yaml").exists()
@@ -118,7 +118,7 @@ def test_what_cannot_be_asked_for_is_refused(tmp_path, arguments, words):
 # A local writer.
 
 
-def test_a_random_model_cannot_write_and_leaves_no_file(tmp_path, model_folder):
+def test_a_random_model_cannot_write_and_leaves_no_file(write, tmp_path, model_folder):
     for chat_template in (True, False):
         writer = ("--writer", model_folder("llama", chat_template))
         message = refused(write(*NAMES, *writer, "--output", tmp_path / "p.yaml"), "0 of 2")
@@ -144,7 +144,7 @@ def test_a_sentence_that_a_stop_ended_gets_its_full_stop_back():
 # A served writer.
 
 
-def test_a_server_writes_and_its_key_stands_nowhere(tmp_path):
+def test_a_server_writes_and_its_key_stands_nowhere(write, tmp_path):
     target = tmp_path / "p.yaml"
     with serving(lambda request: request.say(answer(request))) as server:
         code, out, err = write("--writer", served(server.url), "--output", target)
@@ -164,7 +164,7 @@ def test_a_server_writes_and_its_key_stands_nowhere(tmp_path):
         None,
     ],
 )
-def test_a_server_that_says_nothing_usable_is_asked_a_bounded_number_of_times(tmp_path, text):
+def test_a_server_that_says_nothing_usable_is_asked_a_bounded_number_of_times(write, tmp_path, text):
     with serving(lambda request: request.say(text, finish="length")) as server:
         result = write(*NAMES, "--writer", served(server.url), "--output", tmp_path / "p.yaml")
     message = refused(result, "0 of 2", "'concise'", "'comprehensive'")
@@ -183,7 +183,7 @@ def test_a_server_that_says_nothing_usable_is_asked_a_bounded_number_of_times(tm
         (lambda r: r.send(200, b"<html>"), ["did not answer"]),
     ],
 )
-def test_a_server_that_fails_is_an_error_and_no_file(tmp_path, fail, words):
+def test_a_server_that_fails_is_an_error_and_no_file(write, tmp_path, fail, words):
     with serving(fail) as server:
         result = write(*NAMES, "--writer", served(server.url), "--output", tmp_path / "p.yaml")
     assert KEY not in refused(result, *words)
@@ -191,7 +191,7 @@ def test_a_server_that_fails_is_an_error_and_no_file(tmp_path, fail, words):
 
 
 @pytest.mark.parametrize("drip", [False, True])
-def test_a_server_that_never_stops_is_not_waited_for(tmp_path, drip):
+def test_a_server_that_never_stops_is_not_waited_for(write, tmp_path, drip):
     with serving(lambda request: request.stall(5, drip=drip)) as server:
         writer = served(server.url, timeout=0.3, retries=0)
         result = write(*NAMES, "--writer", writer, "--output", tmp_path / "p.yaml")
@@ -199,7 +199,7 @@ def test_a_server_that_never_stops_is_not_waited_for(tmp_path, drip):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_no_server_is_an_error():
+def test_no_server_is_an_error(write):
     result = write(*NAMES, "--writer", served("http://127.0.0.1:9/v1"))
     refused(result, "No server answers", "the writer m")
 
@@ -258,8 +258,8 @@ def test_what_was_written_may_be_edited_until_it_is_used(sami, recipe, tmp_path)
 def test_another_writer_or_task_is_another_run(sami, recipe, tmp_path):
     output = ("--output", tmp_path / "out")
     assert sami("generate", recipe, *output)[0] == 0
-    refused(sami("run", recipe, "principles.task=writing letters", *output), "principles.task")
-    refused(sami("run", recipe, "principles.seed=1", *output), "principles.seed")
+    refused(sami("run", recipe, "principles.task=writing letters", *output), "- task: 'answering questions' there")
+    refused(sami("run", recipe, "principles.seed=1", *output), "- seed: 0 there, 1 now")
 
 
 def test_a_writer_that_fails_ends_the_run_before_it_starts(sami, recipe, tmp_path, model_folder):
@@ -289,7 +289,7 @@ def test_a_section_is_read_back_as_it_was_written(recipe, tmp_path):
     [
         ("principles.tsk=x", ["principles.tsk is not a key", "'task'"]),
         ("principles={names: [a, b]}", ["principles.task is missing: What the responses do"]),
-        ("generation.first_contrasts=first.parquet", ["first_contrasts", "written by a model"]),
+        ("generation.first_contrasts=first.parquet", ["first_contrasts", "sami import-principles"]),
         ("principles=3", ["principles is 3", "string"]),
         ("principles.writer={kind: oracle}", ["principles.writer is", "local, endpoint, scripted"]),
     ],
