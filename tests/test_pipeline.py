@@ -19,6 +19,7 @@ from sami.models import devices, loading
 from sami.pipeline import Pipeline, _announce, run, start
 from sami.prompts import PromptBuilder
 from sami.recipe import Recipe, load_recipe
+from tests.support.garbage import freeze_libraries
 from tests.support.recipes import TOPICS, timeless, write_recipe
 from tests.support.tiny import tiny_model
 
@@ -306,6 +307,8 @@ def _run_killed(recipe: Recipe, folder: Path, done: Path, only: str) -> None:
     from sami.models import loading
     from sami.training import metrics_log
 
+    freeze_libraries()
+
     def die_once(place: str) -> None:
         if only in place and place not in done.read_text().splitlines():
             with done.open("a") as file:
@@ -375,6 +378,7 @@ def test_a_run_killed_everywhere_ends_with_the_summary_of_one_that_was_not(
 
 
 def _run_plainly(recipe: Recipe, folder: Path) -> None:
+    freeze_libraries()
     from sami.pipeline import run
 
     run(recipe, folder)

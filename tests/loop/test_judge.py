@@ -21,6 +21,7 @@ from sami.models import loading
 from sami.pipeline import Pipeline, run
 from sami.recipe import Recipe, load_recipe
 from tests.support.faulty_server import Request, serving
+from tests.support.garbage import freeze_libraries
 from tests.support.recipes import timeless, write_recipe
 from tests.support.tiny import tiny_model
 
@@ -228,6 +229,7 @@ def _judge_until(recipe: Recipe, folder: Path, stop: int | None) -> None:
         if written == stop:
             os.kill(os.getpid(), signal.SIGKILL)
 
+    freeze_libraries()
     ask.append_verdict = deadly
     Pipeline(recipe, folder).judge()
 
