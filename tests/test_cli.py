@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ import pytest
 from tests.support.command_line import process, refused
 from tests.support.recipes import timeless, write_recipe
 
-Folder = Callable[[str, bool], Path]
 COMMANDS = ("run", "plan", "generate", "train", "evaluate", "judge", "winrate", "probe", "write-principles")
 COMMANDS += ("import-principles", "try", "inspect", "push", "report")
 

@@ -2,7 +2,6 @@
 
 import json
 import socket
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ from tests.support.faulty_server import KEY, Request, serving
 from tests.support.places import SHARED
 from tests.support.recipes import write_recipe
 
-Folder = Callable[[str, bool], Path]
 LONG = "It is a rather long answer."
 TLDR = SHARED / "data/tldr"
 PRINCIPLE = {

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,6 @@ from sami.queries import Query
 from sami.recipe import Recipe, load_recipe
 from tests.support.command_line import refused
 from tests.support.recipes import PRINCIPLES, write_recipe
-
-Folder = Callable[[str, bool], Path]
 
 
 @pytest.fixture(scope="module")
@@ -68,13 +66,16 @@ def score(one: Contrast, lean: float, masked: float | None) -> ContrastScores:
 
 
 def links_of(
-    recipe: Recipe, leans: dict[str, list[tuple[float, float | None]]], control: tuple[float, float] = (0.0, 0.0)
+    recipe: Recipe,
+    leans: dict[str, list[tuple[float, float | None]]],
+    control: tuple[float, float] = (0.0, 0.0),
+    responses: dict[int, tuple[str, str]] | None = None,
 ) -> Probe:
     """Links of made-up matrices: for each principle one (plain, masked) lean a query, of which the first two fit."""
     principles = [Principle(id=name, definition="a", antithesis="b") for name in leans]
     with_control = {CONTROL.id: [control] * 6, **leans}
     made = [
-        (one := contrast(name, f"q{n}"), score(one, *lean))
+        (one := contrast(name, f"q{n}", (responses or {}).get(n, ("one", "two"))), score(one, *lean))
         for name, row in with_control.items()
         for n, lean in enumerate(row)
     ]
@@ -83,14 +84,12 @@ def links_of(
 
 
 def test_the_bound_is_taken_at_the_temperature_of_the_fitting_queries(recipe):
-    # Of the four responses to the fitting queries three lean the right way by 0.1 and one the wrong way.
-    principle = Principle(id="p", definition="a", antithesis="b")
-    contrasts = [contrast("p", f"q{n}") for n in range(6)]
-    scores = [score(one, 0.1, 0.1) for one in contrasts]
+    # Of the four responses to the fitting queries, in two contrasts, three lean the right way by 0.1 and one the wrong.
+    contrasts = [contrast(name, f"q{n}") for name in ("p", CONTROL.id) for n in range(6)]
+    scores = [score(one, 0.1, 0.1) if one.id.endswith("p") else score(one, 0.0, 0.0) for one in contrasts]
     scores[0] = replace(scores[0], matrix=[[-1.0, -0.9], [-1.1, -1.0]])
-    contrasts += [contrast(CONTROL.id, f"q{n}") for n in range(6)]
-    scores += [score(one, 0.0, 0.0) for one in contrasts[6:]]
-    found = read_links(Made(recipe, [principle]), contrasts, scores, [Query("q0", "q0"), Query("q1", "q1")])  # type: ignore[arg-type]
+    made: Any = Made(recipe, [Principle(id="p", definition="a", antithesis="b")])
+    found = read_links(made, contrasts, scores, [Query("q0", "q0"), Query("q1", "q1")])
     assert 1 / found.temperature == pytest.approx(10 * math.log(3), rel=0.02)
     [link] = found.links
     assert (link.bound.n, link.accuracy.value, found.queries, found.fitted_on) == (4, 1.0, 4, 2)
@@ -119,17 +118,9 @@ def test_a_link_no_stronger_than_that_of_one_request_in_two_wordings_is_none(rec
 
 
 def test_a_link_by_the_principles_own_words_alone_is_weak(recipe):
-    leans: dict[str, list[tuple[float, float | None]]] = {
-        "own": [(0.1, 0.1)] * 6,
-        "words": [(0.2, 0.0)] * 6,
-        "only": [(0.1, None)] * 6,
-    }
-    found = links_of(recipe, leans)
-    assert {link.principle.id: link.verdict(found.control) for link in found.links} == {
-        "own": "worth training",
-        "words": "weak",
-        "only": "weak",
-    }
+    found = links_of(recipe, {"own": [(0.1, 0.1)] * 6, "words": [(0.2, 0.0)] * 6, "only": [(0.1, None)] * 6})
+    verdicts = {link.principle.id: link.verdict(found.control) for link in found.links}
+    assert verdicts == {"own": "worth training", "words": "weak", "only": "weak"}
     assert next(link for link in found.links if link.principle.id == "only").unleaked_bound.n == 0
 
 
@@ -167,13 +158,7 @@ def test_the_rule_counts_from_the_control_where_it_is_above_chance():
 
 def test_filtered_contrasts_are_counted(recipe):
     filtering = recipe.model_copy(update={"filters": recipe.filters.model_copy(update={"identical": True})})
-    principle = Principle(id="p", definition="a", antithesis="b")
-    contrasts = [contrast("p", f"q{n}", ("one", "one" if n == 3 else "two")) for n in range(6)]
-    scores = [score(one, 0.1, 0.1) for one in contrasts]
-    contrasts += [contrast(CONTROL.id, f"q{n}") for n in range(6)]
-    scores += [score(one, 0.0, 0.0) for one in contrasts[6:]]
-    queries = [Query("q0", "q0"), Query("q1", "q1")]
-    [one] = read_links(Made(filtering, [principle]), contrasts, scores, queries).links  # type: ignore[arg-type]
+    [one] = links_of(filtering, {"p": [(0.1, 0.1)] * 6}, responses={3: ("one", "one")}).links
     assert (one.kept, one.enough) == (0.75, True)
 
 

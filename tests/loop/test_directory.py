@@ -36,6 +36,11 @@ class Work:
         return {"calls": self.calls}
 
 
+def begin(directory: RunDirectory, value: Recipe, principles: str = "", work: Any = lambda _: None) -> None:
+    with directory.open(value, principles):
+        work(directory)
+
+
 @pytest.fixture
 def directory(tmp_path) -> RunDirectory:
     return RunDirectory(tmp_path / "run")
@@ -45,8 +50,7 @@ def directory(tmp_path) -> RunDirectory:
 
 
 def test_opening_writes_the_resolved_recipe_and_the_principles(directory):
-    with directory.open(recipe(), "- principles\n"):
-        pass
+    begin(directory, recipe(), "- principles\n")
     written = yaml.safe_load((directory.folder / "recipe.yaml").read_text())
     assert Recipe.model_validate(written) == recipe()
     assert written["training"]["weight_decay"] == 0.0  # defaults too
@@ -81,24 +85,22 @@ def test_a_second_process_is_refused_while_the_first_one_writes(directory):
 def test_the_lock_is_released_when_the_work_fails(directory):
     with pytest.raises(ZeroDivisionError), directory.open(recipe(), ""):
         raise ZeroDivisionError
-    with directory.open(recipe(), ""):
-        pass
+    begin(directory, recipe())
 
 
 def test_a_refused_process_leaves_the_recipe_of_the_first_one(directory):
     with directory.open(recipe(lr=1e-3), "first"):
-        with pytest.raises(InputError, match="Another process"), directory.open(recipe(lr=2e-3), "second"):
-            pass
+        with pytest.raises(InputError, match="Another process"):
+            begin(directory, recipe(lr=2e-3), "second")
         assert (directory.folder / "principles.yaml").read_text() == "first"
         assert yaml.safe_load((directory.folder / "recipe.yaml").read_text())["training"]["lr"] == [1e-3]
 
 
 def test_a_different_recipe_is_refused_with_every_difference(directory):
-    with directory.open(recipe(), ""):
-        finish_a_step(directory)
+    begin(directory, recipe(), work=finish_a_step)
     changed = recipe(lr=2e-3, generation={"max_new_tokens": 7})
-    with pytest.raises(InputError) as caught, directory.open(changed, ""):
-        pass
+    with pytest.raises(InputError) as caught:
+        begin(directory, changed)
     message = str(caught.value)
     assert "training.lr: [0.001] there, [0.002] now" in message
     assert "generation.max_new_tokens: 9 there, 7 now" in message
@@ -118,11 +120,8 @@ def test_a_key_that_is_younger_than_a_run_had_its_default(directory):
         assert directory.step("s", now, [], lambda: pytest.fail("the step was done again")) == {}
         with pytest.raises(InputError, match=r"generation\.surplus"):
             directory.step("s", {"generation": {"max_new_tokens": 9, "surplus": 3.0}}, [], dict)
-    with (
-        pytest.raises(InputError, match=r"generation\.surplus: \S+ there, 3\.0 now"),
-        directory.open(recipe(generation={"max_new_tokens": 9, "surplus": 3.0}), ""),
-    ):
-        pass
+    with pytest.raises(InputError, match=r"generation\.surplus: \S+ there, 3\.0 now"):
+        begin(directory, recipe(generation={"max_new_tokens": 9, "surplus": 3.0}))
 
 
 def test_the_same_recipe_opens_again(directory):
@@ -132,11 +131,9 @@ def test_the_same_recipe_opens_again(directory):
 
 
 def test_data_that_moved_is_no_other_recipe(directory):
-    with directory.open(recipe(), ""):
-        finish_a_step(directory)
+    begin(directory, recipe(), work=finish_a_step)
     moved = recipe(model="/elsewhere/m", queries={"path": "/elsewhere/q.jsonl"}, principles="/elsewhere/p.yaml")
-    with directory.open(moved, ""):
-        pass
+    begin(directory, moved)
     assert yaml.safe_load((directory.folder / "recipe.yaml").read_text())["model"]["source"] == "m"
 
 
@@ -144,19 +141,15 @@ def test_contrasts_that_moved_are_no_other_recipe_and_contrasts_that_were_none_a
     def first(contrasts):
         return recipe(generation={"max_new_tokens": 9, "first_contrasts": contrasts})
 
-    with directory.open(first("/here/first.json"), ""):
-        finish_a_step(directory)
-    with directory.open(first("/elsewhere/first.json"), ""):
-        pass
-    with pytest.raises(InputError, match=r"generation\.first_contrasts.*None now"), directory.open(first(None), ""):
-        pass
+    begin(directory, first("/here/first.json"), work=finish_a_step)
+    begin(directory, first("/elsewhere/first.json"))
+    with pytest.raises(InputError, match=r"generation\.first_contrasts.*None now"):
+        begin(directory, first(None))
 
 
 def test_a_recipe_under_which_nothing_was_finished_is_replaced(directory):
-    with directory.open(recipe(lr=1e-3), "first"):
-        pass
-    with directory.open(recipe(lr=2e-3), "second"):
-        pass
+    begin(directory, recipe(lr=1e-3), "first")
+    begin(directory, recipe(lr=2e-3), "second")
     assert yaml.safe_load((directory.folder / "recipe.yaml").read_text())["training"]["lr"] == [2e-3]
     assert (directory.folder / "principles.yaml").read_text() == "second"
 
@@ -164,15 +157,15 @@ def test_a_recipe_under_which_nothing_was_finished_is_replaced(directory):
 def test_a_folder_with_other_files_is_refused_and_left_alone(directory):
     directory.folder.mkdir()
     (directory.folder / "thesis.tex").write_text("years of work")
-    with pytest.raises(InputError, match=r"thesis\.tex.*--output"), directory.open(recipe(), ""):
-        pass
+    with pytest.raises(InputError, match=r"thesis\.tex.*--output"):
+        begin(directory, recipe())
     assert [p.name for p in directory.folder.iterdir()] == ["thesis.tex"]
 
 
 def test_an_output_that_is_a_file_is_refused(directory):
     directory.folder.write_text("not a folder")
-    with pytest.raises(InputError, match="is a file"), directory.open(recipe(), ""):
-        pass
+    with pytest.raises(InputError, match="is a file"):
+        begin(directory, recipe())
     assert directory.folder.read_text() == "not a folder"
 
 
@@ -182,16 +175,15 @@ def test_a_start_that_was_killed_does_not_make_the_folder_foreign(directory, lef
     (directory.folder / ".steps").mkdir()
     for name in [".lock", *left]:
         (directory.folder / name).write_text("")
-    with directory.open(recipe(), "whole"):
-        pass
+    begin(directory, recipe(), "whole")
     assert (directory.folder / "principles.yaml").read_text() == "whole"
 
 
 def test_a_users_own_recipe_is_not_taken_for_a_runs(directory):
     directory.folder.mkdir()
     (directory.folder / "recipe.yaml").write_text("mine")
-    with pytest.raises(InputError, match=r"recipe\.yaml"), directory.open(recipe(), ""):
-        pass
+    with pytest.raises(InputError, match=r"recipe\.yaml"):
+        begin(directory, recipe())
     assert (directory.folder / "recipe.yaml").read_text() == "mine"
 
 

@@ -5,7 +5,6 @@ import multiprocessing
 import os
 import shutil
 import signal
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,6 @@ from tests.support.garbage import freeze_libraries
 from tests.support.recipes import timeless, write_recipe
 from tests.support.tiny import tiny_model
 
-Folder = Callable[[str, bool], Path]
 SHORT = {"training__iterations": 1, "training__steps": 2}
 
 

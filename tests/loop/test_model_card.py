@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,7 +25,6 @@ from sami.recipe import Model, Recipe, load_recipe
 from tests.support.command_line import Sami
 from tests.support.recipes import PRINCIPLES, write_recipe
 
-Folder = Callable[[str, bool], Path]
 TOKEN = "hf_" + "s" * 34
 
 

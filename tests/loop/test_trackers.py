@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,6 @@ from sami.recipe import Recipe, load_recipe
 from sami.training import metrics_log
 from tests.support.recipes import write_recipe
 
-Folder = Callable[[str, bool], Path]
 Series = dict[str, list[tuple[int, float]]]
 
 SETTINGS = {"training__steps": [2, 3], "training__micro_batch_size": 4, "evaluation__principles_per_query": 1}

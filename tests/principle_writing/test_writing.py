@@ -1,7 +1,6 @@
 """`sami write-principles` and recipes that name a writer: the file, local and served writers, and bad input."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,6 @@ from tests.support.command_line import Sami, refused
 from tests.support.faulty_server import Request, serving
 from tests.support.recipes import write_recipe
 
-Folder = Callable[[str, bool], Path]
 KEY = "sk-secret-4711"
 TASK = ("--task", "summarising Reddit posts")
 NAMES = ("--names", "concise,comprehensive")
