@@ -23,7 +23,7 @@ Answer = Callable[[Request], None]
 @pytest.fixture(autouse=True)
 def waits(monkeypatch) -> list[float]:
     """The seconds that the client wanted to wait before its retries; it does not wait."""
-    found: list[float] = []
+    found = []
     sleep = asyncio.sleep
 
     async def record(seconds: float) -> None:
@@ -81,7 +81,7 @@ def openai_shape(name: str, code: str = "unsupported_parameter") -> dict[str, An
 
 
 EXTRA = [{"type": "extra_forbidden", "loc": ["body", "seed"], "msg": "Extra inputs are not permitted"}]
-SHAPES: dict[str, tuple[Any, str]] = {
+SHAPES = {
     "OpenAI": (openai_shape("seed"), "'seed' is not supported; use 'max_completion_tokens' (HTTP 400)"),
     "Mistral": ({"object": "error", "message": {"detail": EXTRA}}, "seed: Extra inputs are not permitted (HTTP 422)"),
     "FastAPI": ({"detail": EXTRA}, "seed: Extra inputs are not permitted (HTTP 422)"),

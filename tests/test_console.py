@@ -34,7 +34,7 @@ def test_a_progress_bar_shows_its_label_as_it_is(monkeypatch):
     monkeypatch.setattr("sami.console.console", terminal)
     with bar("judging by [/red]\x1b[2J", 2, "pairs") as update:
         update(1)
-    shown = terminal.file.getvalue()  # type: ignore[attr-defined]
+    shown = terminal.file.getvalue()
     assert r"judging by [/red]\x1b[2J" in shown
     assert "\x1b[2J" not in shown
 

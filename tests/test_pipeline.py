@@ -326,7 +326,7 @@ def _run_killed(recipe: Recipe, folder: Path, done: Path, only: str) -> None:
         append(path, value)
         die_once(f"line {value['step']} of {path.parent.name}")
 
-    Path.rename = deadly_rename  # type: ignore[method-assign, assignment]
+    Path.rename = deadly_rename
     metrics_log.append_json_line = deadly_append
     assert {contrasts.replacing, loading.replacing, directory.replacing, metrics_log.replacing} == {files.replacing}
     pipeline.run(recipe, folder)

@@ -19,7 +19,7 @@ WHOLE, PARTIAL = "Summaries leave nothing out.", "Summaries leave most out."
 
 def constitution(positive: list[str], negative: list[str], names: list[str] | None = None) -> dict[str, Any]:
     """A constitution file; a statement that is not its own opposite is a negative one."""
-    value: dict[str, Any] = {"positive": numbered(*positive), "negative": numbered(*negative)}
+    value = {"positive": numbered(*positive), "negative": numbered(*negative)}
     if names is not None:
         signs = ["pos" if mine == theirs else "neg" for mine, theirs in zip(positive, negative, strict=True)]
         value["identifiers"] = {

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from io import StringIO
 
@@ -35,7 +35,7 @@ def plain(width: int = 100) -> Console:
 
 def typed(*lines: str) -> Callable[[str], str]:
     """A person who types these lines and then ends the input."""
-    given: Iterator[str] = iter(lines)
+    given = iter(lines)
 
     def ask(prompt: str) -> str:
         for line in given:
@@ -124,7 +124,7 @@ def test_the_opposite_turns_the_sign_of_a_fit(trial):
 
 
 def test_answers_grow_token_by_token_and_end_as_they_are_told(trial):
-    seen: dict[str, list[str]] = {"base": [], "iteration-2": []}
+    seen = {"base": [], "iteration-2": []}
     told = trial.ask(QUERY, trial.principles(["kind"]), lambda policy, text: seen[policy].append(text))
     for answer in told.answers:
         assert len(seen[answer.policy]) == answer.tokens
@@ -153,7 +153,7 @@ def test_nothing_to_answer_is_refused(trial):
 def test_a_session_goes_through_constitutions_and_queries(trial):
     console = plain()
     converse(trial, console, typed("", "breif", "brief", QUERY, "", "Talk like a pirate.", "What is tea?"))
-    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    shown = console.file.getvalue()
     assert "Did you mean 'brief'" in shown
     assert shown.count("╭─ base") == 2
     assert "opposite     Answer at great length." in shown
@@ -170,7 +170,7 @@ def test_an_answer_cannot_drive_the_terminal(trial, monkeypatch):
     console = plain()
     monkeypatch.setattr(trial, "ask", lambda query, choice: replace(told, query=query, answers=answers))
     show(trial, "\x1b]0;title\x07", choice, console)
-    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    shown = console.file.getvalue()
     assert "[red]ready[/red]\\x1b[2J\\x07\\u202e" in shown
     assert not {"\x1b", "\x07", "\u202e"} & set(shown)
 

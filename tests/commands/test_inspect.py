@@ -43,7 +43,7 @@ def contrast(chat_tokenizer) -> Contrast:
 def shown(what: Any, width: int = 160) -> str:
     console = Console(file=StringIO(), width=width)
     console.print(view(what))
-    return console.file.getvalue()  # type: ignore[attr-defined]
+    return console.file.getvalue()
 
 
 # Tokens.

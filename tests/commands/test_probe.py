@@ -5,7 +5,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -41,8 +40,8 @@ class Made:
 
     def __init__(self, recipe: Recipe, principles: Sequence[Principle]) -> None:
         self.recipe, self.principles, self.prompts = recipe, list(principles), self
-        self.stop: list[str] = []
-        self.control: dict[int, str] = {}
+        self.stop = []
+        self.control = {}
 
 
 def contrast(principle: str, query: str, responses: tuple[str, str] = ("one", "two")) -> Contrast:
@@ -62,7 +61,7 @@ def score(one: Contrast, lean: float, masked: float | None) -> ContrastScores:
     """Each response is likelier by `lean` nats under what it was written under."""
     [[(name, _)], _] = one.principles
     matrices = [None if x is None else [[-1.0, -1.0 - x], [-1.0 - x, -1.0]] for x in (lean, masked)]
-    return ContrastScores(one.id, one.query, True, [name], matrices[0], matrices[1])  # type: ignore[arg-type]
+    return ContrastScores(one.id, one.query, True, [name], matrices[0], matrices[1])
 
 
 def links_of(
@@ -80,7 +79,7 @@ def links_of(
         for n, lean in enumerate(row)
     ]
     queries = [Query(f"q{n}", f"q{n}") for n in range(2)]
-    return read_links(Made(recipe, principles), [c for c, _ in made], [s for _, s in made], queries)  # type: ignore[arg-type]
+    return read_links(Made(recipe, principles), [c for c, _ in made], [s for _, s in made], queries)
 
 
 def test_the_bound_is_taken_at_the_temperature_of_the_fitting_queries(recipe):
@@ -88,7 +87,7 @@ def test_the_bound_is_taken_at_the_temperature_of_the_fitting_queries(recipe):
     contrasts = [contrast(name, f"q{n}") for name in ("p", CONTROL.id) for n in range(6)]
     scores = [score(one, 0.1, 0.1) if one.id.endswith("p") else score(one, 0.0, 0.0) for one in contrasts]
     scores[0] = replace(scores[0], matrix=[[-1.0, -0.9], [-1.1, -1.0]])
-    made: Any = Made(recipe, [Principle(id="p", definition="a", antithesis="b")])
+    made = Made(recipe, [Principle(id="p", definition="a", antithesis="b")])
     found = read_links(made, contrasts, scores, [Query("q0", "q0"), Query("q1", "q1")])
     assert 1 / found.temperature == pytest.approx(10 * math.log(3), rel=0.02)
     [link] = found.links
@@ -99,7 +98,7 @@ def test_the_bound_is_taken_at_the_temperature_of_the_fitting_queries(recipe):
 def test_a_wrong_link_has_a_bound_below_zero(recipe):
     found = links_of(recipe, {"right": [(0.1, 0.1)] * 6, "wrong": [(0.1, 0.1)] * 2 + [(-0.1, -0.1)] * 4})
     assert [link.principle.id for link in found.links] == ["right", "wrong"]
-    assert found.links[1].bound.value < -1  # type: ignore[operator]
+    assert found.links[1].bound.value < -1
     assert found.links[1].accuracy.value == 0.0
     assert [link.verdict(found.control) for link in found.links] == ["worth training", "not followed"]
 
@@ -166,7 +165,7 @@ def test_filtered_contrasts_are_counted(recipe):
 
 
 def test_every_principle_is_measured_on_training_queries_only(recipe, monkeypatch):
-    asked: list[Any] = []
+    asked = []
 
     def watched(engine, planned, *rest, **more):
         asked.extend(planned)

@@ -2,7 +2,6 @@
 
 import re
 import tomllib
-from typing import Any
 
 import pytest
 import typer
@@ -14,7 +13,7 @@ from sami.recipe import Recipe, describe
 from tests.support.documentation import PAGES, anchors, blocks, inline, links
 from tests.support.places import DOCS, ROOT, SOURCE
 
-COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+COMMANDS = typer.main.get_command(app).commands
 SHELL = [block for page in PAGES for block in blocks(page) if block.is_commands]
 SAMI = [(block, words) for block in SHELL for words in block.commands if words[0] == "sami"]
 SECTIONS = "|".join(name for name in Recipe.model_fields if name != "principles")

@@ -28,7 +28,7 @@ def test_the_site_builds_and_makes_no_requests(tmp_path):
         assert not re.findall(r'<link[^>]+rel="?(?:stylesheet|preload|icon)"?[^>]+href="?https?:', html), name
     for key in [*Recipe.model_fields, "max_new_tokens", "calibration_pairs", "key_variable", "first_contrasts"]:
         assert f'<code class="key">{key}</code>' in pages["recipe.html"]
-    for name in typer.main.get_command(app).commands:  # type: ignore[attr-defined]
+    for name in typer.main.get_command(app).commands:
         assert f"sami {name}" in pages["commands.html"]
     assert "information_bound" in pages["api.html"]
     assert 'viewBox="0 0 760 300"' in pages["how-it-works.html"]

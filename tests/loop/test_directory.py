@@ -14,7 +14,7 @@ from sami.recipe import Recipe
 
 
 def recipe(lr: float = 1e-3, **sections: Any) -> Recipe:
-    values: dict[str, Any] = {"model": "m", "queries": {"path": "q.jsonl"}, "principles": "p.yaml"}
+    values = {"model": "m", "queries": {"path": "q.jsonl"}, "principles": "p.yaml"}
     values |= {"training": {"lr": lr}, "generation": {"max_new_tokens": 9}}
     return Recipe.model_validate({**values, **sections})
 
@@ -72,7 +72,7 @@ def test_a_second_process_is_refused_while_the_first_one_writes(directory):
     def elsewhere():
         process = context.Process(target=_try_to_open, args=(directory.folder, results))
         process.start()
-        answer: str = results.get(timeout=30)
+        answer = results.get(timeout=30)
         process.join()
         return answer
 

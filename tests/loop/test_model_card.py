@@ -136,7 +136,7 @@ def test_only_paths_are_shortened_and_servers_are_left_out(finished_run, tmp_pat
 
 def test_a_recipe_of_the_hub_names_base_and_data(finished_run):
     recipe = Run.open(finished_run).recipe
-    hub: Recipe = recipe.model_copy(
+    hub = recipe.model_copy(
         update={
             "model": Model(source="owner/base-model"),
             "queries": recipe.queries.model_copy(update={"path": "owner/queries"}),
@@ -188,7 +188,7 @@ def answer_of_the_card(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
 
 @pytest.mark.parametrize("kind", ["transformers", "peft"])
 def test_the_code_of_the_card_answers_as_the_run_does(kind, request, monkeypatch, capsys):
-    finished: Path = request.getfixturevalue("finished_run" if kind == "transformers" else "adapter_run")
+    finished = request.getfixturevalue("finished_run" if kind == "transformers" else "adapter_run")
     opened = Run.open(finished)
     folder = opened.directory.model(opened.iteration())
     assert f"from {kind} import" in (folder / "README.md").read_text()
@@ -250,7 +250,7 @@ class StubHub:
 
 def refused(status: int) -> HfHubHTTPError:
     request = SimpleNamespace(method="POST", url="https://hub.example", headers={"authorization": f"Bearer {TOKEN}"})
-    response: Any = SimpleNamespace(status_code=status, headers={}, request=request)
+    response = SimpleNamespace(status_code=status, headers={}, request=request)
     return HfHubHTTPError(f"{status} for Bearer {TOKEN}", response=response)
 
 

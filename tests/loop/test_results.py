@@ -14,7 +14,7 @@ Json = dict[str, Any]
 
 @pytest.fixture
 def value(report_run) -> Json:
-    stored: Json = json.loads((report_run / "summary.json").read_text(encoding="utf-8"))
+    stored = json.loads((report_run / "summary.json").read_text(encoding="utf-8"))
     return stored
 
 

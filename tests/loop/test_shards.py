@@ -81,10 +81,10 @@ def test_sampled_responses_of_two_parts_do_not_share_their_random_numbers(recipe
 
     class Watched:
         def generate(self, prompts, settings, _):
-            seeds.append((settings.seed, settings.seed + len(prompts)))  # type: ignore[attr-defined]
+            seeds.append((settings.seed, settings.seed + len(prompts)))
             raise InputError("seen")
 
-    run.context.engine = lambda *_: Watched()  # type: ignore[method-assign]
+    run.context.engine = lambda *_: Watched()
     for number in range(1, PARTS + 1):
         with pytest.raises(InputError, match="seen"):
             run.generate_shard(1, Shard(number, PARTS))

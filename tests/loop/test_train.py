@@ -85,7 +85,7 @@ def test_plan_run_and_trainer_use_the_gradient_cache_at_the_same_memory(load, tm
                 continue
             free(device - loaded)
             undecided = replace(settings, gradient_cache=None, output_dir=str(tmp_path / "trainer"))
-            inputs: Any = {"args": undecided, "train_dataset": contrasts, "processing_class": run.tokenizer}
+            inputs = {"args": undecided, "train_dataset": contrasts, "processing_class": run.tokenizer}
             trainer = SAMITrainer(**starting_point(run, 0), **inputs)
             trainer.train()
             assert trainer.gradient_cache == cached
@@ -121,7 +121,7 @@ def test_recipe_trainer_and_plan_refuse_the_same_settings(load, tmp_path, monkey
     shared = [f"training.{name}={values[name]}" for name in ("beta", "master_weights")]
     shared.append(f"model.dtype={values['dtype']}")
     monkeypatch.setattr(SAMIConfig, "world_size", property(lambda _: values["processes"]))
-    chosen: Any = {name: values[name] for name in ("beta", "master_weights")} | {"compute_dtype": values["dtype"]}
+    chosen = {name: values[name] for name in ("beta", "master_weights")} | {"compute_dtype": values["dtype"]}
 
     def recipe():
         return load(*shared, f"launch.processes={values['processes']}")
@@ -143,7 +143,7 @@ def test_recipe_trainer_and_plan_refuse_the_same_settings(load, tmp_path, monkey
 
 def test_warmup_of_a_recipe_has_an_effect(load, tmp_path):
     run = Run.start(load("training.steps=4", "training.warmup_steps=2"), tmp_path / "run")
-    inputs: Any = {"train_dataset": [random_contrast(seed) for seed in range(4)], "processing_class": run.tokenizer}
+    inputs = {"train_dataset": [random_contrast(seed) for seed in range(4)], "processing_class": run.tokenizer}
     with run.opened():
         trainer = SAMITrainer(**starting_point(run, 0), args=arguments(run, 1, inputs["train_dataset"]), **inputs)
         trainer.train()

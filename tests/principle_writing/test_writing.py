@@ -43,7 +43,7 @@ def served(url: str, **more: Any) -> str:
 def answer(request: Request) -> str:
     """What the script says to a question that a server got."""
     opening = request.prompt.rpartition('starts with "')[2].partition('"')[0]
-    kind: Any = "names" if opening == "Styles:" else "antithesis" if opening.startswith("Instead") else "definition"
+    kind = "names" if opening == "Styles:" else "antithesis" if opening.startswith("Instead") else "definition"
     name = request.prompt.partition("to be ")[2].removeprefix("the opposite of ").partition(".")[0]
     return scripted([Question(kind, name, request.prompt, opening, 0)])[0]
 
@@ -82,11 +82,7 @@ def test_a_place_where_nothing_can_be_written_is_refused_before_the_writer_is_as
     monkeypatch.setattr("sami.principle_writing.files.make_ask", lambda settings: pytest.fail("the writer was asked"))
     (tmp_path / "file").write_text("mine")
     for place in (tmp_path / "file" / "p.yaml", tmp_path / "file" / "new" / "p.yaml"):
-        refused(
-            write(*NAMES, "--output", place),
-            str(place),
-            f"{tmp_path / 'file'} is not a folder",
-        )
+        refused(write(*NAMES, "--output", place), str(place), f"{tmp_path / 'file'} is not a folder")
     assert (tmp_path / "file").read_text() == "mine"
 
 
@@ -155,12 +151,7 @@ def test_a_server_writes_and_its_key_stands_nowhere(write, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text",
-    [
-        f"I'm sorry, I can't help with that. {KEY}",
-        "Responses should be short and " * 40,
-        None,
-    ],
+    "text", [f"I'm sorry, I can't help with that. {KEY}", "Responses should be short and " * 40, None]
 )
 def test_a_server_that_says_nothing_usable_is_asked_a_bounded_number_of_times(write, tmp_path, text):
     with serving(lambda request: request.say(text, finish="length")) as server:

@@ -1,7 +1,5 @@
 """The recipes of the paper's experiments: its hyper-parameters, its prompts, and what they share."""
 
-from typing import Any
-
 import pytest
 
 from sami.commands.smoke import _tokenizer
@@ -14,7 +12,7 @@ from sami.recipe import EndpointJudge, Recipe, WrittenPrinciples, load_recipe
 MISTRAL, MIXTRAL = "mistralai/Mistral-7B-v0.1", "mistralai/Mixtral-8x7B-v0.1"
 LLAMA = "meta-llama/Meta-Llama-3-70B"
 # model, steps of the iterations, optimiser, its decay, new tokens, scheme, principles to learn and held out
-PAPER: dict[str, tuple[Any, ...]] = {
+PAPER = {
     "hh-mistral-7b": (MISTRAL, [2, 4, 6], "adamw", 0.01, 350, "positive_vs_negative", 2, 0),
     "tldr-mistral-7b": (MISTRAL, [2, 4, 6], "adamw", 0.01, 350, "positive_vs_negative", 2, 0),
     "tldr-mixtral-8x7b-weak-writer": (MIXTRAL, [2, 4, 6], "rmsprop", 0.0, 350, "positive_vs_negative", 2, 0),

@@ -243,7 +243,7 @@ def test_their_neighbours_that_can_work_are_accepted(file, overrides):
 
 def test_a_recipe_cannot_be_changed_once_checked(file):
     with pytest.raises(ValidationError, match="frozen"):
-        load_recipe(file).training.batch_size = 0  # type: ignore[misc]
+        load_recipe(file).training.batch_size = 0
 
 
 # --- files ---

@@ -7,17 +7,17 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from sami.text.verifiers import Verifier, VerifierSpec
+from sami.text.verifiers import VerifierSpec
 from tests.support.places import SOURCE
 
-SPEC: TypeAdapter[Verifier] = TypeAdapter(VerifierSpec)
+SPEC = TypeAdapter(VerifierSpec)
 
 
 def passes(response: str, check: str, **parameters: Any) -> bool:
     return SPEC.validate_python({"check": check, **parameters}).passes(response)
 
 
-ONE_OF_EACH: list[dict[str, Any]] = [
+ONE_OF_EACH = [
     {"check": "word_count", "max": 5},
     {"check": "sentence_count", "max": 5},
     {"check": "exclamations", "max": 0},
