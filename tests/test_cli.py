@@ -91,12 +91,6 @@ def test_a_prompt_longer_than_the_context_is_refused_before_anything_is_written(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_model_folder_without_weights_is_refused(sami, recipe, tmp_path, model_folder):
-    shutil.copytree(model_folder("llama", True), tmp_path / "model")
-    (tmp_path / "model" / "model.safetensors").unlink()
-    refused(sami("run", recipe, f"model.source={tmp_path / 'model'}", "--output", tmp_path / "out"), "safetensors")
-
-
 def test_the_chat_style_is_refused_without_a_template(sami, recipe, tmp_path, model_folder):
     changes = [f"model.source={model_folder('llama', False)}", "prompt.style=chat"]
     refused(sami("run", recipe, *changes, "--output", tmp_path / "out"), "chat template", "prompt.style=plain")

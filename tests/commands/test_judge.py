@@ -1,7 +1,6 @@
 """`sami judge` on files of responses and on runs: what it prints, and bad input."""
 
 import json
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -108,10 +107,7 @@ def test_a_server_judges_files_after_its_calibration(sami, files, monkeypatch, t
         (lambda a: ["quickstart", *a], ["quickstart"]),
         (lambda a: [*a, "training.lr=1"], ["training.lr", "no effect"]),
         (lambda a: [*a, "evaluation.ordre=both"], ["evaluation.ordre", "'order'"]),
-        (lambda a: [*a, "evaluation.order=sideways"], ["evaluation.order", "'sideways'"]),
         (lambda a: [*a, "--judge", "oracle"], ["oracle", "verifier, local, endpoint, human"]),
-        (lambda a: [*a, "--judge", "{kind: human, path: nowhere.jsonl}"], ["nowhere.jsonl"]),
-        (lambda a: [*a, "--judge", "{kind: local, model: /nowhere/model}"], ["/nowhere/model"]),
         (lambda a: [*a, "--judge", "{kind: endpoint, model: m, url: 'http://u:p@h'}"], ["key_variable"]),
         (lambda a: [*a, "--judge", "{kind: endpoint, model: m, budget: 1}"], ["budget has no effect"]),
         (lambda a: [*a, "--judge", "verifier", "--judge", "verifier"], ["two judges", "'verifier'"]),
@@ -130,30 +126,6 @@ def test_a_recipe_or_files_are_needed_and_options_of_files_have_no_effect_on_a_r
     refused(sami("judge"), "recipe")
     for option, value in (("--limit", "3"), ("--field", "query")):
         refused(sami("judge", "quickstart", option, value), f"{option} has no effect on a run")
-
-
-def test_policies_with_different_queries_are_refused(sami, files, tmp_path):
-    old = tmp_path / "old.jsonl"
-    old.write_text("\n".join(old.read_text().splitlines()[:-1]))
-    refused(sami("judge", *files, *FREE), "new and old cannot be compared", "'q11'")
-
-
-def test_a_trailing_blank_hides_no_response(sami, files, tmp_path):
-    """Only one of twelve constitutions is the principle to the letter, and the candidate wins on that one alone."""
-    for name, won in (("new", True), ("newer", True), ("old", False)):
-        rows = [
-            {
-                "id": f"q{n}",
-                "constitution": "Be brief." + " " * (n > 0),
-                "response": "It is." if won == (n < 1) else LONG,
-            }
-            for n in range(12)
-        ]
-        jsonl(tmp_path / f"{name}.jsonl", rows)
-    code, out, _ = sami("judge", *files, "--principles", tmp_path / "principles.yaml", "--json")
-    assert code == 0
-    [first, _] = json.loads(out)["win_rates"]
-    assert (first["queries"], first["raw"]["rate"]) == (12, pytest.approx(100 / 12))
 
 
 @pytest.mark.parametrize(
@@ -177,35 +149,9 @@ def test_the_same_responses_under_two_names_are_announced(sami, files, tmp_path)
     assert "newer and old" not in err
 
 
-def test_a_query_that_was_dropped_from_its_file_is_reported_as_dropped(sami, files, tmp_path):
-    rows = [{"id": f"q{n}", "post": f"What is {n}?"} for n in range(11)]
-    jsonl(tmp_path / "queries.jsonl", [*rows, {"id": "q11", "post": "what is  0?"}])
-    refused(sami("judge", *files, *FREE), "Line 12 of", "'q11'", "duplicates 1")
-
-
 def test_a_run_that_is_not_evaluated_is_refused(sami, tmp_path, model_folder):
     recipe = write_recipe(tmp_path / "recipe", model_folder("llama", True))
     refused(sami("judge", recipe, "--output", tmp_path / "run"), "score-base", "sami evaluate")
-
-
-def test_no_server_and_an_exhausted_budget_keep_what_there_is(sami, files, monkeypatch, tmp_path):
-    monkeypatch.setenv("JUDGE_KEY", KEY)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        gone = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
-    refused(sami("judge", *files, "--judge", endpoint(gone)), f"No server answers at {gone}")
-    with serving(know) as server:
-        # 100 prompt tokens at 100 a million are 0.01; a question may cost up to 0.04.
-        prices = {"prompt_price": 100.0, "max_tokens": 4}
-        poor = endpoint(server.url, **prices, budget=0.5)
-        refused(sami("judge", *files, "--judge", poor), "budget of 0.5", "run the same command again")
-        kept = len(read_verdicts(tmp_path / "out" / "verdicts.jsonl"))
-        assert 0 < kept < 48
-        code, _, err = sami("judge", *files, "--judge", endpoint(server.url, **prices, budget=5.0))
-        assert code == 0, err
-        assert len(server.requests) == 24 + 48  # calibration and verdicts, each once
-    assert len(read_verdicts(tmp_path / "out" / "verdicts.jsonl")) == 48
-    assert not any(KEY in path.read_text() for path in (tmp_path / "out").rglob("*.json*"))
 
 
 @pytest.mark.skipif(not TLDR.is_dir(), reason=f"the published TL;DR responses are not in {TLDR}")

@@ -10,11 +10,10 @@ import yaml
 from sami import chat_client
 from sami.errors import InputError
 from sami.loop.context import Run
-from sami.principle_writing.files import written
 from sami.principle_writing.questions import ATTEMPTS, Question, scripted
-from sami.principle_writing.writers import Local, make_ask
+from sami.principle_writing.writers import Local
 from sami.principles import load_principles
-from sami.recipe import EndpointWriter, LocalWriter, WrittenPrinciples, dump_recipe, load_recipe
+from sami.recipe import LocalWriter, dump_recipe, load_recipe
 from tests.support.command_line import Sami, refused
 from tests.support.faulty_server import Request, serving
 from tests.support.recipes import write_recipe
@@ -150,9 +149,7 @@ def test_a_server_writes_and_its_key_stands_nowhere(write, tmp_path):
     assert yaml.safe_load(target.read_text())["written"]["writer"]["key_variable"] == "WRITER_KEY"
 
 
-@pytest.mark.parametrize(
-    "text", [f"I'm sorry, I can't help with that. {KEY}", "Responses should be short and " * 40, None]
-)
+@pytest.mark.parametrize("text", [f"I'm sorry, I can't help with that. {KEY}", None])
 def test_a_server_that_says_nothing_usable_is_asked_a_bounded_number_of_times(write, tmp_path, text):
     with serving(lambda request: request.say(text, finish="length")) as server:
         result = write(*NAMES, "--writer", served(server.url), "--output", tmp_path / "p.yaml")
@@ -166,10 +163,8 @@ def test_a_server_that_says_nothing_usable_is_asked_a_bounded_number_of_times(wr
     ("fail", "words"),
     [
         (lambda r: r.fail(401, f"bad key {KEY}"), ["refuses the key in WRITER_KEY"]),
-        (lambda r: r.fail(404, "no such model"), ["does not know the model 'm'"]),
         (lambda r: r.fail(400, "no such field"), ["did not answer", "no such field (HTTP 400)"]),
         (lambda r: r.drop(), ["did not answer"]),
-        (lambda r: r.send(200, b"<html>"), ["did not answer"]),
     ],
 )
 def test_a_server_that_fails_is_an_error_and_no_file(write, tmp_path, fail, words):
@@ -177,31 +172,6 @@ def test_a_server_that_fails_is_an_error_and_no_file(write, tmp_path, fail, word
         result = write(*NAMES, "--writer", served(server.url), "--output", tmp_path / "p.yaml")
     assert KEY not in refused(result, *words)
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("drip", [False, True])
-def test_a_server_that_never_stops_is_not_waited_for(write, tmp_path, drip):
-    with serving(lambda request: request.stall(5, drip=drip)) as server:
-        writer = served(server.url, timeout=0.3, retries=0)
-        result = write(*NAMES, "--writer", writer, "--output", tmp_path / "p.yaml")
-    refused(result, "did not answer")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_no_server_is_an_error(write):
-    result = write(*NAMES, "--writer", served("http://127.0.0.1:9/v1"))
-    refused(result, "No server answers", "the writer m")
-
-
-def test_a_failing_request_is_tried_again():
-    def once(request):
-        request.fail(500) if request.number == 0 else request.say(answer(request))
-
-    with serving(once) as server:
-        writer = EndpointWriter.model_validate({"kind": "endpoint", **json.loads(served(server.url))})
-        settings = WrittenPrinciples(task="writing letters", names=["formal", "friendly"], writer=writer)
-        assert "formal" in written(settings, make_ask(writer))
-    assert len(server.requests) == 5
 
 
 # A recipe that names a writer.
