@@ -91,12 +91,6 @@ def test_a_prompt_longer_than_the_context_is_refused_before_anything_is_written(
     assert not (tmp_path / "out").exists()
 
 
-def test_the_chat_style_is_refused_without_a_template(sami, recipe, tmp_path, model_folder):
-    changes = [f"model.source={model_folder('llama', False)}", "prompt.style=chat"]
-    refused(sami("run", recipe, *changes, "--output", tmp_path / "out"), "chat template", "prompt.style=plain")
-    assert not (tmp_path / "out").exists()
-
-
 def test_filters_that_leave_too_little_are_refused_with_counts(sami, recipe, tmp_path):
     arguments = ["run", recipe, "filters.unfinished=true", "--output", tmp_path / "out"]
     refused(sami(*arguments), "unfinished 9", "of 9 contrasts", "generation.max_new_tokens")

@@ -239,16 +239,16 @@ def test_an_output_that_changed_is_refused_by_name(finished, recipe, tmp_path, o
 # Settings.
 
 
-def test_restart_from_previous_continues_with_the_previous_model(model_folder, tmp_path, finished):
+def test_restart_from_previous_continues_with_the_previous_model(tiny_recipe, tmp_path, finished):
     changes = {"training__restart_from": "previous", "training__lr": [3e-3, 1e-5]}
     folder = tmp_path / "run"
-    run(load_recipe(write_recipe(tmp_path, model_folder("llama", True), **changes)), folder)
+    run(tiny_recipe(**changes), folder)
     first, second = (load_file(folder / f"iteration-{n}" / "model" / "model.safetensors") for n in (1, 2))
     # Three steps of 1e-5 from iteration 1's model; base is 3e-3 away.
     assert 1e-5 <= max(float((second[k] - first[k]).abs().max()) for k in first) < 4e-5
 
 
-def test_three_independent_constitutions_of_two_principles(model_folder, tmp_path):
+def test_three_independent_constitutions_of_two_principles(tiny_recipe, tmp_path):
     changes = {
         "sampling__constitutions": 3,
         "sampling__principles_per_constitution": 2,
@@ -256,8 +256,7 @@ def test_three_independent_constitutions_of_two_principles(model_folder, tmp_pat
         "training__iterations": 1,
         "training__steps": 2,
     }
-    recipe = load_recipe(write_recipe(tmp_path, model_folder("llama", True), **changes))
-    summary = run(recipe, tmp_path / "run")
+    summary = run(tiny_recipe(**changes), tmp_path / "run")
     [_, policy] = summary["policies"]
     contrasts = read_contrasts(tmp_path / "run" / "iteration-1" / "contrasts.parquet")
     assert {len(c.responses) for c in contrasts} == {3}
@@ -268,22 +267,22 @@ def test_three_independent_constitutions_of_two_principles(model_folder, tmp_pat
     assert policy["information"]["high"] <= 1.0987  # log 3
 
 
-def test_three_independent_constitutions_of_one_principle_can_be_evaluated(model_folder, tmp_path):
+def test_three_independent_constitutions_of_one_principle_can_be_evaluated(tiny_recipe, tmp_path):
     changes = {"sampling__constitutions": 3, "sampling__scheme": "independent"}
-    recipe = load_recipe(write_recipe(tmp_path, model_folder("llama", True), **changes))
+    recipe = tiny_recipe(**changes)
     assert {len(p.constitutions) for p in Pipeline(recipe, tmp_path / "run").context.prepared.evaluation_plan()} == {3}
 
 
-def test_a_model_without_a_chat_template_and_responses_of_one_word_do_not_stop_the_run(model_folder, tmp_path):
+def test_a_model_without_a_chat_template_and_responses_of_one_word_do_not_stop_the_run(tiny_recipe, tmp_path):
     changes = {"training__iterations": 1, "training__steps": 2, "generation__temperature": 1.0}
     changes |= {"generation__max_new_tokens": 1}
-    summary = run(load_recipe(write_recipe(tmp_path, model_folder("gpt2", False), **changes)), tmp_path / "run")
+    summary = run(tiny_recipe("gpt2", False, **changes), tmp_path / "run")
     json.dumps(summary, allow_nan=False)
     assert [p["name"] for p in summary["policies"]] == ["base", "iteration-1"]
 
 
-def test_an_iteration_that_is_resumed_keeps_its_decision_on_the_gradient_cache(model_folder, tmp_path, monkeypatch):
-    pipeline = Pipeline(load_recipe(write_recipe(tmp_path, model_folder("llama", True))), tmp_path / "run")
+def test_an_iteration_that_is_resumed_keeps_its_decision_on_the_gradient_cache(tiny_recipe, tmp_path, monkeypatch):
+    pipeline = Pipeline(tiny_recipe(), tmp_path / "run")
     pipeline.generate(1)
     contrasts = read_contrasts(pipeline.directory.contrasts(1))
     monkeypatch.setattr("sami.models.devices.free_bytes", lambda: 2_000_000)
@@ -334,12 +333,12 @@ def _run_killed(recipe: Recipe, folder: Path, done: Path, only: str) -> None:
 
 @pytest.mark.parametrize(("checkpoint_steps", "only"), [(0, ""), (1, "line")])
 def test_a_run_killed_everywhere_ends_with_the_summary_of_one_that_was_not(
-    model_folder, tmp_path, checkpoint_steps, only
+    tiny_recipe, tmp_path, checkpoint_steps, only
 ):
     context = multiprocessing.get_context("forkserver")  # a clean interpreter with everything imported, forked
     context.set_forkserver_preload(["tests.test_pipeline", "sami.training", "sami.generation.transformers_engine"])
     changes = {"training__iterations": 1, "training__steps": 2, "training__checkpoint_steps": checkpoint_steps}
-    recipe = load_recipe(write_recipe(tmp_path, model_folder("llama", True), **changes))
+    recipe = tiny_recipe(**changes)
     folder, done = tmp_path / "run", tmp_path / "done"
     done.write_text("")
     exits = []
@@ -405,9 +404,9 @@ def test_what_a_killed_process_left_half_written_does_not_matter(finished, recip
 
 
 @pytest.mark.slow
-def test_a_recipe_starts_the_processes_that_train(finished, tmp_path, model_folder):
+def test_a_recipe_starts_the_processes_that_train(finished, tmp_path, tiny_recipe):
     """Two processes with half of the weights each end with the figures of one, and save an ordinary model."""
-    recipe = load_recipe(write_recipe(tmp_path, model_folder("llama", True), launch__processes=2))
+    recipe = tiny_recipe(launch__processes=2)
     summary = run(recipe, tmp_path / "run")
     for ours, theirs in zip(summary["policies"], finished[1]["policies"], strict=True):
         assert ours["information"]["bound"] == pytest.approx(theirs["information"]["bound"], abs=1e-3)
@@ -421,9 +420,9 @@ def test_a_recipe_starts_the_processes_that_train(finished, tmp_path, model_fold
 
 
 @pytest.mark.slow
-def test_what_a_process_refuses_is_the_message_of_the_run(tmp_path, model_folder):
+def test_what_a_process_refuses_is_the_message_of_the_run(tmp_path, tiny_recipe):
     changes = {"launch__processes": 2, "training__explode_above": 1e-9}
-    recipe = load_recipe(write_recipe(tmp_path, model_folder("llama", True), **changes))
+    recipe = tiny_recipe(**changes)
     with pytest.raises(InputError, match="gradient norm"):
         run(recipe, tmp_path / "run")
 

@@ -26,8 +26,12 @@ def finish_a_step(directory: RunDirectory, name: str = "first") -> None:
 class Work:
     """Writes a file and counts how often it did."""
 
-    def __init__(self, output: Path) -> None:
-        self.output, self.calls = output, 0
+    def __init__(self, directory: RunDirectory) -> None:
+        self.directory, self.output, self.calls = directory, directory.folder / "output", 0
+
+    def done(self, inputs: dict[str, Any], directory: RunDirectory | None = None) -> dict[str, Any]:
+        """The result of the step s that does this work."""
+        return (directory or self.directory).step("s", inputs, [self.output], self)
 
     def __call__(self) -> dict[str, Any]:
         self.calls += 1
@@ -44,6 +48,11 @@ def begin(directory: RunDirectory, value: Recipe, principles: str = "", work: An
 @pytest.fixture
 def directory(tmp_path) -> RunDirectory:
     return RunDirectory(tmp_path / "run")
+
+
+@pytest.fixture
+def work(directory) -> Work:
+    return Work(directory)
 
 
 # Opening.
@@ -108,7 +117,7 @@ def test_a_different_recipe_is_refused_with_every_difference(directory):
     assert "--output" in message
 
 
-def test_a_key_that_is_younger_than_a_run_had_its_default(directory):
+def test_a_key_that_is_younger_than_a_run_had_its_default(directory, work):
     with directory.open(recipe(), ""):
         directory.step("s", {"generation": {"max_new_tokens": 9}}, [], dict)
     file = directory.folder / "recipe.yaml"
@@ -190,33 +199,30 @@ def test_a_users_own_recipe_is_not_taken_for_a_runs(directory):
 # Steps.
 
 
-def test_a_finished_step_is_never_done_again(directory, tmp_path):
-    work = Work(tmp_path / "run" / "output")
-    first = directory.step("s", {"a": 1}, [work.output], work)
+def test_a_finished_step_is_never_done_again(directory, work):
+    first = work.done({"a": 1})
     record = (directory.folder / ".steps" / "s.json").stat().st_mtime_ns
-    again = directory.step("s", {"a": 1}, [work.output], work)
+    again = work.done({"a": 1})
     assert first == again == {"calls": 1}
     assert work.calls == 1
     assert (directory.folder / ".steps" / "s.json").stat().st_mtime_ns == record
 
 
-def test_a_step_is_done_again_when_an_output_is_missing(directory, tmp_path):
-    work = Work(tmp_path / "run" / "output")
-    directory.step("s", {}, [work.output], work)
+def test_a_step_is_done_again_when_an_output_is_missing(work):
+    work.done({})
     work.output.unlink()
-    assert directory.step("s", {}, [work.output], work) == {"calls": 2}
+    assert work.done({}) == {"calls": 2}
     assert work.output.read_text() == "whole"
 
 
-def test_a_step_that_failed_has_no_record_and_is_done_again(directory, tmp_path):
+def test_a_step_that_failed_has_no_record_and_is_done_again(directory, work):
     def fails():
         raise RuntimeError("half way")
 
     with pytest.raises(RuntimeError):
         directory.step("s", {}, [], fails)
     assert directory.record("s") is None
-    work = Work(tmp_path / "run" / "output")
-    directory.step("s", {}, [work.output], work)
+    work.done({})
     assert work.calls == 1
 
 
@@ -229,11 +235,10 @@ def test_a_step_that_failed_has_no_record_and_is_done_again(directory, tmp_path)
         ({"a": {"b": 1}}, "c: 'x' there, None now"),
     ],
 )
-def test_changed_inputs_are_refused_with_the_difference(directory, tmp_path, now, difference):
-    work = Work(tmp_path / "run" / "output")
-    directory.step("s", {"a": {"b": 1}, "c": "x"}, [work.output], work)
+def test_changed_inputs_are_refused_with_the_difference(work, now, difference):
+    work.done({"a": {"b": 1}, "c": "x"})
     with pytest.raises(InputError) as caught:
-        directory.step("s", now, [work.output], work)
+        work.done(now)
     assert difference in str(caught.value)
     assert "step s" in str(caught.value)
     assert work.calls == 1
@@ -272,14 +277,13 @@ def test_a_damaged_record_is_named_with_how_to_go_on(directory, damage):
         finish_a_step(directory, "one")
 
 
-def test_an_output_that_changed_is_refused_until_it_is_restored(directory, tmp_path):
-    work = Work(tmp_path / "run" / "output")
-    directory.step("s", {}, [work.output], work)
+def test_an_output_that_changed_is_refused_until_it_is_restored(directory, work):
+    work.done({})
     work.output.write_text("other")
     with pytest.raises(InputError, match=r"output changed after the step s wrote it"):
-        RunDirectory(directory.folder).step("s", {}, [work.output], work)
+        work.done({}, RunDirectory(directory.folder))
     work.output.write_text("whole")
-    assert RunDirectory(directory.folder).step("s", {}, [work.output], work) == {"calls": 1}
+    assert work.done({}, RunDirectory(directory.folder)) == {"calls": 1}
 
 
 def test_a_model_card_and_temporary_files_are_no_content_of_a_model(tmp_path):
