@@ -181,7 +181,7 @@ def test_the_view_marks_boundary_ids_and_masked_tokens(contrast, chat_tokenizer,
     assert "ends by itself" in answered
     assert "cut off at the token limit" in answered
     assert [line for line in answered.splitlines() if "<eos>" in line][-1].count("masked") == 1
-    assert "words that point to B by base" in answered
+    assert "words that point to A by base" in answered
 
 
 def test_text_of_a_model_cannot_drive_the_terminal(contrast, chat_tokenizer):

@@ -209,7 +209,8 @@ def test_what_was_written_may_be_edited_until_it_is_used(sami, recipe, tmp_path)
     file = tmp_path / "out" / "principles.yaml"
     file.write_text(file.read_text().replace("be kind from", "be very kind from"))
     assert "very kind" in Run.start(resolved, tmp_path / "out").principles[1].definition
-    assert sami("generate", recipe, "--output", tmp_path / "out")[0] == 0
+    code, _, err = sami("generate", recipe, "--output", tmp_path / "out")
+    assert code == 0, err
     file.write_text(file.read_text().replace("very kind", "rather kind"))
     refused(sami("generate", recipe, "--output", tmp_path / "out"), "generate-1", "principles")
 

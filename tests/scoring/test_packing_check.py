@@ -1,16 +1,14 @@
 """The check of packed rows: it neither gives up sound ones by luck nor takes a broken mask for rounding."""
 
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from sami.errors import InputError
 from sami.models import attention
 from sami.scoring.packing_check import PACKING_TOLERANCE, check_packing
-from tests.support.scoring import TOLERANCE, bf16_copy, causal_rows
+from tests.support.scoring import TOLERANCE, bf16_copy, causal_rows, see_later_tokens
 from tests.support.tiny import ARCHITECTURES, PAD, random_contrast, tiny_model
 
 every_architecture = pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -19,11 +17,11 @@ every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 
 
 @pytest.fixture
-def ignored_masks(monkeypatch: pytest.MonkeyPatch) -> None:
+def ignored_masks(monkeypatch):
     """An attention that ignores masks, and shared rows that are wrong."""
     sdpa, capped = attention.sdpa_attention_forward, attention._attend_capped
 
-    def ignores(mask: Any) -> Any:
+    def ignores(mask):
         return None if mask is None or mask.dtype != torch.int32 else mask
 
     monkeypatch.setattr(attention, "_attend_packed", causal_rows)
@@ -36,9 +34,7 @@ def ignored_masks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @every_architecture
-def test_shared_rows_are_used_on_a_sound_model_and_not_where_they_are_wrong(
-    architecture: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_shared_rows_are_used_on_a_sound_model_and_not_where_they_are_wrong(architecture, monkeypatch):
     check = check_packing(tiny_model(architecture), random_contrast(1), PAD)
     assert check.shared
     assert check.difference <= TOLERANCE
@@ -48,8 +44,8 @@ def test_shared_rows_are_used_on_a_sound_model_and_not_where_they_are_wrong(
     assert check.difference > 10 * PACKING_TOLERANCE
 
 
-def test_shared_rows_are_not_used_if_the_attention_takes_no_packed_mask(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuses(*_: Any, **__: Any) -> Tensor:
+def test_shared_rows_are_not_used_if_the_attention_takes_no_packed_mask(monkeypatch):
+    def refuses(*_, **__):
         raise RuntimeError("expected a float mask")
 
     monkeypatch.setattr(attention, "_attend_packed", refuses)
@@ -60,7 +56,7 @@ def test_shared_rows_are_not_used_if_the_attention_takes_no_packed_mask(monkeypa
 
 # In bf16 a padding of 3 tokens alone changes no score of these, so that any rounding of shared rows seemed a fault.
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "qwen2"])
-def test_rounding_in_bf16_is_not_a_fault(architecture: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rounding_in_bf16_is_not_a_fault(architecture, monkeypatch):
     model = bf16_copy(tiny_model(architecture))
     contrasts = [random_contrast(seed, prompt_tokens=(20, 60), response_tokens=(5, 30)) for seed in range(12)]
     checks = [check_packing(model, contrast, PAD) for contrast in contrasts]
@@ -73,20 +69,23 @@ def test_rounding_in_bf16_is_not_a_fault(architecture: str, monkeypatch: pytest.
 @every_dtype
 @every_architecture
 @pytest.mark.usefixtures("ignored_masks")
-def test_a_model_that_ignores_masks_is_refused(architecture: str, dtype: torch.dtype) -> None:
+def test_a_model_that_ignores_masks_is_scored_in_rows_that_need_none(architecture: str, dtype: torch.dtype) -> None:
     model = DTYPES[dtype](tiny_model(architecture))
     attention.install(model)
-    with pytest.raises(InputError, match="ignores masks"):
-        check_packing(model, random_contrast(1), PAD)
+    assert not check_packing(model, random_contrast(1), PAD).shared
 
 
 @every_dtype
-@pytest.mark.usefixtures("ignored_masks")
-def test_without_shared_rows_too_a_model_that_ignores_masks_is_refused(dtype: torch.dtype) -> None:
-    model = DTYPES[dtype](tiny_model())
+@pytest.mark.parametrize("share", [True, False])
+@pytest.mark.parametrize("architecture", ["llama", "mixtral", "gpt2"])
+def test_a_model_that_is_not_causal_is_refused(
+    architecture: str, share: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    see_later_tokens(monkeypatch)
+    model = DTYPES[dtype](tiny_model(architecture))
     attention.install(model)
-    with pytest.raises(InputError, match="ignores masks"):
-        check_packing(model, random_contrast(1), PAD, share_prefix=False)
+    with pytest.raises(InputError, match="its tokens attend to later ones"):
+        check_packing(model, random_contrast(1), PAD, share)
 
 
 @every_dtype
@@ -99,7 +98,7 @@ def test_a_contrast_that_fills_the_context_is_checked_within_it(dtype: torch.dty
 
 
 @pytest.mark.parametrize("mode", [True, False], ids=["training", "evaluation"])
-def test_the_check_leaves_the_model_as_it_was(mode: bool) -> None:
+def test_the_check_leaves_the_model_as_it_was(mode):
     """GPT-2 has dropout: in training mode the two paths could not agree."""
     model = tiny_model("gpt2").train(mode)
     assert check_packing(model, random_contrast(1), PAD).shared
