@@ -65,7 +65,7 @@ def test_a_list_has_one_value_for_each_iteration(file):
         ("training.report_to=[tensorboard]", ["tensorboard"]),
         ("filters.unwanted=['as an AI', sorry]", ["as an AI", "sorry"]),
         ("prompt.system=null", None),
-        ("prompt.response_prefix='The post'", "The post"),
+        ("prompt.response_prefix='a=b'", "a=b"),
         ("prompt.stop=[]", []),
     ],
 )
@@ -86,10 +86,6 @@ def test_without_the_section_adapter_everything_is_trained_and_an_empty_one_take
     assert (adapter.r, adapter.target_modules, adapter.merge) == (8, ["q_proj", "v_proj"], True)
 
 
-def test_an_override_value_may_hold_an_equals_sign(file):
-    assert load_recipe(file, ["prompt.response_prefix='a=b'"]).prompt.response_prefix == "a=b"
-
-
 def test_a_model_may_be_a_source_or_a_section_and_an_override_turns_one_into_the_other(file):
     recipe = load_recipe(file, ["model.dtype=float32"])
     assert (recipe.model.source, recipe.model.dtype) == ("some/model", "float32")
@@ -104,22 +100,16 @@ def test_later_overrides_win_and_whole_sections_can_be_given(file):
     assert (recipe.training.batch_size, recipe.training.seed) == (2, 3)
 
 
-def test_overrides_do_not_change_the_file(file):
-    load_recipe(file, ["training.batch_size=1"])
-    assert file.read_text() == MINIMAL
-
-
-@pytest.mark.parametrize("override", ["training.lr", "=3", ""])
-def test_an_override_that_is_no_assignment_is_refused(file, override):
-    assert "section.key=value" in refusal(file, override)
-
-
-def test_an_override_whose_value_is_not_yaml_is_refused(file):
-    assert "'prompt.stop=[1' is not valid YAML" in refusal(file, "prompt.stop=[1")
-
-
-def test_an_override_inside_a_plain_value_is_refused(file):
-    assert "inside 'principles', which is a plain value" in refusal(file, "principles.path=x")
+@pytest.mark.parametrize(
+    ("override", "part"),
+    [
+        *((override, "section.key=value") for override in ("training.lr", "=3", "")),
+        ("prompt.stop=[1", "'prompt.stop=[1' is not valid YAML"),
+        ("principles.path=x", "inside 'principles', which is a plain value"),
+    ],
+)
+def test_an_override_that_cannot_be_read_is_refused(file, override, part):
+    assert part in refusal(file, override)
 
 
 # --- unknown keys ---
