@@ -303,7 +303,7 @@ def _run_killed(recipe: Recipe, folder: Path, done: Path, only: str) -> None:
     """
     from sami import contrasts, files, pipeline
     from sami.loop import directory
-    from sami.models import loading
+    from sami.models import saving
     from sami.training import metrics_log
 
     freeze_libraries()
@@ -327,7 +327,7 @@ def _run_killed(recipe: Recipe, folder: Path, done: Path, only: str) -> None:
 
     Path.rename = deadly_rename
     metrics_log.append_json_line = deadly_append
-    assert {contrasts.replacing, loading.replacing, directory.replacing, metrics_log.replacing} == {files.replacing}
+    assert {contrasts.replacing, saving.replacing, directory.replacing, metrics_log.replacing} == {files.replacing}
     pipeline.run(recipe, folder)
 
 

@@ -18,7 +18,7 @@ SHELL = [block for page in PAGES for block in blocks(page) if block.is_commands]
 SAMI = [(block, words) for block in SHELL for words in block.commands if words[0] == "sami"]
 SECTIONS = "|".join(name for name in Recipe.model_fields if name != "principles")
 GENERATED = ("recipe.md", "principles-file.md", "commands.md")  # by the hooks of the site
-FILES = (".py", ".jsonl", ".json", ".yaml", ".safetensors", ".md")
+FILES = (".gguf", ".py", ".jsonl", ".json", ".yaml", ".safetensors", ".md")
 
 pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
