@@ -8,7 +8,7 @@ import torch
 from sami.errors import InputError
 from sami.models import attention
 from sami.scoring.packing_check import PACKING_TOLERANCE, check_packing
-from tests.support.scoring import TOLERANCE, bf16_copy, causal_rows
+from tests.support.scoring import TOLERANCE, bf16_copy, causal_rows, see_later_tokens
 from tests.support.tiny import ARCHITECTURES, PAD, random_contrast, tiny_model
 
 every_architecture = pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -69,12 +69,21 @@ def test_rounding_in_bf16_is_not_a_fault(architecture, monkeypatch):
 @every_dtype
 @every_architecture
 @pytest.mark.usefixtures("ignored_masks")
-def test_a_model_that_ignores_masks_is_refused_with_shared_rows_and_without(architecture, dtype):
+def test_a_model_that_ignores_masks_is_scored_in_rows_that_need_none(architecture, dtype):
     model = DTYPES[dtype](tiny_model(architecture))
     attention.install(model)
-    for share_prefix in (True, False):
-        with pytest.raises(InputError, match="ignores masks"):
-            check_packing(model, random_contrast(1), PAD, share_prefix=share_prefix)
+    assert not check_packing(model, random_contrast(1), PAD).shared
+
+
+@every_dtype
+@pytest.mark.parametrize("share", [True, False])
+@pytest.mark.parametrize("architecture", ["llama", "mixtral", "gpt2"])
+def test_a_model_that_is_not_causal_is_refused(architecture, share, dtype, monkeypatch):
+    see_later_tokens(monkeypatch)
+    model = DTYPES[dtype](tiny_model(architecture))
+    attention.install(model)
+    with pytest.raises(InputError, match="its tokens attend to later ones"):
+        check_packing(model, random_contrast(1), PAD, share)
 
 
 @every_dtype

@@ -8,8 +8,8 @@ from peft import LoraConfig
 
 from sami.contrasts import require_scorable
 from sami.errors import InputError
-from sami.models import attention
 from sami.training import SAMIConfig, SAMITrainer
+from tests.support.scoring import see_later_tokens
 from tests.support.tiny import VOCABULARY, random_contrast, tiny_model
 from tests.support.training import contrasts_of, largest_difference, trained, weights_of
 
@@ -70,14 +70,11 @@ def test_a_model_that_is_not_in_the_master_dtype_is_refused(make, dtype, setting
         make(contrasts_of(4), model=tiny_model("llama").to(dtype), **settings)
 
 
-def test_a_model_that_ignores_masks_is_refused_without_shared_rows_too(make, monkeypatch):
-    sdpa = attention.sdpa_attention_forward
-    monkeypatch.setattr(
-        attention, "sdpa_attention_forward", lambda m, q, k, v, mask, **settings: sdpa(m, q, k, v, None, **settings)
-    )
+def test_a_model_that_sees_later_tokens_is_refused_without_shared_rows_too(make, monkeypatch):
+    see_later_tokens(monkeypatch)
     trainer = make(contrasts_of(4), share_prefix=False)
     before = weights_of(trainer)
-    with pytest.raises(InputError, match="ignores masks"):
+    with pytest.raises(InputError, match="its tokens attend to later ones"):
         trainer.train()
     assert largest_difference(before, weights_of(trainer)) == 0.0
 
