@@ -169,7 +169,7 @@ def test_stand_ins_for_principles_yet_to_be_written_are_not_shown(
 ) -> None:
     file = write_recipe(tmp_path, model_folder("llama", True))
     recipe = load_recipe(file, ["principles={task: writing letters, names: [kind, bold], writer: scripted}"])
-    with pytest.raises(InputError, match="yet to be written"):
+    with pytest.raises(InputError, match="has a model write its principles"):
         of_recipe(prepare(recipe))
 
 

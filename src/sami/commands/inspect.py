@@ -215,12 +215,14 @@ def _find(run: Run, wanted: str | None, iteration: int | None) -> tuple[Contrast
     directory, folder = run.directory, run.directory.folder
     numbers = range(run.recipe.training.iterations, 0, -1)
     policies = sorted([*numbers, 0], key=lambda number: number != iteration)
-    places = [*map(directory.contrasts, numbers), *(directory.responses(policy_name(number)) for number in policies)]
+    places = {directory.contrasts(number): f"generate-{number}" for number in numbers}
+    places |= {directory.responses(name): f"respond-{name}" for name in map(policy_name, policies)}
     files = [file for file in places if file.is_file()]
     if not files:
         raise InputError(f"The run {folder} has no contrasts yet. Generate some with `sami generate`.")
     ids: list[str] = []
     for file in files:
+        directory.require_intact(places[file], file)
         contrasts = read_contrasts(file)
         for contrast in contrasts:
             if wanted is None or contrast.id == wanted:
