@@ -13,8 +13,12 @@ import pytest
 import yaml
 
 from sami.errors import InputError
+from sami.evaluation import comparison
+from sami.evaluation.judges import Given, Judge, make_judge
 from sami.evaluation.verdicts import read_verdicts
-from sami.recipe import Recipe, load_recipe
+from sami.models import loading
+from sami.recipe import Model, Recipe, load_recipe
+from tests.support import chat_templates
 from tests.support.faulty_server import Request, serving
 from tests.support.recipes import timeless, write_recipe
 
@@ -211,6 +215,42 @@ def test_judges_and_baselines_that_cannot_work_are_refused_before_anything_is_do
     with pytest.raises(InputError, match=words):
         run(load_recipe(recipe, [override]), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("template", "words"),
+    [
+        (chat_templates.DROPS_QUERY, "does not show the query"),
+        (chat_templates.CHATML.replace("{{ m.content }}", "{{ m.content }}" + " so" * 500), "the context of"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["model", "run"])
+def test_prompts_of_a_baseline_are_checked_before_anything_is_done(
+    recipe: Path, copy: Path, tmp_path: Path, kind: str, template: str, words: str
+) -> None:
+    from sami.pipeline import run
+
+    model = copy / "iteration-1" / "model"
+    tokenizer = loading.load_tokenizer(Model(source=str(model)))
+    tokenizer.chat_template = template
+    tokenizer.save_pretrained(model)
+    baseline = json.dumps([{"name": "other", kind: str(model if kind == "model" else copy)}])
+    with pytest.raises(InputError, match=words):
+        run(load_recipe(recipe, [f"evaluation.baselines={baseline}"]), tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_judges_see_the_date_of_the_run(recipe: Path, copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dates = []
+
+    def watched(settings: Any, given: Given) -> Judge:
+        dates.append(given.date)
+        return make_judge(settings, given)
+
+    monkeypatch.setattr(comparison, "make_judge", watched)
+    rejudge(recipe, copy)
+    assert dates == [yaml.safe_load((copy / "recipe.yaml").read_text())["prompt"]["date"]]
+    assert dates[0] is not None
 
 
 # A server.

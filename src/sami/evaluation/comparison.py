@@ -25,6 +25,7 @@ def judge_all(
     known: Policy,
     principles: Sequence[Principle],
     folder: Path,
+    date: str | None = None,
 ) -> dict[str, Any]:
     """Win rates of the pairs by every judge.
 
@@ -33,6 +34,7 @@ def judge_all(
         known: the policy whose responses judges are calibrated on.
         principles: the principles that constitutions are made of.
         folder: holds `verdicts.jsonl`, `calibration/` and the log of requests.
+        date: YYYY-MM-DD that the chat templates of judges see as today; None for the real date.
 
     Returns:
         `win_rates` as `sami winrate --json` prints them, `agreement` of judges, and `judges`: settings, calibration,
@@ -41,7 +43,7 @@ def judge_all(
     Raises:
         InputError: a judge is not above chance, cannot go on, or leaves too many verdicts unscored.
     """
-    judges = _Judges(settings, known, principles, folder)
+    judges = _Judges(settings, known, principles, folder, date)
     verdicts: list[Verdict] = []
     accuracies: dict[str, dict[str, Any]] = {}
     accounts = []
@@ -61,10 +63,10 @@ def judge_all(
 
 
 def calibrate_all(
-    settings: Evaluation, known: Policy, principles: Sequence[Principle], folder: Path
+    settings: Evaluation, known: Policy, principles: Sequence[Principle], folder: Path, date: str | None = None
 ) -> list[Calibration]:
     """Only the calibration of every judge that needs one."""
-    judges = _Judges(settings, known, principles, folder)
+    judges = _Judges(settings, known, principles, folder, date)
     found = [judges.calibrated(judges.make(one)) for one in settings.judges]
     return [calibration for calibration in found if calibration is not None]
 
@@ -134,6 +136,7 @@ class _Judges:
     known: Policy
     principles: Sequence[Principle]
     folder: Path
+    date: str | None
 
     @property
     def _verdicts(self) -> Path:
@@ -141,7 +144,7 @@ class _Judges:
 
     def make(self, one: Settings) -> Judge:
         before = sum(spent(file, one.label) for file in (self._verdicts, calibration_file(self.folder)))
-        return make_judge(one, Given(self.principles, before))
+        return make_judge(one, Given(self.principles, before, self.date))
 
     def ask(self, judge: Judge, pairs: Sequence[Pair]) -> list[Verdict]:
         s = self.settings

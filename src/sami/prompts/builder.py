@@ -189,17 +189,22 @@ class PromptBuilder:
         return [{"role": "system", "content": system}, user]
 
 
-def question_prompt(tokenizer: "PreTrainedTokenizerBase", question: str, opening: str) -> list[int]:
+def question_prompt(
+    tokenizer: "PreTrainedTokenizerBase", question: str, opening: str, date: str | None = None
+) -> list[int]:
     """Ids that ask a model something outside a run: one user turn, or text and a blank line for a base model.
 
     Args:
         opening: text that the answer starts with.
+        date: YYYY-MM-DD that the chat template sees as today; None for the real date.
     """
     text = without_control(tokenizer)(question)
     if not has_chat_template(tokenizer):
         return plain_ids(tokenizer, f"{text}\n\n{opening}")
     # The answer starts with text that is given, so a thinking model does not reason before it.
-    return chat_ids(tokenizer, ChatTemplate(tokenizer).before_answer([{"role": "user", "content": text}]) + opening)
+    return chat_ids(
+        tokenizer, ChatTemplate(tokenizer, date=date).before_answer([{"role": "user", "content": text}]) + opening
+    )
 
 
 def plain_ids(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
