@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from sami.cli import main
 from sami.commands.inspect import Response, Token, of_contrast, of_recipe, of_run, scored
 from sami.commands.inspect_view import view
+from sami.console import visible
 from sami.contrasts import Contrast, read_contrasts, write_contrasts
 from sami.errors import InputError
 from sami.loop.context import Run
@@ -47,6 +48,20 @@ def shown(what: Any, width: int = 160) -> str:
     console = Console(file=StringIO(), width=width)
     console.print(view(what))
     return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_reasoning_is_shown_apart_from_the_response_and_nothing_of_it_acts(
+    contrast: Contrast, chat_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    thinking = replace(contrast, reasoning=["Pirates? [/red]\x1b[31m", ""])
+    plain, seen = (of_contrast(one, chat_tokenizer) for one in (contrast, thinking))
+    assert [r.reasoning for r in seen.responses] == thinking.reasoning
+    assert [r.tokens for r in seen.responses] == [r.tokens for r in plain.responses]
+    text = shown(seen)
+    assert text.count("reasoning before response A: not trained, not scored") == 1
+    assert "reasoning before response B" not in text
+    assert visible("Pirates? [/red]\x1b[31m") in text
+    assert "reasoning" not in shown(plain)
 
 
 # Tokens.

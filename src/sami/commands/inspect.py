@@ -55,13 +55,17 @@ class Word:
 
 @dataclass(frozen=True)
 class Response:
-    """A response with its tokens, and its words from the most telling one on, according to the last scorer."""
+    """A response with its tokens, and its words from the most telling one on, according to the last scorer.
+
+    `reasoning` was written before the response. It is shown and never trained on or scored.
+    """
 
     constitution: int
     text: str
     finish_reason: str
     tokens: tuple[Token, ...]
     words: tuple[Word, ...]
+    reasoning: str = ""
 
     def difference(self, token: Token, scorer: str) -> float:
         """Log-prob under the response's constitution minus the mean under the others, in nats."""
@@ -158,7 +162,8 @@ def of_contrast(contrast: Contrast, tokenizer: Any, *, place: str = "", train_eo
             )
         )
         finish = contrast.finish_reasons[number]
-        responses.append(Response(number, contrast.responses[number], finish, tokens, ()))
+        reasoning = contrast.reasoning[number] if contrast.reasoning else ""
+        responses.append(Response(number, contrast.responses[number], finish, tokens, (), reasoning))
     return Inspection(
         id=contrast.id,
         place=place,
