@@ -13,7 +13,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from sami.models.sources import convert_gguf
+from sami.models.gguf_files import convert_gguf
 
 NAME = "gemma-3-270m-q4_k_m.gguf"
 SHA256_STARTS = "a5fd3b62"

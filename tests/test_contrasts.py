@@ -277,10 +277,10 @@ def test_a_shared_batch_by_hand():
 def test_a_plain_batch_by_hand():
     one = contrast(prompt_ids=[[11, 12], [13]], response_ids=[[20, EOS], [30]])
     batch = collate([one], PAD, share_prefix=False)
-    assert batch.input_ids.tolist() == [[11, 12, 20], [11, 12, PAD], [PAD, 13, 20], [PAD, 13, PAD]]
-    assert batch.position_ids.tolist() == [[0, 1, 2], [0, 1, 1], [0, 0, 1], [0, 0, 0]]
-    assert batch.attention_mask.tolist() == [[1, 1, 1], [1, 1, 0], [0, 1, 1], [0, 1, 0]]
-    assert batch.scored.tolist() == [1, 2, 4, 7, 8, 10]
+    assert batch.input_ids.tolist() == [[11, 12, 20], [11, 12, PAD], [13, 20, PAD], [13, PAD, PAD]]
+    assert batch.position_ids.tolist() == [[0, 1, 2], [0, 1, 1], [0, 1, 1], [0, 0, 0]]
+    assert batch.attention_mask.tolist() == [[1, 1, 1], [1, 1, 0], [1, 1, 0], [1, 0, 0]]
+    assert batch.scored.tolist() == [1, 2, 4, 6, 7, 9]
     assert batch.predictor.tolist() == [[[[0, 1], [2, 0]], [[3, 4], [5, 0]]]]
     assert not batch.shared
 

@@ -135,12 +135,11 @@ def nested(depth: int) -> Any:
     return value
 
 
-def places(value: Any) -> Iterator[tuple[Any, Any]]:
-    """Every container of a value with a key or index in it."""
-    for key in list(value) if isinstance(value, dict) else range(len(value)):
-        yield value, key
-        if isinstance(value[key], dict | list):
-            yield from places(value[key])
+def place(value: Any, rng: random.Random) -> tuple[Any, Any]:
+    """A random container inside a value, and a key or index in it."""
+    key = rng.choice(list(value)) if isinstance(value, dict) else rng.randrange(len(value))
+    inner = value[key]
+    return place(inner, rng) if isinstance(inner, dict | list) and inner and rng.random() < 0.8 else (value, key)
 
 
 def changed(value: Any, rng: random.Random) -> Any:
@@ -149,7 +148,7 @@ def changed(value: Any, rng: random.Random) -> Any:
     for _ in range(rng.choice((0, 1, 1, 2, 5))):
         if not copy:
             break
-        container, key = rng.choice(list(places(copy)))
+        container, key = place(copy, rng)
         match rng.randrange(6):
             case 0:
                 del container[key]

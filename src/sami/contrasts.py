@@ -148,7 +148,7 @@ class ContrastBatch:
     """B contrasts as the input of one forward pass.
 
     Shared rows are packed into one sequence, N = 1. Otherwise every pair of prompt and response is a sequence of
-    its own, N = B * C * R, with prompts padded on the left and responses on the right.
+    its own, N = B * C * R, padded on the right.
     """
 
     input_ids: "torch.Tensor"  # [N, L]
@@ -263,28 +263,31 @@ def _packed(
 def _padded(
     contrasts: Sequence[Contrast], constitutions: Sequence[int], longest: int, pad_token_id: int
 ) -> "tuple[torch.Tensor, dict[str, torch.Tensor]]":
-    """The same with a sequence for each pair of prompt and response."""
+    """The same with a sequence for each pair of prompt and response.
+
+    All padding comes last, where no causal model sees it, whatever it does with masks and positions.
+    """
     import torch
 
     responses = len(contrasts[0].response_ids)
-    width = max(len(contrast.prompt_ids[c]) for contrast in contrasts for c in constitutions)
-    n, length = len(contrasts) * len(constitutions) * responses, width + longest - 1
-    input_ids = torch.full((n, length), pad_token_id)
-    real = torch.zeros((n, length), dtype=torch.long)
-    sequences = (
+    sequences = [
         (contrast.prompt_ids[c], response)
         for contrast in contrasts
         for c in constitutions
         for response in contrast.response_ids
-    )
+    ]
+    length = max(len(prompt) + len(response) - 1 for prompt, response in sequences)
+    input_ids = torch.full((len(sequences), length), pad_token_id)
+    real = torch.zeros_like(input_ids)
     for row, (prompt, response) in enumerate(sequences):
-        filled = slice(width - len(prompt), width + len(response) - 1)
+        filled = slice(0, len(prompt) + len(response) - 1)
         input_ids[row, filled] = torch.tensor(prompt + response[:-1])
         real[row, filled] = 1
-    starts = (torch.arange(n) * length + width - 1).view(len(contrasts), len(constitutions), responses, 1)
+    starts = torch.tensor([row * length + len(prompt) - 1 for row, (prompt, _) in enumerate(sequences)])
+    starts = starts.view(len(contrasts), len(constitutions), responses, 1)
     return starts + torch.arange(longest), {
         "input_ids": input_ids,
-        "position_ids": (real.cumsum(-1) - 1).clamp(min=0),
+        "position_ids": real.cumsum(-1) - 1,
         "attention_mask": real,
     }
 

@@ -164,7 +164,9 @@ def require_room(model: Model, prompts: PromptBuilder, plan: Iterable[Planned], 
     for notice in prompts.notices:
         say(f"{model.source}: {notice}")
     check = PromptCheck(prompts, model.source)
-    for planned in plan:
+    # Many steps go through the same queries again, so that most of a long plan repeats itself.
+    distinct = {(planned.query, tuple(c.text for c in planned.constitutions)): planned for planned in plan}
+    for planned in distinct.values():
         for longest in map(len, check(planned.query, planned.constitutions)):
             if context and longest + new_tokens > context:
                 raise InputError(

@@ -1,10 +1,12 @@
 """`sami try`: what is asked, what is answered, and whose constitution an answer fits."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from sami.commands.ask import Trial, of_principles, of_text
 from sami.commands.ask_session import converse, fit_sentence, read_choice, show
 from sami.console import visible
 from sami.errors import InputError
+from sami.generation import Completion
 from sami.principles import Principle
 
 PRINCIPLES = [
@@ -69,7 +72,7 @@ def test_a_principle_that_does_not_exist_is_refused_with_the_nearest() -> None:
         of_principles(PRINCIPLES, ["breif"])
     with pytest.raises(InputError, match="brief, kind"):
         of_principles(PRINCIPLES, ["xyz"])
-    with pytest.raises(InputError, match="named twice"):
+    with pytest.raises(InputError, match="You named the principle 'brief' twice"):
         of_principles(PRINCIPLES, ["brief"], ["brief"])
 
 
@@ -146,7 +149,7 @@ def test_nothing_to_answer_is_refused(trial: Trial) -> None:
     choice = trial.principles(["kind"])
     with pytest.raises(InputError, match="query is empty"):
         trial.ask("  ", choice)
-    with pytest.raises(InputError, match="context is 1024"):
+    with pytest.raises(InputError, match="is 1024 tokens"):
         trial.ask("rain " * 2000, choice)
 
 
@@ -180,6 +183,29 @@ def test_an_answer_cannot_drive_the_terminal(trial: Trial, monkeypatch: pytest.M
     assert not {"\x1b", "\x07", "\u202e"} & set(shown)
 
 
+def test_reasoning_is_shown_apart_from_the_answer_and_not_scored(trial: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
+    hostile = "I wonder [red]\x1b[2J"
+    choice = trial.principles(["kind"])
+    plainly = trial.ask(QUERY, choice)
+    answer = trial._answer
+
+    def thinking(policy: str, *arguments: Any) -> Completion:
+        written = answer(policy, *arguments)
+        return replace(written, reasoning=hostile) if policy == "base" else written
+
+    monkeypatch.setattr(trial, "_answer", thinking)
+    for live in (False, True):
+        console = Console(file=StringIO(), width=100, force_terminal=live)
+        told = show(trial, QUERY, choice, console)
+        text = re.sub(r"\x1b\[[0-9;]*m", "", console.file.getvalue())  # type: ignore[attr-defined]
+        assert "reasoning, not scored:" in text
+        assert "I wonder [red]\\x1b[2J" in text
+    assert [one["reasoning"] for one in told.as_json()["answers"]] == [hostile, ""]
+    assert [(one.text, one.tokens, one.fit) for one in told.answers] == [
+        (one.text, one.tokens, one.fit) for one in plainly.answers
+    ]
+
+
 def test_text_is_shown_as_it_is_otherwise() -> None:
     assert visible("Naïve 日本語 👩‍🚒\nnext") == "Naïve 日本語 👩‍🚒\nnext"
     assert visible("\ud800 \u2028") == "\\ud800 \\u2028"
@@ -196,7 +222,9 @@ def test_the_sentence_says_whose_answer_fits_better(trial: Trial) -> None:
         )
         return type(told)(told.query, told.constitution, told.opposite, answers)
 
-    assert "fits the constitution better than base's: +0.500 against -0.100" in fit_sentence(with_fits(-0.1, 0.5))
+    assert "fits the constitution better than the answer of base: +0.500 against -0.100" in fit_sentence(
+        with_fits(-0.1, 0.5)
+    )
     assert "no better" in fit_sentence(with_fits(0.5, 0.1))
 
 
@@ -208,7 +236,7 @@ def test_the_command_end_to_end(finished_run: Path) -> None:
     done = subprocess.run(command, input=f"brief\n{QUERY}\n", capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     assert "constitution Answer in a few words." in done.stdout
-    assert "By the frozen base model iteration-2's answer" in done.stdout
+    assert "According to the frozen base model" in done.stdout
 
 
 def test_one_question_as_json(

@@ -213,7 +213,7 @@ def test_the_view_marks_boundary_ids_and_masked_tokens(
     seen = of_contrast(contrast, chat_tokenizer, place="here", train_eos=False)
     text = shown(scored(seen, contrast, chat_tokenizer, {"base": llama}))
     prompt, answered = text.split("▸ response A")
-    assert f"{len(contrast.prompt_ids[0])} tokens, none of them trained" in prompt
+    assert f"{len(contrast.prompt_ids[0])} tokens, not trained" in prompt
     small = str(contrast.prompt_ids[0][0]).translate(str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉"))
     assert small in prompt
     count = len(contrast.response_ids[0])
@@ -221,7 +221,7 @@ def test_the_view_marks_boundary_ids_and_masked_tokens(
     assert "ends by itself" in answered
     assert "cut off at the token limit" in answered
     assert [line for line in answered.splitlines() if "<eos>" in line][-1].count("masked") == 1
-    assert "words that tell A by base (nats): " in answered
+    assert "words that point to A by base (nats): " in answered
 
 
 def test_text_of_a_model_cannot_drive_the_terminal(contrast: Contrast, chat_tokenizer: PreTrainedTokenizerFast) -> None:
@@ -251,7 +251,7 @@ def test_the_command_prints_the_view_or_json(
     code, out, _ = sami(finished_run, "--contrast", "2-00001", "--no-scores")
     assert code == 0
     assert "contrast 2-00001" in out
-    assert "words that tell" not in out
+    assert "words that point to" not in out
     assert sami(finished_run, "training.lr=1")[0] == 2
     code, out, err = sami("quickstart", "--iteration", "1")
     assert (code, out) == (2, "")

@@ -205,7 +205,7 @@ def test_the_command_prints_a_table_and_json(sami: Sami, recipe_file: Path, tmp_
     before = sorted(recipe_file.parent.iterdir())
     code, out, err = sami("probe", recipe_file, "--queries", 4)
     assert code == 0, err
-    rule = ("Rule. worth training", "Temperature", "4 queries are few")
+    rule = ("Rule: worth training", "Temperature", "4 queries are few")
     for words in ("column accuracy", "verdict", "brief", "asking (held out)", *rule):
         assert words in out
     assert "4 principles and a control, 4 training queries" in err
@@ -233,7 +233,7 @@ def test_the_command_prints_a_table_and_json(sami: Sami, recipe_file: Path, tmp_
     [
         (("--queries", "6"), ["6 training queries", "has 8", "--queries"]),
         (("principles=nowhere.yaml",), ["nowhere.yaml", "hh"]),
-        (("principles={task: writing letters}",), ["yet to be written", "sami write-principles"]),
+        (("principles={task: writing letters}",), ["has a model write its principles", "sami write-principles"]),
         (("queries.field=question",), ["'question'"]),
         (("model.source=/nowhere/model", "--queries", "4"), ["/nowhere/model"]),
         (("training.rate=1",), ["training.rate"]),

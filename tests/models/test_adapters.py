@@ -13,7 +13,7 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
 
 from sami.contrasts import collate
 from sami.costs.estimate import plan
@@ -24,6 +24,7 @@ from sami.pipeline import run, start
 from sami.prepared import prepare
 from sami.recipe import Model, load_recipe
 from sami.scoring.logprobs import logprob_matrix
+from sami.scoring.merge_check import checked_merge
 from sami.training.config import SAMIConfig
 from sami.training.trainer import SAMITrainer
 from tests.support.interruption import interrupted_at
@@ -256,6 +257,31 @@ def test_target_modules_that_do_not_exist_are_refused_with_some_that_do(
         make(LoraConfig(r=2, target_modules=target))
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [{"target_modules": ["lm_head", "q_proj"]}, {"target_modules": ["embed_tokens"]}, {"modules_to_save": ["lm_head"]}],
+    ids=["head", "embeddings", "copied head"],
+)
+def test_an_adapter_on_tied_weights_is_refused(make: Callable[..., SAMITrainer], settings: dict[str, Any]) -> None:
+    config = LlamaConfig(**{**tiny_model().config.to_dict(), "tie_word_embeddings": True})
+    tied = AutoModelForCausalLM.from_config(config)
+    with pytest.raises(InputError, match=r"weights are also those of.*tied.*Leave .* out of target_modules"):
+        adapters.attach(tied, LoraConfig(r=2, **settings))
+    make(LoraConfig(r=2, **settings), compute_dtype="float32")  # not tied
+
+
+def test_a_merge_that_gives_another_model_is_refused() -> None:
+    adapted = adapters.attach(tiny_model(), LoraConfig(r=4, target_modules=["lm_head"]))
+    torch.manual_seed(0)
+    for name, weight in adapted.named_parameters():
+        if "lora_" in name:
+            torch.nn.init.normal_(weight, std=0.2)
+    inner: Any = adapted.get_base_model()
+    inner.model.embed_tokens.weight = inner.lm_head.base_layer.weight  # tied behind the check's back
+    with pytest.raises(InputError, match=r"differs from the base with its adapter by \d"):
+        checked_merge(adapted, random_contrast(0))
+
+
 def test_a_regular_expression_over_full_names_chooses_modules(make: Callable[..., SAMITrainer]) -> None:
     model = make(LoraConfig(r=2, target_modules=r".*layers\.1\..*(q|v)_proj")).trained_model
     assert sum("lora_A" in name for name, _ in model.named_parameters()) == 2
@@ -376,7 +402,7 @@ SCRIPT = """
     from peft import LoraConfig
     from torch.distributed.tensor import DTensor
     from tests.support.tiny import random_contrast, tiny_model, tiny_tokenizer
-    from sami.trainer import SAMIConfig, SAMITrainer
+    from sami import SAMIConfig, SAMITrainer
 
     out, world = pathlib.Path(sys.argv[1]), int(os.environ.get("WORLD_SIZE", 1))
     trainer = SAMITrainer(

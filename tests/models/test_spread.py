@@ -15,7 +15,7 @@ from sami.contrasts import collate
 from sami.errors import InputError
 from sami.generation import SamplingSettings
 from sami.generation.transformers_engine import TransformersEngine
-from sami.models import devices, loading, structure
+from sami.models import loading, structure
 from sami.recipe import Model
 from sami.scoring import logprobs, packing_check
 from tests.support.tiny import PAD, random_contrast, tiny_tokenizer
@@ -36,7 +36,7 @@ def both(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple
     places |= {f"{blocks}.0": "cpu", f"{blocks}.1": "disk"}
     places["lm_head"] = "cpu" if whole.config.tie_word_embeddings else "disk"
     arguments = {"device_map": places, "offload_folder": str(tmp_path / "offloaded")}
-    monkeypatch.setattr(loading, "_spreading", lambda *_: arguments)
+    monkeypatch.setattr(loading, "spreading", lambda *_: arguments)
     spread = loading.load_model(source, torch.float32)
     assert any(weight.is_meta for weight in spread.parameters())  # they come when their block is at work
     return whole, spread
@@ -70,8 +70,8 @@ class Gpus:
     """What torch says of two GPUs with so many bytes free."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, count: int, free: int) -> None:
-        monkeypatch.setattr(devices, "default_device", lambda: torch.device("cuda"))
-        monkeypatch.setattr(devices, "free_bytes", lambda: free)
+        monkeypatch.setattr(loading, "default_device", lambda: torch.device("cuda"))
+        monkeypatch.setattr(loading, "free_bytes", lambda: free)
         monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
 
 
@@ -86,7 +86,7 @@ def test_only_a_model_that_one_gpu_cannot_hold_is_spread(model_folder: Folder, m
         (1, held, torch.float32, {}),
     ):
         Gpus(monkeypatch, count, free)
-        assert loading._spreading(source, dtype) == expected
+        assert loading.spreading(source, dtype) == expected
 
 
 def test_a_model_that_all_gpus_cannot_hold_is_refused(
@@ -95,5 +95,5 @@ def test_a_model_that_all_gpus_cannot_hold_is_refused(
     with monkeypatch.context() as here:
         _, spread = both(model_folder("llama", False), tmp_path, here)
     Gpus(monkeypatch, 2, 0)
-    with pytest.raises(InputError, match="larger than what the GPUs of this machine have free"):
-        loading._answer_where_asked(Model(source="a/model"), spread)
+    with pytest.raises(InputError, match="larger than the free memory of this machine's GPUs"):
+        loading.answer_where_asked(Model(source="a/model"), spread)

@@ -266,7 +266,8 @@ def test_what_was_written_may_be_edited_until_it_is_used(sami: Sami, recipe: Pat
     file = tmp_path / "out" / "principles.yaml"
     file.write_text(file.read_text().replace("be kind from", "be very kind from"))
     assert "very kind" in Run.start(resolved, tmp_path / "out").principles[1].definition
-    assert sami("generate", recipe, "--output", tmp_path / "out")[0] == 0
+    code, _, err = sami("generate", recipe, "--output", tmp_path / "out")
+    assert code == 0, err
     file.write_text(file.read_text().replace("very kind", "rather kind"))
     refused(sami("generate", recipe, "--output", tmp_path / "out"), "generate-1", "principles")
 
@@ -274,8 +275,8 @@ def test_what_was_written_may_be_edited_until_it_is_used(sami: Sami, recipe: Pat
 def test_another_writer_or_task_is_another_run(sami: Sami, recipe: Path, tmp_path: Path) -> None:
     output = ("--output", tmp_path / "out")
     assert sami("generate", recipe, *output)[0] == 0
-    refused(sami("run", recipe, "principles.task=writing letters", *output), "principles.task")
-    refused(sami("run", recipe, "principles.seed=1", *output), "principles.seed")
+    refused(sami("run", recipe, "principles.task=writing letters", *output), "task: 'answering questions' there")
+    refused(sami("run", recipe, "principles.seed=1", *output), "seed: 0 there, 1 now")
 
 
 def test_a_writer_that_fails_ends_the_run_before_it_starts(
@@ -308,7 +309,7 @@ def test_a_section_is_read_back_as_it_was_written(recipe: Path, tmp_path: Path) 
         ("principles.tsk=x", ["principles.tsk is not a key", "'task'"]),
         ("principles.names=[brief]", ["principles.names: 1 principle would"]),
         ("principles={names: [a, b]}", ["principles.task is missing: What the responses do"]),
-        ("generation.first_contrasts=first.parquet", ["first_contrasts", "written by a model"]),
+        ("generation.first_contrasts=first.parquet", ["first_contrasts", "asks a model to write others"]),
         ("principles=3", ["principles is 3", "string"]),
         ("principles.writer={kind: oracle}", ["principles.writer is", "local, endpoint, scripted"]),
     ],

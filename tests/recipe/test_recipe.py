@@ -2,8 +2,9 @@
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import get_args, get_origin
+from typing import Any, get_args, get_origin
 
 import pytest
 import yaml
@@ -220,6 +221,49 @@ def test_a_wrong_value_is_quoted_with_its_key_and_what_was_expected(file, overri
 @pytest.mark.parametrize("override", ["training.steps=true", "training.lr=true"])
 def test_a_truth_value_is_not_a_number(file, override):
     refusal(file, override)
+
+
+def unlimited(schema: Any, place: str = "recipe") -> Iterator[str]:
+    """The places of a JSON schema with numbers that have no upper limit."""
+    if isinstance(schema, dict):
+        if schema.get("type") in ("integer", "number") and not {"maximum", "exclusiveMaximum"} & set(schema):
+            yield place
+        for key, inner in schema.items():
+            yield from unlimited(inner, f"{place}.{key}")
+    elif isinstance(schema, list):
+        for inner in schema:
+            yield from unlimited(inner, place)
+
+
+def test_every_number_of_a_recipe_has_an_upper_limit():
+    assert list(unlimited(Recipe.model_json_schema())) == []
+
+
+@pytest.mark.parametrize("section", ["queries", "sampling", "generation", "training", "evaluation"])
+def test_seeds_go_up_to_those_of_numpy(file, section):
+    largest = 2**32 - 1
+    assert getattr(load_recipe(file, [f"{section}.seed={largest}"]), section).seed == largest
+    assert f"{section}.seed is {largest + 1}" in refusal(file, f"{section}.seed={largest + 1}")
+
+
+def test_a_run_of_impossible_size_is_refused(file):
+    message = refusal(file, "training.steps=1000000", "training.batch_size=100000")
+    assert "220,000,000,000 contrasts" in message
+    assert "at most 100,000" in message
+
+
+def test_a_message_quotes_little_of_a_long_value_and_lists_twenty_problems(file):
+    assert len(refusal(file, f"model={'x' * 5000}", "training.lr=fast", f"{'y' * 5000}=1")) < 1000
+    problems = refusal(file, f"training.steps=[{', '.join(['x'] * 5000)}]").splitlines()
+    assert (len(problems), problems[-1]) == (22, "- and 4980 more.")
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["training.lr={a: 1, a: 2}", "training.lr=[[[[&a [*a]]]]]", "training.seed=" + "9" * 5000, "model=\udcff"],
+)
+def test_an_override_is_read_as_strictly_as_a_recipe(file, override):
+    assert refusal(file, override).startswith("The value of the override '")
 
 
 def test_all_problems_are_listed_at_once(file):

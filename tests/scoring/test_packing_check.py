@@ -10,7 +10,7 @@ from torch import Tensor
 from sami.errors import InputError
 from sami.models import attention
 from sami.scoring.packing_check import PACKING_TOLERANCE, check_packing
-from tests.support.scoring import TOLERANCE, bf16_copy, causal_rows
+from tests.support.scoring import TOLERANCE, bf16_copy, causal_rows, see_later_tokens
 from tests.support.tiny import ARCHITECTURES, PAD, random_contrast, tiny_model
 
 every_architecture = pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -73,20 +73,23 @@ def test_rounding_in_bf16_is_not_a_fault(architecture: str, monkeypatch: pytest.
 @every_dtype
 @every_architecture
 @pytest.mark.usefixtures("ignored_masks")
-def test_a_model_that_ignores_masks_is_refused(architecture: str, dtype: torch.dtype) -> None:
+def test_a_model_that_ignores_masks_is_scored_in_rows_that_need_none(architecture: str, dtype: torch.dtype) -> None:
     model = DTYPES[dtype](tiny_model(architecture))
     attention.install(model)
-    with pytest.raises(InputError, match="ignores masks"):
-        check_packing(model, random_contrast(1), PAD)
+    assert not check_packing(model, random_contrast(1), PAD).shared
 
 
 @every_dtype
-@pytest.mark.usefixtures("ignored_masks")
-def test_without_shared_rows_too_a_model_that_ignores_masks_is_refused(dtype: torch.dtype) -> None:
-    model = DTYPES[dtype](tiny_model())
+@pytest.mark.parametrize("share", [True, False])
+@pytest.mark.parametrize("architecture", ["llama", "mixtral", "gpt2"])
+def test_a_model_that_is_not_causal_is_refused(
+    architecture: str, share: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    see_later_tokens(monkeypatch)
+    model = DTYPES[dtype](tiny_model(architecture))
     attention.install(model)
-    with pytest.raises(InputError, match="ignores masks"):
-        check_packing(model, random_contrast(1), PAD, share_prefix=False)
+    with pytest.raises(InputError, match="its tokens attend to later ones"):
+        check_packing(model, random_contrast(1), PAD, share)
 
 
 @every_dtype

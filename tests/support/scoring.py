@@ -4,6 +4,7 @@ import copy
 from collections.abc import Sequence
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -89,3 +90,14 @@ def bf16_copy(model: nn.Module) -> nn.Module:
     for parameter in copied.parameters():
         parameter.data = parameter.data.bfloat16()
     return copied
+
+
+def see_later_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make every token attend to all others, as in an encoder."""
+    sdpa = attention.sdpa_attention_forward
+
+    def both_ways(module: Any, query: Tensor, key: Tensor, value: Tensor, _: Any, **settings: Any) -> Any:
+        everything = query.new_zeros(1, 1, query.shape[2], key.shape[2])
+        return sdpa(module, query, key, value, everything, **settings)
+
+    monkeypatch.setattr(attention, "sdpa_attention_forward", both_ways)

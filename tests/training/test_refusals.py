@@ -10,8 +10,8 @@ from peft import LoraConfig
 
 from sami.contrasts import require_scorable
 from sami.errors import InputError
-from sami.models import attention
 from sami.training import SAMIConfig, SAMITrainer
+from tests.support.scoring import see_later_tokens
 from tests.support.tiny import VOCABULARY, random_contrast, tiny_model
 from tests.support.training import Make, contrasts_of, largest_difference, trained, weights_of
 
@@ -67,16 +67,13 @@ def test_a_frozen_model_is_refused(make: Make) -> None:
         make(contrasts_of(4), model=tiny_model("llama").requires_grad_(False))
 
 
-def test_a_model_that_ignores_masks_is_refused_without_shared_rows_too(
+def test_a_model_that_sees_later_tokens_is_refused_without_shared_rows_too(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sdpa = attention.sdpa_attention_forward
-    monkeypatch.setattr(
-        attention, "sdpa_attention_forward", lambda m, q, k, v, mask, **settings: sdpa(m, q, k, v, None, **settings)
-    )
+    see_later_tokens(monkeypatch)
     trainer = make(contrasts_of(4), share_prefix=False)
     before = weights_of(trainer)
-    with pytest.raises(InputError, match="ignores masks"):
+    with pytest.raises(InputError, match="its tokens attend to later ones"):
         trainer.train()
     assert largest_difference(before, weights_of(trainer)) == 0.0
 

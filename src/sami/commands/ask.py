@@ -47,10 +47,10 @@ class Choice:
 
 @dataclass(frozen=True)
 class Answer:
-    """One policy's answer, and apart from it the reasoning that came before, which is shown and never scored.
+    """One policy's answer, and apart from it the reasoning before it, which is shown and never scored.
 
-    `tokens` counts the answer alone. `fit` is, for each policy that scored it, its log-prob under the constitution minus that under the opposite, in
-    nats per token.
+    `tokens` counts the answer alone. `fit` is, for each policy that scored it, its log-prob under the constitution
+    minus that under the opposite, in nats per token.
     """
 
     policy: str

@@ -107,7 +107,7 @@ def of_run(
     found, place = _find(run, contrast, iteration)
     seen = of_contrast(found, run.tokenizer, place=place, train_eos=run.recipe.training.train_eos)
     if scores is None:
-        scores = bool(run.directory.models()) and sources.at_hand(run.recipe.model)
+        scores = bool(run.directory.models()) and sources.is_local(run.recipe.model)
     if not scores:
         return seen
     chosen = run.iteration(iteration)

@@ -60,8 +60,7 @@ def ask(
             verdicts are unscored. What was recorded is kept.
     """
     judge.check(pairs)
-    for kept in (file, requests_file(file)):
-        recorded_lines.require_unchanged(kept)
+    _require_unchanged(file)
     identity = json.dumps(judge.identity(), sort_keys=True)
     questions = [q for q in questions_of(pairs, order=order, seed=seed) if judge.concerns(q)]
     wanted = {_slot(judge.name, q): (q, _key(identity, q)) for q in questions}
@@ -154,6 +153,11 @@ def _recorded(file: Path, keys: dict[Slot, str]) -> tuple[dict[Slot, Verdict], d
         recorded_lines.rewrite(file, "".join(lines))
     have = {slot: v for v in kept if (slot := _slot_of(v)) in keys}
     return have, {v.key: v for v in kept if v.key is not None and v.score is not None}
+
+
+def _require_unchanged(file: Path) -> None:
+    for kept in (file, requests_file(file)):
+        recorded_lines.require_unchanged(kept)
 
 
 def _record(file: Path) -> None:

@@ -1,5 +1,6 @@
 """Generation with transformers in the calling process."""
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ from transformers import (
 
 from sami.generation import Completion, OnProgress, SamplingSettings
 from sami.generation.endings import completion, end_tokens
+from sami.generation.padding_check import generates_alike_padded
 from sami.models.loading import Weights
 from sami.recipe import Generation
 
@@ -49,6 +51,7 @@ class TransformersEngine:
         self._tokenizer = tokenizer
         self._batch_size = batch_size
         self._end_ids = end_tokens(model.generation_config, tokenizer)
+        self._pads: bool | None = None
 
     def generate(
         self, prompts: Sequence[Sequence[int]], settings: SamplingSettings, on_progress: OnProgress | None = None
@@ -74,8 +77,8 @@ class TransformersEngine:
         order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
         completions: dict[int, Completion] = {}
         tokens = 0
-        for start in range(0, len(order), self._batch_size):
-            chosen = order[start : start + self._batch_size]
+        start = 0
+        for chosen in self._batches(order, prompts):
             steps = None
             if on_progress:
                 share = len(chosen) / len(prompts)
@@ -85,9 +88,22 @@ class TransformersEngine:
             ended = [completion(row, settings, self._end_ids, self._tokenizer) for row in rows]
             completions.update(zip(chosen, ended, strict=True))
             tokens += sum(len(completions[i].token_ids) for i in chosen)
+            start += len(chosen)
             if on_progress:
-                on_progress((start + len(chosen)) / len(prompts), tokens)
+                on_progress(start / len(prompts), tokens)
         return [completions[i] for i in range(len(prompts))]
+
+    def _batches(self, order: list[int], prompts: Sequence[Sequence[int]]) -> Iterator[list[int]]:
+        """The prompts in order, some at a time; of one length if padding would change what the model generates."""
+        lengths = [len(prompts[i]) for i in order]
+        if len(set(lengths)) > 1 and self._pads is None:
+            self._pads = generates_alike_padded(self._model, prompts[order[-1]], self._tokenizer.pad_token_id)
+        groups = [order]
+        if self._pads is False:
+            groups = [list(group) for _, group in itertools.groupby(order, key=lambda i: len(prompts[i]))]
+        for group in groups:
+            for start in range(0, len(group), self._batch_size):
+                yield group[start : start + self._batch_size]
 
     @torch.inference_mode()
     def _generate_batch(

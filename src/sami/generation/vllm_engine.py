@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sami import processes
 from sami.console import say
@@ -29,8 +29,8 @@ from sami.errors import InputError, one_line
 from sami.files import replacing, write_json
 from sami.generation import Completion, OnProgress, SamplingSettings
 from sami.generation.endings import completion, end_tokens
-from sami.models import loading, sources
-from sami.recipe import VLLM, Generation, Model
+from sami.models import generation_configs, loading, sources
+from sami.recipe import VLLM, Generation
 
 PYTHON_VARIABLE = "SAMI_VLLM_PYTHON"
 TESTED = ("0.32",)  # prefixes of tested versions
@@ -108,7 +108,10 @@ class VLLMEngine:
         """
         if not prompts:
             return []
-        end_ids = end_tokens(_generation_config(self._weights.model), self._tokenizer)
+        end_ids = end_tokens(
+            generation_configs.load(sources.resolve_source(self._weights.model), self._weights.model.revision)[0],
+            self._tokenizer,
+        )
         job = self._job(prompts, settings, sorted(end_ids))
         name = hashlib.sha256(json.dumps([job, self._weights.identity, list(map(list, prompts))]).encode()).hexdigest()
         folder = self._folder / name[:16]
@@ -350,14 +353,6 @@ def _devices(vllm: VLLM) -> list[str]:
             f"GPUs of other machines."
         )
     return devices
-
-
-def _generation_config(model: Model) -> GenerationConfig:
-    """The one that transformers gives to a loaded model: from its own file, or from the model's config."""
-    try:
-        return GenerationConfig.from_pretrained(sources.resolve_source(model), revision=model.revision or "main")
-    except OSError:
-        return GenerationConfig.from_model_config(loading.load_config(model))
 
 
 def _rank(adapter: Path) -> int:

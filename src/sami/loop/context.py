@@ -28,7 +28,7 @@ from sami.generation.engines import make_engine
 from sami.generation.respond import respond
 from sami.loop.directory import BASE, RunDirectory
 from sami.loop.trackers import RunTrackers
-from sami.models import adapters, devices, loading, sources
+from sami.models import adapters, devices, loading, saving, sources
 from sami.prepared import Prepared, prepare
 from sami.principle_writing import files as principle_files
 from sami.principles import Principle, load_principles
@@ -119,6 +119,7 @@ class Run:
         fresh = self.directory.record(f"respond-{BASE}") is None
         if fresh:
             self.prepared.require_room()  # reads config, tokenizer and templates, before anything is written
+            saving.require_savable(self.recipe.model, self.tokenizer)
             require_possible(self.recipe, self.prepared.dtype, self.prepared.adapter_weights())
         given = self.recipe.principles
         text = Path(given).read_text(encoding="utf-8") if isinstance(given, str) else None
@@ -154,7 +155,7 @@ class Run:
             self.directory.require_intact(f"train-{iteration}")
         folder = self.directory.model(iteration).resolve()
         if iteration > 0 and adapters.base_of(folder) is None:
-            return Model(source=str(folder)), None
+            return sources.derived(self.recipe.model, folder), None
         return self.recipe.model, folder if iteration > 0 else None
 
     def _weights(self, iteration: int, dtype: torch.dtype | None = None) -> loading.Weights:

@@ -14,12 +14,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
 from filelock import FileLock, Timeout
 from pydantic_core import to_jsonable_python
 
 from sami.errors import InputError, one_line
-from sami.files import file_hash, replacing, write_json
+from sami.files import file_hash, read_yaml, replacing, write_json
 from sami.recipe import Recipe, dump_recipe, flatten
 from sami.recipe.roles import Role, keys_with
 from sami.recipe.sections import Section
@@ -288,7 +287,9 @@ class RunDirectory:
         """The resolved recipe of the run in this folder; None if there is no run yet."""
         if not self.recipe.is_file():
             return None
-        recorded: dict[str, Any] = yaml.safe_load(self.recipe.read_text(encoding="utf-8"))
+        recorded: dict[str, Any] = read_yaml(
+            self.recipe, f"The recipe {self.recipe}", "Restore it from a copy of the run."
+        )
         return recorded
 
     def require_recipe(self, recipe: Recipe) -> dict[str, Any]:

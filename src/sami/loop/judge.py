@@ -22,10 +22,10 @@ from sami.evaluation.response_files import answering, from_file
 from sami.files import file_hash
 from sami.loop.context import Run
 from sami.loop.directory import BASE, RunDirectory
-from sami.models import devices, loading, sources
+from sami.models import devices, loading, saving, sources
 from sami.prepared import require_room
 from sami.prompts import PromptBuilder
-from sami.recipe import Baseline, Model
+from sami.recipe import Baseline, Model, load_recipe
 
 
 def calibrate(run: Run) -> list[Calibration]:
@@ -107,8 +107,8 @@ def baseline(run: Run, baseline: Baseline) -> Policy:
 def _source(run: Run, baseline: Baseline) -> Model:
     """The model of a baseline that answers by itself."""
     if baseline.train is not None:
-        return Model(source=str(run.directory.baseline_model(baseline.name).resolve()), dtype="auto")
-    return baseline.model or Model(source=str(RunDirectory(baseline.run or "").last_model()))
+        return sources.derived(run.recipe.model, run.directory.baseline_model(baseline.name))
+    return baseline.model or _last_model_of(RunDirectory(baseline.run or ""))
 
 
 def _prompts(run: Run, baseline: Baseline, tokenizer: Any) -> PromptBuilder:
@@ -143,7 +143,7 @@ def _train_baseline(run: Run, baseline: Baseline) -> None:
         else:
             reference = run.load_to_train(0, torch.float32)
             trl.train_dpo(model, reference, run.tokenizer, contrasts, schedule, scratch)
-        loading.save_model(model, run.tokenizer, target, run.prepared.dtype)
+        saving.save_model(model, run.tokenizer, target, run.prepared.dtype)
         shutil.rmtree(scratch, ignore_errors=True)
         devices.release_memory()
         return {}
@@ -155,3 +155,11 @@ def _answers(run: Run, policy: str) -> Policy:
     ids = {query.text: query.id for query in run.prepared.splits.evaluation}
     contrasts = read_contrasts(run.directory.responses(policy))
     return from_contrasts(policy, contrasts, ids, [p.id for p in run.prepared.held_out])
+
+
+def _last_model_of(directory: RunDirectory) -> Model:
+    """The last trained model of another run, loaded with the settings of that run's recipe."""
+    folder = directory.last_model()
+    if not directory.recipe.is_file():
+        return Model(source=str(folder))
+    return sources.derived(load_recipe(directory.recipe).model, folder)

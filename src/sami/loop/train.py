@@ -10,15 +10,16 @@ import torch
 from transformers.trainer_callback import PrinterCallback
 
 from sami.console import bar, say
-from sami.contrasts import Contrast, read_contrasts
+from sami.contrasts import Contrast, read_contrasts, row_tokens
 from sami.costs.memory import Devices, caches_gradients
 from sami.costs.shape import Shape
 from sami.files import file_hash
 from sami.loop import launch
 from sami.loop.context import Run
-from sami.models import adapters, devices, loading
+from sami.models import adapters, devices, loading, saving
 from sami.recipe import Training
 from sami.recipe.roles import Role, keys_with
+from sami.scoring.merge_check import checked_merge
 from sami.training import memory
 from sami.training.config import SAMIConfig
 from sami.training.metrics_log import Recorder, keep_steps, last_checkpoint, last_line, step_of
@@ -125,14 +126,15 @@ def _save(run: Run, model: Any, iteration: int, changed: float) -> float:
     if adapter is not None:
         if adapter.quantize:
             model = adapters.moved(model, run.load_to_train(_start_of(run, iteration)))
-        model, changed = adapters.merge(model)
+        contrasts = read_contrasts(run.directory.contrasts(iteration))
+        model, changed = checked_merge(model, max(contrasts, key=row_tokens))
         require_changed(
             changed,
             run.recipe.training.steps_of(iteration),
             run.recipe.training.lr_of(iteration),
             run.prepared.dtype,
         )
-    loading.save_model(model, run.tokenizer, folder, run.prepared.dtype)
+    saving.save_model(model, run.tokenizer, folder, run.prepared.dtype)
     return changed
 
 

@@ -19,6 +19,8 @@ from peft import (
     set_peft_model_state_dict,
 )
 from peft.tuners.lora import LoraLayer
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import ModulesToSaveWrapper as _Copied
 from safetensors import SafetensorError
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -49,16 +51,42 @@ def attach(model: PreTrainedModel, config: PeftConfig) -> PeftModel:
     """Put a new adapter on a model, in place.
 
     Raises:
-        InputError: target modules that do not exist or cannot be adapted; some that can are listed.
+        InputError: target modules that do not exist, cannot be adapted, or share their weights with others; some
+            that can be adapted are listed.
     """
     _require_modules(model, getattr(config, "target_modules", None))
+    tied = _tied_modules(model)
     try:
-        attached = get_peft_model(model, config)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Model has `tie_word_embeddings=True`")  # refused below
+            attached = get_peft_model(model, config)
     except ValueError as error:
         reason = one_line(error)[:300]
         raise InputError(f"The adapter cannot be put on the model: {reason} {_those_that_can(model)}") from None
     assert isinstance(attached, PeftModel)
+    _require_untied(attached, tied)
     return attached
+
+
+def _tied_modules(model: nn.Module) -> set[str]:
+    """Names of the modules whose weight is another module's too, such as a head tied to the input embeddings."""
+    owners: dict[int, list[str]] = {}
+    for name, weight in model.named_parameters(remove_duplicate=False):
+        owners.setdefault(id(weight), []).append(name.rpartition(".")[0])
+    return {module for modules in owners.values() if len(modules) > 1 for module in modules}
+
+
+def _require_untied(attached: PeftModel, tied: set[str]) -> None:
+    """Merged into a tied head, an adapter would change the input embeddings too: another model than was trained."""
+    adapted = (name for name, module in attached.named_modules() if isinstance(module, BaseTunerLayer | _Copied))
+    shared = [name.removeprefix("base_model.model.") for name in adapted]
+    if found := sorted(tied.intersection(shared)):
+        others = ", ".join(sorted(tied.difference(found)))
+        raise InputError(
+            f"The adapter is put on {found[0]}, whose weights are also those of {others or 'another module'} (tied "
+            f"embeddings). Merged, it would change both and give another model than the one that was trained. "
+            f"Leave {found[0]} out of target_modules and modules_to_save."
+        )
 
 
 def trained_weights(adapter: Adapter, base: Model, empty: PreTrainedModel) -> int:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
 
 from sami.errors import InputError, one_line
+from sami.models.sources import is_gguf_file, resolve_source
 from sami.recipe import Model
 
 TokenizerKind = Literal["sentencepiece", "byte-level"]
@@ -92,7 +93,7 @@ def family_of(model: Model) -> Family:
     Raises:
         InputError: a name that tells no family, or a folder whose configuration or tokenizer cannot be read.
     """
-    folder = Path(model.source).expanduser()
+    folder = Path(resolve_source(model) if is_gguf_file(model) else model.source).expanduser()
     if folder.is_dir():
         return _family_of_folder(folder)
     name = model.source.lower()

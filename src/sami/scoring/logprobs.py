@@ -10,6 +10,7 @@ Shapes: B contrasts, C constitutions, R responses, T response tokens, N sequence
 positions, D hidden size, V vocabulary.
 """
 
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,7 +21,7 @@ from torch.utils.checkpoint import checkpoint
 from sami.contrasts import Contrast, ContrastBatch, collate
 from sami.errors import InputError
 from sami.models import attention
-from sami.models.structure import causal_lm, head_logits, vocabulary_size
+from sami.models.structure import causal_lm, has_separate_head, head_logits, vocabulary_size
 
 # Largest number of logits, [X, V], that exist at once; above it, they are recomputed in the backward pass.
 MOST_LOGITS = 1 << 27
@@ -97,17 +98,31 @@ def response_logprobs(
 
 
 def scored_states(model: nn.Module, batch: ContrastBatch) -> Tensor:
-    """Last hidden states at the positions that predict response tokens, [X, D]."""
+    """Last hidden states at the positions that predict response tokens, [X, D].
+
+    Of a model without a separate head (see `has_separate_head`) they are the logits at these positions, [X, V].
+    """
     lm = causal_lm(model)
     if batch.shared:
         attention.install(lm)
-    states_NLD = lm.base_model(
-        input_ids=batch.input_ids,
-        attention_mask=batch.attention_mask,
-        position_ids=batch.position_ids,
-        use_cache=False,
-    ).last_hidden_state
-    return states_NLD.flatten(0, 1)[batch.scored]
+    inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, "use_cache": False}
+    if batch.shared:  # other rows are numbered as the model does by itself, which a few do not begin at 0
+        inputs["position_ids"] = batch.position_ids
+    if has_separate_head(lm):
+        states_NLD: Tensor = lm.base_model(**inputs).last_hidden_state
+        return states_NLD.flatten(0, 1)[batch.scored]
+    return _scored_logits(lm, batch, inputs)
+
+
+def _scored_logits(lm: Any, batch: ContrastBatch, inputs: dict[str, Any]) -> Tensor:
+    """The model's own logits at the scored positions, [X, V]."""
+    length = batch.input_ids.shape[1]
+    row_X, column_X = batch.scored // length, batch.scored % length
+    if "logits_to_keep" in inspect.signature(lm.forward).parameters:
+        kept, column_X = torch.unique(column_X, return_inverse=True)
+        inputs = inputs | {"logits_to_keep": kept}
+    logits_NKV: Tensor = lm(**inputs).logits
+    return logits_NKV[row_X, column_X]
 
 
 def _head_logprobs(model: nn.Module, hidden_XD: Tensor, predictor: Tensor, target: Tensor) -> Tensor:
