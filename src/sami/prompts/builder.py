@@ -96,6 +96,11 @@ class PromptBuilder:
         return self._settings.system is not None or self._settings.constitution_in == "system"
 
     @property
+    def has_system_role(self) -> bool:
+        """Whether the model's chat template shows a system turn."""
+        return self._template is not None and self._template.system_role == "turn"
+
+    @property
     def notices(self) -> list[str]:
         """Facts about these prompts for the person who starts a run."""
         if self._template is None:
