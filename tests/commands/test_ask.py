@@ -279,6 +279,16 @@ def test_impossible_requests_are_refused(
     assert words in captured.err
 
 
+def test_weights_that_changed_are_refused(finished_run: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(finished_run, tmp_path / "run")
+    metrics, config = folder / "iteration-2" / "metrics.jsonl", folder / "iteration-2" / "model" / "config.json"
+    metrics.write_text(metrics.read_text() + "{}\n")  # not read by this command
+    Trial(folder)
+    config.write_text(config.read_text() + "\n")
+    with pytest.raises(InputError, match=r"iteration-2/model changed after the step train-2"):
+        Trial(folder)
+
+
 def test_a_folder_without_a_run_or_a_model_is_refused(finished_run: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"recipe\.yaml is missing"):
         Trial(tmp_path)

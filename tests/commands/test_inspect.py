@@ -1,6 +1,7 @@
 """`sami inspect`: what is shown of a contrast is what training and evaluation do with it."""
 
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -145,11 +146,21 @@ def test_a_run_shows_its_last_iteration_first_and_any_contrast_by_id(finished_ru
         of_run(run, "1-0001")
 
 
+@pytest.mark.parametrize(
+    ("file", "step"),
+    [("iteration-2/contrasts.parquet", "generate-2"), ("evaluation/responses/base.parquet", "respond-base")],
+)
+def test_contrasts_that_changed_are_refused(finished_run: Path, tmp_path: Path, file: str, step: str) -> None:
+    folder = shutil.copytree(finished_run, tmp_path / "run")
+    [first, *rest] = read_contrasts(folder / file)
+    write_contrasts(folder / file, [replace(first, query="Why?"), *rest])
+    with pytest.raises(InputError, match=rf"{file} changed after the step {step}"):
+        of_run(Run.open(folder), "nowhere", scores=False)
+
+
 def test_held_out_responses_are_those_of_the_model_that_scores_and_of_no_baseline(
     finished_run: Path, tmp_path: Path
 ) -> None:
-    import shutil
-
     folder = shutil.copytree(finished_run, tmp_path / "run")
     run = Run.open(folder)
     [first, *_] = read_contrasts(run.directory.responses("base"))

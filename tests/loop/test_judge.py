@@ -190,6 +190,15 @@ def test_baselines_are_trained_on_the_contrasts_of_the_run(recipe: Path, copy: P
     assert {path: path.stat().st_mtime_ns for path in (copy / "baselines").rglob("*")} == before
 
 
+def test_an_earlier_run_whose_weights_changed_is_no_baseline(recipe: Path, copy: Path, tmp_path: Path) -> None:
+    earlier = shutil.copytree(copy, tmp_path / "earlier")
+    config = earlier / "iteration-1" / "model" / "config.json"
+    config.write_text(config.read_text() + "\n")
+    baselines = json.dumps([{"name": "earlier", "run": str(earlier)}])
+    with pytest.raises(InputError, match=r"earlier/iteration-1/model changed after the step train-1"):
+        rejudge(recipe, copy, f"evaluation.baselines={baselines}")
+
+
 def test_a_folder_without_a_trained_model_is_no_baseline(recipe: Path, copy: Path, tmp_path: Path) -> None:
     baselines = json.dumps([{"name": "earlier", "run": str(tmp_path)}])
     with pytest.raises(InputError, match="not a run with a trained model"):

@@ -268,6 +268,14 @@ class RunDirectory:
                 )
             self._intact.add((name, relative))
 
+    def require_intact_model(self, iteration: int) -> None:
+        """Refuse the weights of an iteration if they changed after training wrote them.
+
+        Raises:
+            InputError: they changed.
+        """
+        self.require_intact(f"train-{iteration}", self.model(iteration))
+
     def require(self, name: str, command: str) -> dict[str, Any]:
         """The record of a step that another one needs."""
         record = self.record(name)

@@ -88,6 +88,9 @@ def baseline(run: Run, baseline: Baseline) -> Policy:
     target = run.directory.responses(baseline.name)
 
     def respond() -> dict[str, Any]:
+        if baseline.run is not None:
+            earlier = RunDirectory(baseline.run)
+            earlier.require_intact_model(max(earlier.models()))
         tokenizer = loading.load_tokenizer(source)
         prompts, plan = _prompts(run, baseline, tokenizer), run.prepared.evaluation_plan()
         require_room(source, prompts, plan, run.recipe.generation.max_new_tokens)
