@@ -1,23 +1,19 @@
 """Bytes of each phase: by hand, against autograd, and against the model that is trained."""
 
 import math
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from sami.contrasts import collate
-from sami.costs.memory import GIB, Devices, Needs, host_bytes, needs, require_possible
+from sami.costs.memory import GIB, Devices, host_bytes, needs, require_possible
 from sami.costs.shape import Lengths, Shape
 from sami.models import attention
 from sami.models.known import SHAPES, known_config
-from sami.recipe import Launch, Model, Recipe, load_recipe
+from sami.recipe import Launch, Model, load_recipe
 from sami.scoring.logprobs import scored_states
 from sami.training.memory import activation_bytes, bytes_for_each, constitution_tokens
-from tests.support.command_line import Sami
 from tests.support.recipes import write_recipe
 from tests.support.tiny import ARCHITECTURES, random_contrast, tiny_model
 
@@ -26,19 +22,19 @@ MISTRAL, MIXTRAL = PUBLISHED["Mistral-7B"], PUBLISHED["Mixtral-8x7B"]
 LENGTHS = Lengths(prompt=500, generation_prompt=600, response=100)
 
 
-def shape_of(source: str) -> Shape:
+def shape_of(source):
     config = known_config(Model(source=source))
     assert config is not None
     return Shape.of(config)
 
 
-def phases(recipe: Recipe, processes: int = 1, adapter_weights: int = 0, **more: Any) -> dict[str, Needs]:
+def phases(recipe, processes=1, adapter_weights=0, **more):
     on = Devices(**({"bytes": 80 * GIB, "dtype": torch.bfloat16, "processes": processes} | more))
     found = needs(shape_of(recipe.model.source), recipe, LENGTHS, on, adapter_weights)
     return {one.phase: one for one in found}
 
 
-def training(*overrides: str, name: str = "hh-mistral-7b", **more: Any) -> dict[str, int]:
+def training(*overrides, name="hh-mistral-7b", **more):
     return phases(load_recipe(f"paper/{name}", overrides), **more)["training"].parts
 
 
@@ -46,18 +42,18 @@ def training(*overrides: str, name: str = "hh-mistral-7b", **more: Any) -> dict[
 
 
 @pytest.mark.parametrize("source", SHAPES)
-def test_a_known_shape_has_the_published_number_of_weights(source: str) -> None:
+def test_a_known_shape_has_the_published_number_of_weights(source):
     assert shape_of(source).total == next(n for name, n in PUBLISHED.items() if name in source)
 
 
-def test_a_token_is_routed_to_two_of_eight_experts() -> None:
+def test_a_token_is_routed_to_two_of_eight_experts():
     mixtral, mistral = shape_of("mistralai/Mixtral-8x7B-v0.1"), shape_of("mistralai/Mistral-7B-v0.1")
     assert mixtral.active + 2 * mixtral.head == pytest.approx(12.9e9, rel=0.01)  # as its authors say
     assert mistral.active + 2 * mistral.head == mistral.total
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_every_architecture_has_a_shape(architecture: str) -> None:
+def test_every_architecture_has_a_shape(architecture):
     model = tiny_model(architecture)
     shape = Shape.of(model.config)
     assert shape.total == sum(weight.numel() for weight in model.parameters())
@@ -81,14 +77,14 @@ def test_every_architecture_has_a_shape(architecture: str) -> None:
     ],
     ids=str,
 )
-def test_one_process_holds_so_many_bytes_for_each_weight(overrides: list[str], bytes_a_weight: dict[str, int]) -> None:
+def test_one_process_holds_so_many_bytes_for_each_weight(overrides, bytes_a_weight):
     dtype = torch.float32 if "model.dtype=float32" in overrides else torch.bfloat16
     parts = training("launch.processes=1", *overrides, dtype=dtype)
     held = {name: size for name, size in parts.items() if name not in ("activations", "logits")}
     assert held == {name: count * MISTRAL for name, count in bytes_a_weight.items()}
 
 
-def test_an_adapter_is_trained_beside_a_frozen_base() -> None:
+def test_an_adapter_is_trained_beside_a_frozen_base():
     parts = training("adapter={}", "launch.processes=1", adapter_weights=1000)
     assert (parts["float32 weights"], parts["gradients"], parts["adamw states"]) == (4000, 4000, 8000)
     assert parts["frozen base"] == 2 * MISTRAL
@@ -98,7 +94,7 @@ def test_an_adapter_is_trained_beside_a_frozen_base() -> None:
     assert training(*onwards, adapter_weights=1000)["reference"] == 2 * MISTRAL
 
 
-def test_processes_share_all_but_what_is_gathered() -> None:
+def test_processes_share_all_but_what_is_gathered():
     alone, eight, sixteen = (training("training.gradient_cache=false", processes=n) for n in (1, 8, 16))
     for part in ("float32 weights", "gradients", "adamw states"):
         assert eight[part] == pytest.approx(alone[part] / 8)
@@ -107,7 +103,7 @@ def test_processes_share_all_but_what_is_gathered() -> None:
     assert eight["activations"] == alone["activations"]
 
 
-def test_the_first_of_several_processes_holds_whole_weights_on_its_host() -> None:
+def test_the_first_of_several_processes_holds_whole_weights_on_its_host():
     recipe = load_recipe("paper/hh-mistral-7b")
     shape = shape_of(recipe.model.source)
     assert [host_bytes(shape, recipe, n) for n in (1, 8)] == [0, 4 * MISTRAL]
@@ -115,7 +111,7 @@ def test_the_first_of_several_processes_holds_whole_weights_on_its_host() -> Non
     assert host_bytes(shape, saving, 8) == 8 * MISTRAL  # both states of AdamW
 
 
-def test_processes_share_the_memory_of_a_cpu_and_not_that_of_a_gpu() -> None:
+def test_processes_share_the_memory_of_a_cpu_and_not_that_of_a_gpu():
     assert [bytes_for_each(torch.device(kind), 12.0, 3) for kind in ("cpu", "cuda")] == [4.0, 12.0]
     here = Devices.here(Launch(processes=2, nodes=4, address="a:1"), torch.float32, 12.0)
     assert here.processes == 8
@@ -125,13 +121,13 @@ def test_processes_share_the_memory_of_a_cpu_and_not_that_of_a_gpu() -> None:
 # Activations.
 
 
-def test_rows_are_shared_or_each_response_has_a_prompt_of_its_own() -> None:
+def test_rows_are_shared_or_each_response_has_a_prompt_of_its_own():
     assert constitution_tokens(10, [3, 5], shared=True) == 10 + 3 + 5
     assert constitution_tokens(10, [3, 5], shared=False) == 2 * (10 + 5)
 
 
-def test_each_setting_that_saves_activations_does() -> None:
-    def kept(*overrides: str) -> int:
+def test_each_setting_that_saves_activations_does():
+    def kept(*overrides):
         plain = ("gradient_checkpointing=false", "gradient_cache=false", "micro_batch_size=4")
         return training(*(f"training.{one}" for one in (*plain, *overrides)), name="tldr-mistral-7b")["activations"]
 
@@ -152,8 +148,8 @@ def test_each_setting_that_saves_activations_does() -> None:
         ("qwen2", {}),
     ],
 )
-def test_activations_are_those_that_autograd_keeps(kind: str, more: dict[str, Any]) -> None:
-    def kept(layers: int) -> tuple[float, Any]:
+def test_activations_are_those_that_autograd_keeps(kind, more):
+    def kept(layers):
         sizes = {"hidden_size": 256, "intermediate_size": 896, "num_attention_heads": 4, "num_key_value_heads": 1}
         config = AutoConfig.for_model(kind, vocab_size=400, num_hidden_layers=layers, head_dim=64, **sizes, **more)
         model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
@@ -161,10 +157,10 @@ def test_activations_are_those_that_autograd_keeps(kind: str, more: dict[str, An
         contrasts = [random_contrast(i, prompt_tokens=(300, 300), response_tokens=(60, 60)) for i in range(2)]
         batch = collate(contrasts, 2)
         weights = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
-        seen: dict[int, int] = {}
+        seen = {}
         alive = []
 
-        def pack(tensor: torch.Tensor) -> torch.Tensor:
+        def pack(tensor):
             storage = tensor.untyped_storage()
             if storage.data_ptr() not in weights:
                 seen[storage.data_ptr()] = storage.nbytes()
@@ -182,7 +178,7 @@ def test_activations_are_those_that_autograd_keeps(kind: str, more: dict[str, An
 # Devices.
 
 
-def test_a_model_is_spread_over_gpus_only_if_one_cannot_hold_it() -> None:
+def test_a_model_is_spread_over_gpus_only_if_one_cannot_hold_it():
     recipe, total = load_recipe("paper/tldr-mixtral-8x7b-weak-writer"), MIXTRAL
     for gpus, device, devices, models in (
         (8, 80, 8, 4 * total / 8),
@@ -200,12 +196,8 @@ def test_a_model_is_spread_over_gpus_only_if_one_cannot_hold_it() -> None:
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_a_run_is_refused_only_if_its_weights_gradients_and_states_cannot_fit(
-    sami: Sami,
-    tmp_path: Path,
-    model_folder: Callable[[str, bool], Path],
-    monkeypatch: pytest.MonkeyPatch,
-    processes: int,
-) -> None:
+    sami, tmp_path, model_folder, monkeypatch, processes
+):
     monkeypatch.setattr("sami.costs.memory.MOST_LOGITS", 1000)  # so that training needs more than scoring
     path = write_recipe(tmp_path / "recipe", model_folder("llama", True))
     overrides = [f"launch.processes={processes}", "training.gradient_cache=true"]

@@ -1,8 +1,6 @@
 """Annotations for alpaca_eval, and our length-controlled rate against that package's own."""
 
 import math
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +10,7 @@ from sami.evaluation.win_rate import win_rates
 from tests.support.simulated import evaluation, verdict
 
 
-def test_an_annotation_keeps_lengths_and_says_who_won() -> None:
+def test_an_annotation_keeps_lengths_and_says_who_won():
     (first, tie, unscored) = annotations(
         [verdict("q1", 1.0, longer_by=-400), verdict("q2", 0.5, order="baseline_first"), verdict("q3", None)]
     )
@@ -29,7 +27,7 @@ def test_an_annotation_keeps_lengths_and_says_who_won() -> None:
 
 
 @pytest.fixture
-def alpaca(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+def alpaca(monkeypatch, tmp_path):
     """alpaca_eval's regression; the table of difficulties that it downloads, and then ignores, is a stub."""
     pytest.importorskip("alpaca_eval", reason="alpaca_eval is not installed: pip install 'sami[alpaca]'")
     from alpaca_eval.metrics import glm_winrate
@@ -45,9 +43,7 @@ def alpaca(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
 @pytest.mark.parametrize("quality", [-0.8, -0.3, 0.3, 0.8])
 @pytest.mark.parametrize("length", [0.3, 1.0, 2.0])
 @pytest.mark.parametrize("shift", [-1.0, 0.0, 1.0])
-def test_the_length_controlled_rate_is_alpaca_evals_within_half_a_point(
-    alpaca: Any, quality: float, length: float, shift: float
-) -> None:
+def test_the_length_controlled_rate_is_alpaca_evals_within_half_a_point(alpaca, quality, length, shift):
     # With quality 0, alpaca_eval's L1 penalty may set the answer to exactly 50; see docs/evaluation.md.
     rng = np.random.default_rng(1)
     verdicts = evaluation(rng, queries=1000, quality=quality, length=length, shift=shift)
@@ -55,7 +51,6 @@ def test_the_length_controlled_rate_is_alpaca_evals_within_half_a_point(
         annotations(verdicts), glm_name="length_controlled_minimal", save_weights_dir=None
     )
     (ours,) = win_rates(verdicts, samples=2)
-    print(quality, length, shift, theirs["length_controlled_winrate"] - ours["length_controlled"]["rate"])
     assert theirs["win_rate"] == pytest.approx(ours["raw"]["rate"])
     assert theirs["length_controlled_winrate"] == pytest.approx(ours["length_controlled"]["rate"], abs=0.5)
     # Neither is the raw rate by another name.

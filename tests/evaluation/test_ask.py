@@ -5,25 +5,22 @@ import multiprocessing
 import os
 import signal
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import pytest
 
 from sami.errors import InputError
 from sami.evaluation import ask as ask_module
 from sami.evaluation.ask import ask, questions_of
-from sami.evaluation.judges import NO_ANSWER, Judgement, Question, Record
-from sami.evaluation.pairs import Pair
+from sami.evaluation.judges import NO_ANSWER, Judgement, Question
 from sami.evaluation.verdicts import read_verdicts
 from tests.support.judging import Scripted, pair, pairs
 
 
-def candidate_wins(_: Question) -> float:
+def candidate_wins(_):
     return 1.0
 
 
-def test_both_orders_of_each_pair_are_asked_and_recorded(tmp_path: Path) -> None:
+def test_both_orders_of_each_pair_are_asked_and_recorded(tmp_path):
     judge = Scripted(candidate_wins)
     verdicts = ask(judge, pairs(3), tmp_path / "verdicts.jsonl")
     assert [(v.query_id, v.order) for v in verdicts] == [
@@ -35,7 +32,7 @@ def test_both_orders_of_each_pair_are_asked_and_recorded(tmp_path: Path) -> None
     assert (first.candidate_chars, first.baseline_tokens, first.constitution_id) == (9, 6, "q0-brief/0")
 
 
-def test_random_order_asks_each_pair_once_and_always_the_same() -> None:
+def test_random_order_asks_each_pair_once_and_always_the_same():
     drawn = [[q.order for q in questions_of(pairs(40), order="random", seed=0)] for _ in range(2)]
     assert drawn[0] == drawn[1]
     assert len(drawn[0]) == 40
@@ -43,14 +40,14 @@ def test_random_order_asks_each_pair_once_and_always_the_same() -> None:
     assert drawn[0] != [q.order for q in questions_of(pairs(40), order="random", seed=1)]
 
 
-def test_a_label_scores_the_response_that_stood_there() -> None:
-    first, second = Question(pair(), "candidate_first"), Question(pair(), "baseline_first")
-    assert first.responses == second.responses[::-1]
-    assert [first.score(label) for label in ("A", "B", "tie")] == [1.0, 0.0, 0.5]  # type: ignore[arg-type]
-    assert [second.score(label) for label in ("A", "B", "tie")] == [0.0, 1.0, 0.5]  # type: ignore[arg-type]
+def test_a_label_scores_the_response_that_stood_there():
+    questions = Question(pair(), "candidate_first"), Question(pair(), "baseline_first")
+    assert questions[0].responses == questions[1].responses[::-1]
+    scores = [[one.score(label) for label in ("A", "B", "tie")] for one in questions]
+    assert scores == [[1.0, 0.0, 0.5], [0.0, 1.0, 0.5]]
 
 
-def test_what_is_recorded_is_not_asked_again(tmp_path: Path) -> None:
+def test_what_is_recorded_is_not_asked_again(tmp_path):
     file = tmp_path / "verdicts.jsonl"
     before = ask(Scripted(candidate_wins), pairs(3), file)
     content = file.read_bytes()
@@ -63,11 +60,11 @@ def test_what_is_recorded_is_not_asked_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("changed", ["version", "constitution", "query", "candidate", "baseline"])
-def test_a_verdict_of_another_question_or_judge_is_asked_again_and_set_aside(tmp_path: Path, changed: str) -> None:
+def test_a_verdict_of_another_question_or_judge_is_asked_again_and_set_aside(tmp_path, changed):
     file = tmp_path / "verdicts.jsonl"
     ask(Scripted(candidate_wins), [pair()], file)
     judge = Scripted(lambda _: 0.0, version=2 if changed == "version" else 1)
-    other: Pair = {
+    other = {
         "version": pair(),
         "constitution": pair(constitution="Be long."),
         "query": replace(pair(), item=replace(pair().item, query="What else?")),
@@ -81,27 +78,21 @@ def test_a_verdict_of_another_question_or_judge_is_asked_again_and_set_aside(tmp
     assert [v.score for v in read_verdicts(tmp_path / "superseded.jsonl")] == [1.0, 1.0]
 
 
-def test_the_same_texts_from_another_policy_are_not_paid_for_twice(tmp_path: Path) -> None:
-    judge = Scripted(candidate_wins)
-    twice = [pair(names=("iteration-1", "base")), pair(names=("iteration-2", "base"))]
-    verdicts = ask(judge, twice, tmp_path / "verdicts.jsonl")
+def test_the_same_texts_from_another_policy_are_not_paid_for_twice(tmp_path):
+    judge, names = Scripted(candidate_wins), ("iteration-1", "iteration-2")
+    verdicts = ask(judge, [pair(names=(name, "base")) for name in names], tmp_path / "verdicts.jsonl")
     assert len(judge.asked) == 2
-    assert [(v.candidate, v.score) for v in verdicts] == [
-        ("iteration-1", 1.0),
-        ("iteration-1", 1.0),
-        ("iteration-2", 1.0),
-        ("iteration-2", 1.0),
-    ]
+    assert [(v.candidate, v.score) for v in verdicts] == [(name, 1.0) for name in names for _ in range(2)]
     assert len(read_verdicts(tmp_path / "verdicts.jsonl")) == 4
 
 
-def test_identical_responses_are_a_tie_that_nobody_is_asked_about(tmp_path: Path) -> None:
+def test_identical_responses_are_a_tie_that_nobody_is_asked_about(tmp_path):
     judge = Scripted(lambda _: pytest.fail("asked"))
     verdicts = ask(judge, [pair(candidate="Same.", baseline="Same.")], tmp_path / "verdicts.jsonl")
     assert [v.score for v in verdicts] == [0.5, 0.5]
 
 
-def test_judges_do_not_share_verdicts(tmp_path: Path) -> None:
+def test_judges_do_not_share_verdicts(tmp_path):
     file = tmp_path / "verdicts.jsonl"
     ask(Scripted(candidate_wins, "one"), pairs(2), file)
     other = Scripted(lambda _: 0.0, "other", version=2)
@@ -109,7 +100,7 @@ def test_judges_do_not_share_verdicts(tmp_path: Path) -> None:
     assert len(read_verdicts(file)) == 8
 
 
-def test_too_many_unscored_verdicts_fail_and_are_kept(tmp_path: Path) -> None:
+def test_too_many_unscored_verdicts_fail_and_are_kept(tmp_path):
     file = tmp_path / "verdicts.jsonl"
     judge = Scripted(lambda q: None if q.pair.item.query_id == "q0" else 1.0)
     with pytest.raises(InputError, match=r"2 of 20 verdicts unscored \(10\.0 %.*5 %.*the answer is empty"):
@@ -119,14 +110,14 @@ def test_too_many_unscored_verdicts_fail_and_are_kept(tmp_path: Path) -> None:
     assert [v.score for v in ask(silent, pairs(10), file, unscored_limit=10)].count(None) == 2
 
 
-def test_all_unscored_fails_whatever_the_limit(tmp_path: Path) -> None:
+def test_all_unscored_fails_whatever_the_limit(tmp_path):
     with pytest.raises(InputError, match="4 of 4"):
         ask(Scripted(lambda _: None), pairs(2), tmp_path / "verdicts.jsonl", unscored_limit=100)
 
 
-def test_questions_that_nobody_answered_are_asked_again_and_unreadable_answers_are_not(tmp_path: Path) -> None:
+def test_questions_that_nobody_answered_are_asked_again_and_unreadable_answers_are_not(tmp_path):
     class Failing(Scripted):
-        def judge(self, questions: Any, record: Record, among: Any) -> None:
+        def judge(self, questions, record, among):
             for q in questions:
                 gone = q.pair.item.query_id == "q0"
                 record(q, Judgement(None, reason=f"{NO_ANSWER}: it took too long" if gone else "no verdict line"))
@@ -144,12 +135,12 @@ def test_questions_that_nobody_answered_are_asked_again_and_unreadable_answers_a
 # kill -9.
 
 
-def _ask_until(stop: int | None, file: Path) -> None:
+def _ask_until(stop, file):
     """Ask about 5 pairs; die in the middle of writing line number `stop`."""
     append = ask_module.append_verdict
     written = 0
 
-    def deadly(path: Path, verdict: Any) -> None:
+    def deadly(path, verdict):
         nonlocal written
         written += 1
         if written == stop:
@@ -163,7 +154,7 @@ def _ask_until(stop: int | None, file: Path) -> None:
     ask(Scripted(lambda q: float(int(q.pair.item.query_id[1:]) % 2)), pairs(5), file)
 
 
-def test_a_killed_process_loses_nothing_and_records_nothing_twice(tmp_path: Path) -> None:
+def test_a_killed_process_loses_nothing_and_records_nothing_twice(tmp_path):
     context = multiprocessing.get_context("fork")
     exits = []
     for stop, name in ((4, "killed"), (3, "killed"), (None, "killed"), (None, "through")):

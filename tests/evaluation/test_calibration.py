@@ -1,19 +1,14 @@
 """How good a judge is, on pairs with a known answer."""
 
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
-
 import pytest
 
 from sami.evaluation.ask import ask
 from sami.evaluation.calibration import known_pairs, measured
-from sami.evaluation.judges import Question
-from sami.evaluation.pairs import Item, Policy
+from sami.evaluation.pairs import Item
 from tests.support.judging import BRIEF, Scripted, item, policy
 
 
-def answers() -> Policy:
+def answers():
     texts = {}
     for n in range(6):
         for number, positive in enumerate((True, False)):
@@ -23,7 +18,7 @@ def answers() -> Policy:
     return policy("base", texts)
 
 
-def test_known_pairs_hold_a_right_and_a_wrong_response() -> None:
+def test_known_pairs_hold_a_right_and_a_wrong_response():
     found = known_pairs(answers(), [BRIEF], count=40, seed=0)
     kinds = [p.baseline for p in found]
     assert (kinds.count("wrong-principle"), kinds.count("wrong-query")) == (10, 12)
@@ -42,25 +37,28 @@ def test_known_pairs_hold_a_right_and_a_wrong_response() -> None:
     assert (some.count("wrong-principle"), some.count("wrong-query")) == (6, 6)
 
 
-def test_without_verifiers_all_known_pairs_have_a_wrong_query() -> None:
+def test_without_verifiers_all_known_pairs_have_a_wrong_query():
     same = policy("base", {item(n): f"It is {n}." for n in range(8)})
     assert [p.baseline for p in known_pairs(same, [], count=6, seed=0)] == ["wrong-query"] * 6
 
 
-def calibration(tmp_path: Path, says: Callable[[Question], float | None], count: int = 24) -> Any:
+def calibration(tmp_path, says, count=24):
     found = known_pairs(answers(), [BRIEF], count=count, seed=0)
     verdicts = ask(Scripted(says), found, tmp_path / "verdicts.jsonl", unscored_limit=100)
     return measured("scripted", verdicts, seed=0, samples=500)
 
 
-def test_a_judge_that_knows_is_right_always(tmp_path: Path) -> None:
-    found = calibration(tmp_path, lambda _: 1.0)
+@pytest.mark.parametrize("unscored", [None, "q0"])
+def test_a_judge_that_knows_is_right_always_on_what_it_scored(tmp_path, unscored):
+    found = calibration(tmp_path, lambda q: None if q.pair.item.query_id == unscored else 1.0)
     assert (found.accuracy.value, found.accuracy.low) == (1.0, 1.0)
     assert (found.position_lean, found.above_chance) == (0.0, True)
     assert abs(found.length_lean) < 1e-9
+    assert (found.unscored > 0) is (unscored is not None)
+    assert found.accuracy.n + found.unscored == 2 * 22
 
 
-def test_a_judge_that_takes_the_first_is_at_chance_and_leans(tmp_path: Path) -> None:
+def test_a_judge_that_takes_the_first_is_at_chance_and_leans(tmp_path):
     found = calibration(tmp_path, lambda q: q.score("A"))
     assert found.accuracy.value == 0.5
     assert found.position_lean == 50.0
@@ -68,8 +66,8 @@ def test_a_judge_that_takes_the_first_is_at_chance_and_leans(tmp_path: Path) -> 
     assert "not above chance" in found.sentence()
 
 
-def test_a_judge_that_takes_the_longer_leans_to_it(tmp_path: Path) -> None:
-    def longer(q: Question) -> float:
+def test_a_judge_that_takes_the_longer_leans_to_it(tmp_path):
+    def longer(q):
         a, b = q.responses
         return q.score("A" if len(a) > len(b) else "B" if len(a) < len(b) else "tie")
 
@@ -77,10 +75,3 @@ def test_a_judge_that_takes_the_longer_leans_to_it(tmp_path: Path) -> None:
     assert found.accuracy.value == pytest.approx(0.5, abs=0.1)
     assert found.length_lean > 30
     assert found.position_lean == 0.0
-
-
-def test_unscored_verdicts_are_counted_and_not_part_of_the_accuracy(tmp_path: Path) -> None:
-    found = calibration(tmp_path, lambda q: None if q.pair.item.query_id == "q0" else 1.0)
-    assert found.accuracy.value == 1.0
-    assert found.unscored > 0
-    assert found.accuracy.n + found.unscored == 2 * 22

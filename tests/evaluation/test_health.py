@@ -2,16 +2,11 @@
 
 import json
 import math
-from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from sami.contrasts import Contrast
 from sami.evaluation import health
 from sami.evaluation.health import Health, check
 from sami.evaluation.information import ContrastScores, score_contrasts
@@ -55,7 +50,7 @@ BASE = Health(
         ("relevance", 0.35, 0.349, "relevance to the query"),
     ],
 )
-def test_each_limit_holds_up_to_its_limit(figure: str, at_the_limit: float, beyond: float, words: str) -> None:
+def test_each_limit_holds_up_to_its_limit(figure, at_the_limit, beyond, words):
     limits = Limits()
     assert check(BASE, BASE, limits) == ()
     assert check(replace(BASE, **{figure: at_the_limit}), BASE, limits) == ()
@@ -63,31 +58,28 @@ def test_each_limit_holds_up_to_its_limit(figure: str, at_the_limit: float, beyo
     assert words in failure
 
 
-def test_limits_are_those_of_the_recipe() -> None:
+def test_limits_are_those_of_the_recipe():
     worse = replace(BASE, leakage=40.0, base_logprob=-9.0, relevance=0.01)
     assert len(check(worse, BASE, Limits())) == 3
     assert check(worse, BASE, Limits(leakage=50, base_logprob_drop=20, relevance_ratio=0)) == ()
 
 
-def test_a_policy_healthier_than_base_breaks_no_limit() -> None:
+def test_a_policy_equal_to_base_or_healthier_breaks_no_limit_whatever_the_sign_of_its_relevance():
     better = replace(BASE, leakage=0.0, loops=0.0, unfinished=0.0, base_logprob=-0.5, distinct_2=0.9, relevance=1.0)
     assert check(better, BASE, Limits(leakage=0, loops=0, unfinished=0, base_logprob_drop=0)) == ()
-
-
-def test_a_policy_equal_to_base_breaks_no_limit_whatever_the_sign_of_its_relevance() -> None:
     irrelevant = replace(BASE, relevance=-0.1)
     assert check(irrelevant, irrelevant, Limits()) == ()
 
 
 @pytest.mark.parametrize("figure", ["distinct_2", "relevance", "base_logprob"])
-def test_a_figure_that_is_not_a_number_breaks_its_limit(figure: str) -> None:
+def test_a_figure_that_is_not_a_number_breaks_its_limit(figure):
     assert len(check(replace(BASE, **{figure: math.nan}), BASE, Limits())) == 1
 
 
 # Figures of the text.
 
 
-def test_text_figures_are_shares_of_responses(plain_tokenizer: PreTrainedTokenizerFast) -> None:
+def test_text_figures_are_shares_of_responses(plain_tokenizer):
     contrasts = [
         contrast(plain_tokenizer, ["The sky is blue today.", "Red red red red red red red red red"]),
         contrast(plain_tokenizer, ["Explain it to an expert. Yes.", "The sky is Human:\nHuman: red"], number=1),
@@ -104,7 +96,7 @@ def test_text_figures_are_shares_of_responses(plain_tokenizer: PreTrainedTokeniz
     assert figures["distinct_2"] == pytest.approx((1 + 1 / 8 + 1 + 1) / 4)
 
 
-def test_base_logprob_is_the_mean_of_the_diagonals() -> None:
+def test_base_logprob_is_the_mean_of_the_diagonals():
     scores = [
         ContrastScores("a", "q", True, [], [[-1.0, -9.0], [-9.0, -2.0]], None),
         ContrastScores("b", "q", True, [], [[-3.0, -9.0], [-9.0, -6.0]], None),
@@ -116,21 +108,19 @@ def test_base_logprob_is_the_mean_of_the_diagonals() -> None:
 
 
 @pytest.fixture
-def prompts(plain_tokenizer: PreTrainedTokenizerFast) -> PromptBuilder:
+def prompts(plain_tokenizer):
     return PromptBuilder(plain_tokenizer, Prompt())
 
 
 TEXTS = {"expert+": "Explain it to an expert.", "expert-": "Keep it simple."}
 
 
-def asked(prompts: PromptBuilder, one: Contrast) -> Contrast:
+def asked(prompts, one):
     ids = [prompts.training_prompt(one.query, [text], text) for text in one.constitutions]
     return replace(one, prompt_ids=ids)
 
 
-def test_relevance_is_the_loss_of_log_prob_under_the_next_query(
-    llama: PreTrainedModel, plain_tokenizer: PreTrainedTokenizerFast, prompts: PromptBuilder
-) -> None:
+def test_relevance_is_the_loss_of_log_prob_under_the_next_query(llama, plain_tokenizer, prompts):
     one = asked(prompts, contrast(plain_tokenizer, ["Blue light scatters.", "Air does it."], QUERIES[0], 0))
     two = asked(prompts, contrast(plain_tokenizer, ["Seven minutes, then cold water.", "Boil it."], QUERIES[1], 1))
     contrasts = [one, two]
@@ -151,9 +141,7 @@ def test_relevance_is_the_loss_of_log_prob_under_the_next_query(
     assert abs(expected) > 1e-3
 
 
-def test_relevance_is_zero_where_all_queries_are_one(
-    llama: PreTrainedModel, plain_tokenizer: PreTrainedTokenizerFast, prompts: PromptBuilder
-) -> None:
+def test_relevance_is_zero_where_all_queries_are_one(llama, plain_tokenizer, prompts):
     contrasts = [asked(prompts, contrast(plain_tokenizer, ["Blue.", "Red."], QUERIES[0], n)) for n in range(3)]
     scores = score_contrasts(llama, tokenizer=plain_tokenizer, contrasts=contrasts, held_out=set(), batch_size=3)
     found = health.relevance(llama, contrasts, scores, prompts, TEXTS, pad_token_id=2, queries=3, batch_size=2)
@@ -164,7 +152,7 @@ ANSWERS = [([10, 11, 12, 13, 14], [20, 21, EOS]), ([30, 31], [40, 41, 42, 43, 44
 
 
 @torch.no_grad()
-def slow_forgetting(policy: PreTrainedModel, base: PreTrainedModel) -> float:
+def slow_forgetting(policy, base):
     total, tokens = 0.0, 0
     for prompt, answer in ANSWERS:
         log_base, log_policy = (
@@ -179,7 +167,7 @@ def slow_forgetting(policy: PreTrainedModel, base: PreTrainedModel) -> float:
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "mistral", "gemma3"])
 @pytest.mark.parametrize("batch_size", [1, 3])
-def test_forgetting_is_the_divergence_from_base_token_by_token(architecture: str, batch_size: int) -> None:
+def test_forgetting_is_the_divergence_from_base_token_by_token(architecture, batch_size):
     base, policy = tiny_model(architecture), tiny_model(architecture)
     assert health.forgetting(policy, base, ANSWERS, pad_token_id=2, batch_size=batch_size) == 0.0
     with torch.no_grad():
@@ -195,44 +183,29 @@ def test_forgetting_is_the_divergence_from_base_token_by_token(architecture: str
 SHARP = [[-0.5, -9.0], [-9.0, -0.5]]
 HALF = [[-1.0, -1.4], [-1.4, -1.0]]
 WEAK = [[-1.0, -1.05], [-1.05, -1.0]]
-Write = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture
-def judged(tmp_path: Path, plain_tokenizer: PreTrainedTokenizerFast) -> Write:
+def judged(tmp_path, plain_tokenizer):
     """`judged(responses, own, by_base, …)`: the summary of base and one policy that wrote these responses."""
-    recipe = Recipe.model_validate(
-        {
-            "model": "m",
-            "queries": {"path": "q"},
-            "principles": "p",
-            "evaluation": {"bootstrap_samples": 200},
-        }
-    )
+    settings = {"model": "m", "queries": {"path": "q"}, "principles": "p", "evaluation": {"bootstrap_samples": 200}}
+    recipe = Recipe.model_validate(settings)
     directory = RunDirectory(tmp_path)
     principles = [Principle(id="expert", definition=TEXTS["expert+"], antithesis=TEXTS["expert-"])]
 
-    def write(policy: str, responses: list[list[str]], own: Any, masked: Any, plain: Any, **figures: Any) -> None:
+    def write(policy, responses, own, masked, plain, **figures):
         contrasts = [contrast(plain_tokenizer, pair, f"Query {n}?", n) for n, pair in enumerate(responses)]
         flagged = [health.flags(c) for c in contrasts]
         text = health.text_figures(contrasts, flagged) | {"base_logprob": -1.0, "relevance": 0.5, "forgetting": 0.1}
 
-        def rows(matrix: Any, without: Any) -> list[dict[str, Any]]:
+        def rows(matrix, without):
             return [ContrastScores(c.id, c.query, True, ["expert"], matrix, without).as_json() for c in contrasts]
 
         directory.scores(policy).parent.mkdir(parents=True, exist_ok=True)
-        directory.scores(policy).write_text(
-            json.dumps(
-                {
-                    "policy": rows(own, own),
-                    "base": rows(plain, masked),
-                    "verdicts": [],
-                    "health": text | figures,
-                }
-            )
-        )
+        scores = {"policy": rows(own, own), "base": rows(plain, masked), "verdicts": [], "health": text | figures}
+        directory.scores(policy).write_text(json.dumps(scores))
 
-    def result(responses: list[list[str]], own: Any, masked: Any, plain: Any = HALF, **figures: Any) -> dict[str, Any]:
+    def result(responses, own, masked, plain=HALF, **figures):
         sound = [[f"The light of day {n} scatters.", f"Because number {n} is so, you see."] for n in range(8)]
         write("base", sound, WEAK, WEAK, WEAK)
         write("iteration-1", responses, own, masked, plain, **figures)
@@ -244,7 +217,7 @@ def judged(tmp_path: Path, plain_tokenizer: PreTrainedTokenizerFast) -> Write:
 SOUND = [[f"Photons of run {n} scatter by size.", f"Run {n} is when air plays with light!"] for n in range(8)]
 
 
-def test_a_healthy_policy_that_base_recognizes_is_called_better(judged: Write) -> None:
+def test_a_healthy_policy_that_base_recognizes_is_called_better(judged):
     value = judged(SOUND, SHARP, HALF)
     [verdict] = value["comparisons"]
     assert verdict["healthy"] is True
@@ -252,6 +225,10 @@ def test_a_healthy_policy_that_base_recognizes_is_called_better(judged: Write) -
     assert value["policies"][1]["health"]["failures"] == []
     assert verdict["learned"]["base_bound"]["low"] > 0
     assert "is better than base" in verdict["reason"]
+    base, policy = (one["health"] for one in value["policies"])
+    assert base["words_ratio"] == 1.0
+    assert policy["words_ratio"] == pytest.approx(policy["words"] / base["words"])
+    assert policy["words"] != base["words"]
 
 
 @pytest.mark.parametrize("by_base", [HALF, SHARP, WEAK, None])
@@ -262,7 +239,7 @@ def test_a_healthy_policy_that_base_recognizes_is_called_better(judged: Write) -
         ["Explain it to an expert. Sure.", "Keep it simple. Keep it simple."],
     ],
 )
-def test_code_words_are_never_called_better(judged: Write, pair: list[str], by_base: Any) -> None:
+def test_code_words_are_never_called_better(judged, pair, by_base):
     value = judged([pair] * 8, SHARP, by_base)
     [verdict] = value["comparisons"]
     assert value["policies"][1]["information"]["bound"] > 0.69  # of log 2: its own bound is nearly the cap
@@ -270,27 +247,8 @@ def test_code_words_are_never_called_better(judged: Write, pair: list[str], by_b
     assert "not called better" in verdict["reason"]
 
 
-def test_a_policy_that_base_does_not_recognize_is_not_called_better(judged: Write) -> None:
+def test_a_policy_that_base_does_not_recognize_is_not_called_better(judged):
     for by_base in (WEAK, None):
         [verdict] = judged(SOUND, SHARP, by_base)["comparisons"]
         assert verdict["healthy"] is True
         assert verdict["better"] is False
-
-
-@pytest.mark.parametrize(
-    ("figures", "word"),
-    [({"base_logprob": -2.1}, "less likely"), ({"relevance": 0.3}, "relevance"), ({"distinct_2": 0.3}, "bigrams")],
-)
-def test_a_policy_beyond_a_limit_is_not_called_better(judged: Write, figures: dict[str, float], word: str) -> None:
-    [verdict] = judged(SOUND, SHARP, HALF, **figures)["comparisons"]
-    assert verdict["learned"]["base_bound"]["low"] > 0
-    assert verdict["better"] is False
-    assert word in verdict["reason"]
-
-
-def test_length_is_reported_as_a_ratio_to_base(judged: Write) -> None:
-    policies = judged(SOUND, SHARP, HALF)["policies"]
-    assert policies[0]["health"]["words_ratio"] == 1.0
-    expected = policies[1]["health"]["words"] / policies[0]["health"]["words"]
-    assert policies[1]["health"]["words_ratio"] == pytest.approx(expected)
-    assert expected != 1.0

@@ -15,13 +15,13 @@ QUERIES = {"1": "One?", "2": "Two?"}
 TWO_LINES = Principle(id="two", definition="Café first.\nAdd nothing.", antithesis="Tea first.\nAdd all.")
 
 
-def write(file: Path, rows: list[tuple[object, str, str]]) -> Path:
+def write(file, rows):
     lines = [json.dumps(dict(zip(("id", "constitution", "response"), row, strict=True))) for row in rows]
     file.write_text("\n".join(lines) + "\n")
     return file
 
 
-def test_a_file_of_responses_is_a_policy(tmp_path: Path) -> None:
+def test_a_file_of_responses_is_a_policy(tmp_path):
     rows = [("1", "1. Be brief.\n2. Be stern.", "Yes, it is."), (2.0, "Be odd.", "")]
     read = from_file(write(tmp_path / "new.jsonl", rows), QUERIES, [BRIEF, KIND])
     [(first, said), (second, nothing)] = read.responses.items()
@@ -47,15 +47,13 @@ def test_a_file_of_responses_is_a_policy(tmp_path: Path) -> None:
         ("1. Be brief.\n2. Be odd.", None),
     ],
 )
-def test_constitutions_match_up_to_white_space_and_unicode(
-    tmp_path: Path, constitution: str, found: tuple[tuple[str, bool], ...] | None
-) -> None:
+def test_constitutions_match_up_to_white_space_and_unicode(tmp_path, constitution, found):
     file = write(tmp_path / "new.jsonl", [("1", constitution, "r")])
     [one] = from_file(file, QUERIES, [BRIEF, KIND, TWO_LINES]).responses
     assert one.principles == found
 
 
-def test_policies_match_up_to_white_space_and_unicode(tmp_path: Path) -> None:
+def test_policies_match_up_to_white_space_and_unicode(tmp_path):
     one = from_file(write(tmp_path / "one.jsonl", [("1", "Be\nbrief é.", "r"), ("2", "Be brief.", "r")]), QUERIES)
     other = from_file(write(tmp_path / "other.jsonl", [("2", "Be brief. ", "s"), ("1", "Be brief é.", "s")]), QUERIES)
     pairs = pair_up(*aligned([one, other]))
@@ -64,7 +62,7 @@ def test_policies_match_up_to_white_space_and_unicode(tmp_path: Path) -> None:
     ]
 
 
-def line(**fields: object) -> str:
+def line(**fields):
     return json.dumps({"id": "1", "constitution": "c", "response": "r"} | fields)
 
 
@@ -82,21 +80,13 @@ def line(**fields: object) -> str:
         ("", "contains no responses"),
     ],
 )
-def test_a_wrong_file_of_responses_is_refused(tmp_path: Path, text: str, words: str) -> None:
+def test_a_wrong_file_of_responses_is_refused(tmp_path, text, words):
     (tmp_path / "new.jsonl").write_text(text)
     with pytest.raises(InputError, match=words):
         from_file(tmp_path / "new.jsonl", QUERIES)
 
 
-def test_an_id_that_may_have_been_dropped_from_the_queries_is_reported_as_such(tmp_path: Path) -> None:
-    file = write(tmp_path / "new.jsonl", [("9", "c", "r")])
-    with pytest.raises(InputError, match=r"not used when it was read \(duplicates 1\)"):
-        from_file(file, QUERIES, dropped="duplicates 1")
-
-
-def test_constitutions_that_match_no_principle_are_counted_and_refused_above_a_share(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_constitutions_that_match_no_principle_are_counted_and_refused_above_a_share(tmp_path, capsys):
     rows = [("1", "Be brief.", "r"), ("2", "Be brief.", "r"), ("1", "Be odd.", "r"), ("2", "Be long.", "r")]
     items = list(from_file(write(tmp_path / "new.jsonl", rows), QUERIES, [BRIEF]).responses)
     check_matches(items, Path("p.yaml"), 25.0)
@@ -107,7 +97,7 @@ def test_constitutions_that_match_no_principle_are_counted_and_refused_above_a_s
     assert capsys.readouterr().err == ""
 
 
-def test_policies_that_answered_different_queries_are_refused(tmp_path: Path) -> None:
+def test_policies_that_answered_different_queries_are_refused(tmp_path):
     one = from_file(write(tmp_path / "one.jsonl", [("1", "c", "r"), ("2", "c", "r")]), QUERIES)
     fewer = from_file(write(tmp_path / "fewer.jsonl", [("1", "c", "r")]), QUERIES)
     other = from_file(write(tmp_path / "other.jsonl", [("1", "c", "r"), ("2", "d", "r")]), QUERIES)
@@ -118,10 +108,8 @@ def test_policies_that_answered_different_queries_are_refused(tmp_path: Path) ->
         pair_up(one, one)
 
 
-def test_the_items_of_a_run_are_found_in_a_file_by_query_and_constitution(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    rows: list[tuple[object, str, str]] = [("q0", "Be  brief.", "r"), ("q1", "Be brief.", "s")]
+def test_the_items_of_a_run_are_found_in_a_file_by_query_and_constitution(tmp_path, capsys):
+    rows = [("q0", "Be  brief.", "r"), ("q1", "Be brief.", "s")]
     read = from_file(write(tmp_path / "one.jsonl", rows), None)
     found = answering(read, [item(0)], "named")
     assert (found.name, [r.text for r in found.responses.values()]) == ("named", ["r"])

@@ -1,9 +1,7 @@
 """A finetuned base model: ChatML ends its turns, EOS is another token, and it invents further turns."""
 
-from pathlib import Path
-
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, LlamaConfig
 
 from sami.contrasts import read_contrasts
 from sami.loop import model_card
@@ -24,7 +22,7 @@ ANSWERS = {
 MORE = "<|im_end|>\n<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\nI see.<|im_end|>\n<eos>"
 
 
-def overfitted(tokenizer: PreTrainedTokenizerFast, steps: int = 80) -> PreTrainedModel:
+def overfitted(tokenizer, steps=80):
     """A model that gives the answers above, and then invents the next turns."""
     config = LlamaConfig(**{**tiny_model("llama").config.to_dict(), "vocab_size": len(tokenizer)})
     config.hidden_size, config.intermediate_size, config.initializer_range = 64, 128, 0.05
@@ -50,7 +48,7 @@ def overfitted(tokenizer: PreTrainedTokenizerFast, steps: int = 80) -> PreTraine
     return model.eval()
 
 
-def test_an_answer_ends_where_the_template_ends_it_and_that_end_is_trained(tmp_path: Path) -> None:
+def test_an_answer_ends_where_the_template_ends_it_and_that_end_is_trained(tmp_path):
     tokenizer = given.tokenizer_with(given.CHATML)
     overfitted(tokenizer).save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
@@ -67,7 +65,7 @@ def test_an_answer_ends_where_the_template_ends_it_and_that_end_is_trained(tmp_p
         assert [ids.index(end) for ids in contrast.response_ids] == [len(ids) - 1 for ids in contrast.response_ids]
 
 
-def test_the_card_of_such_a_model_says_where_its_answers_end() -> None:
+def test_the_card_of_such_a_model_says_where_its_answers_end():
     tokenizer = given.tokenizer_with(given.CHATML)
     recipe = load_recipe("quickstart")
     principles = load_principles(recipe.principles)

@@ -1,34 +1,29 @@
 """Reasoning, then answer: what is asked, what is kept and trained on, and what cannot be split."""
 
 import json
-from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import pytest
-from transformers import PreTrainedTokenizerFast
 
 from sami.contrasts import read_contrasts
 from sami.errors import InputError
-from sami.generation import Completion, SamplingSettings
+from sami.generation import Completion
 from sami.generation.reasoning import answer_alone, answer_of, without_thinking
 from sami.loop.context import Run
 from sami.models.loading import load_tokenizer
 from sami.pipeline import Pipeline
 from sami.prompts import PromptBuilder
-from sami.recipe import ChainOfThought, Generation, Prompt, load_recipe
+from sami.recipe import ChainOfThought, Prompt, load_recipe
 from tests.support import chat_templates as given
 from tests.support.recipes import write_recipe
 from tests.support.tiny import EOS, tiny_model
 
-Folder = Callable[[str, bool], Path]
 THOUGHT = ChainOfThought()
 
 
-def written(tokenizer: PreTrainedTokenizerFast, text: str, finish: str = "stop") -> Completion:
+def written(tokenizer, text, finish="stop"):
     ids = tokenizer(text)["input_ids"]
-    return Completion([*ids, EOS] if finish == "stop" else ids, text, finish)  # type: ignore[arg-type]
+    return Completion([*ids, EOS] if finish == "stop" else ids, text, finish)
 
 
 # What is kept.
@@ -44,9 +39,7 @@ def written(tokenizer: PreTrainedTokenizerFast, text: str, finish: str = "stop")
         ("Été 日本 Answer:\n \n1. Blue\n2. Red\n", "1. Blue\n2. Red\n"),
     ],
 )
-def test_the_answer_is_a_slice_of_the_generated_ids_from_its_first_token_on(
-    plain_tokenizer: PreTrainedTokenizerFast, text: str, kept: str, finish: str
-) -> None:
+def test_the_answer_is_a_slice_of_the_generated_ids_from_its_first_token_on(plain_tokenizer, text, kept, finish):
     completion = written(plain_tokenizer, text, finish)
     answer = answer_of(completion, "Answer:", plain_tokenizer)
     assert answer.token_ids == completion.token_ids[-len(answer.token_ids) :]
@@ -71,14 +64,12 @@ def test_the_answer_is_a_slice_of_the_generated_ids_from_its_first_token_on(
         "",
     ],
 )
-def test_a_response_without_exactly_one_marker_before_an_answer_cannot_be_split(
-    plain_tokenizer: PreTrainedTokenizerFast, text: str
-) -> None:
+def test_a_response_without_exactly_one_marker_before_an_answer_cannot_be_split(plain_tokenizer, text):
     completion = written(plain_tokenizer, text)
     assert answer_of(completion, "Answer:", plain_tokenizer) == replace(completion, finish_reason="unsplit")
 
 
-def test_a_token_that_holds_marker_and_answer_cannot_be_split(plain_tokenizer: PreTrainedTokenizerFast) -> None:
+def test_a_token_that_holds_marker_and_answer_cannot_be_split(plain_tokenizer):
     """A slice of ids can neither keep nor leave such a token; white space in it may go."""
     tokens = plain_tokenizer("Answers should be short.")["input_ids"]
     pieces = [plain_tokenizer.decode([token]) for token in tokens]
@@ -108,7 +99,7 @@ def test_a_token_that_holds_marker_and_answer_cannot_be_split(plain_tokenizer: P
         (False, "<think>One</think>Blue.</think>Red.", None, "One</think>Blue.</think>Red."),
     ],
 )
-def test_thinking_is_split_off_and_kept_as_text(opened: bool, text: str, answer: str | None, reasoning: str) -> None:
+def test_thinking_is_split_off_and_kept_as_text(opened, text, answer, reasoning):
     tokenizer = given.tokenizer_with(given.THINKS)
     found = without_thinking(written(tokenizer, text), ("<think>", "</think>"), tokenizer, opened=opened)
     assert (found.text, found.reasoning) == (answer or "", reasoning)
@@ -117,7 +108,7 @@ def test_thinking_is_split_off_and_kept_as_text(opened: bool, text: str, answer:
         assert found.token_ids == [*tokenizer(answer)["input_ids"], EOS]
 
 
-def test_a_chain_of_thought_of_a_thinking_model_comes_after_its_thinking() -> None:
+def test_a_chain_of_thought_of_a_thinking_model_comes_after_its_thinking():
     tokenizer = given.tokenizer_with(given.THINKS)
     prompts = PromptBuilder(tokenizer, Prompt(), THOUGHT)
     completion = written(tokenizer, "<think>Hm.</think>Light scatters. Answer: Blue.")
@@ -128,12 +119,12 @@ def test_a_chain_of_thought_of_a_thinking_model_comes_after_its_thinking() -> No
 # The recipe.
 
 
-def recipe(tmp_path: Path, *overrides: str) -> Generation:
+def recipe(tmp_path, *overrides):
     (tmp_path / "r.yaml").write_text("model: m\nqueries: {path: q}\nprinciples: p.yaml\n")
     return load_recipe(tmp_path / "r.yaml", overrides).generation
 
 
-def test_true_takes_the_defaults_and_false_asks_for_no_reasoning(tmp_path: Path) -> None:
+def test_true_takes_the_defaults_and_false_asks_for_no_reasoning(tmp_path):
     assert recipe(tmp_path).chain_of_thought is None
     assert recipe(tmp_path, "generation.chain_of_thought=false").chain_of_thought is None
     assert recipe(tmp_path, "generation.chain_of_thought=true").chain_of_thought == ChainOfThought()
@@ -153,7 +144,7 @@ def test_true_takes_the_defaults_and_false_asks_for_no_reasoning(tmp_path: Path)
         ),
     ],
 )
-def test_what_cannot_work_is_refused(tmp_path: Path, overrides: Sequence[str], part: str) -> None:
+def test_what_cannot_work_is_refused(tmp_path, overrides, part):
     with pytest.raises(InputError) as caught:
         recipe(tmp_path, *overrides)
     assert part in str(caught.value)
@@ -165,12 +156,10 @@ def test_what_cannot_work_is_refused(tmp_path: Path, overrides: Sequence[str], p
 class Thinker:
     """An engine that reasons and answers, except that every fifth response never comes to an answer."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, before_answer: str) -> None:
+    def __init__(self, tokenizer, before_answer):
         self.tokenizer, self.before_answer = tokenizer, before_answer
 
-    def generate(
-        self, prompts: Sequence[Sequence[int]], settings: SamplingSettings, on_progress: Any = None
-    ) -> list[Completion]:
+    def generate(self, prompts, settings, on_progress=None):
         responses = []
         for number, prompt in enumerate(prompts):
             topic = self.tokenizer.decode(prompt).split("people like ")[1].split("?")[0]
@@ -180,7 +169,7 @@ class Thinker:
 
 
 @pytest.fixture(scope="module")
-def thinking_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def thinking_folder(tmp_path_factory):
     tokenizer = given.tokenizer_with(given.OPENS_THINKING)
     folder = tmp_path_factory.mktemp("thinking")
     tiny_model("llama", vocab_size=len(tokenizer)).save_pretrained(folder)
@@ -190,15 +179,10 @@ def thinking_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("kind", ["chain of thought", "thinking model"])
 def test_a_run_trains_and_evaluates_answers_alone_and_counts_what_cannot_be_split(
-    tmp_path: Path,
-    model_folder: Folder,
-    thinking_folder: Path,
-    kind: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+    tmp_path, model_folder, thinking_folder, kind, monkeypatch, capsys
+):
     asked = kind == "chain of thought"
-    changes: dict[str, Any] = {"training__iterations": 1, "training__steps": 2, "generation__surplus": 1.0}
+    changes = {"training__iterations": 1, "training__steps": 2, "generation__surplus": 1.0}
     changes |= {"generation__chain_of_thought": True} if asked else {}
     file = write_recipe(tmp_path, model_folder("llama", True) if asked else thinking_folder, **changes)
     before_answer = " Answer: " if asked else "\n</think>\n\n"
@@ -240,9 +224,7 @@ def test_a_run_trains_and_evaluates_answers_alone_and_counts_what_cannot_be_spli
 
 
 @pytest.mark.parametrize("writer", ["base", "another model of its vocabulary"])
-def test_a_model_that_never_answers_stops_the_run_with_the_count_and_an_example(
-    tmp_path: Path, model_folder: Folder, writer: str
-) -> None:
+def test_a_model_that_never_answers_stops_the_run_with_the_count_and_an_example(tmp_path, model_folder, writer):
     changes = {"generation__chain_of_thought": True, "training__iterations": 1, "training__steps": 2}
     if writer != "base":
         changes["generation__first_model"] = str(model_folder("mistral", True))

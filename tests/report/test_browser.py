@@ -2,17 +2,20 @@
 
 import json
 import shutil
+<<<<<<< HEAD
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+=======
+>>>>>>> main
 
 import pytest
 
 from sami.contrasts import read_contrasts, write_contrasts
 from sami.evaluation.ask import ask
 from sami.evaluation.judges.human import Human
-from sami.evaluation.pairs import Policy, from_contrasts, pair_up
+from sami.evaluation.pairs import from_contrasts, pair_up
 from sami.evaluation.verdicts import read_verdicts
 from sami.evaluation.win_rate import win_rates
 from sami.recipe import HumanJudge
@@ -21,15 +24,16 @@ from tests.support.hostile import HOSTILE
 from tests.support.report_runs import make_run
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
-if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed: apt-get install chromium")
 
 
+PHONE = {"width": 360, "height": 740}
+
+
 @pytest.fixture(scope="module")
-def browser() -> Iterator["Browser"]:
+def browser():
     quiet = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
     with playwright.sync_playwright() as started:
         opened = started.chromium.launch(executable_path=CHROMIUM, args=[*quiet, "--disable-sync", "--no-first-run"])
@@ -38,12 +42,12 @@ def browser() -> Iterator["Browser"]:
 
 
 @pytest.fixture(scope="module")
-def run(report_run: Path) -> Path:
+def run(report_run):
     write_report([report_run])
     return report_run
 
 
-def open_page(browser: "Browser", file: Path, anchor: str = "", **context: Any) -> "Page":
+def open_page(browser, file, anchor="", **context):
     """A page in its own context, whose errors and requests are collected in `page.faults`."""
     page = browser.new_context(**context).new_page()
     page.faults = []
@@ -59,7 +63,7 @@ def open_page(browser: "Browser", file: Path, anchor: str = "", **context: Any) 
 
 
 @pytest.fixture
-def page(browser: "Browser", run: Path) -> Iterator["Page"]:
+def page(browser, run):
     opened = open_page(browser, run / "report.html")
     opened.wait_for_selector("#items .item")
     yield opened
@@ -67,20 +71,20 @@ def page(browser: "Browser", run: Path) -> Iterator["Page"]:
     opened.context.close()
 
 
-def shown(page: "Page") -> list[str]:
-    found: list[str] = page.eval_on_selector_all("#items .item", "items => items.map(i => i.dataset.item)")
+def shown(page):
+    found = page.eval_on_selector_all("#items .item", "items => items.map(i => i.dataset.item)")
     return found
 
 
-def count(page: "Page") -> str:
+def count(page):
     return page.inner_text("#count")
 
 
-def settle(page: "Page", expected: str) -> None:
+def settle(page, expected):
     page.wait_for_function("text => document.getElementById('count').textContent === text", arg=expected)
 
 
-def test_the_first_screen_shows_the_verdict(page: "Page", run: Path) -> None:
+def test_the_first_screen_shows_the_verdict(page, run):
     verdict = json.loads((run / "summary.json").read_text())["verdict"]
     assert page.inner_text(".sentence") == verdict
     assert page.locator(".tile").count() == 5
@@ -89,7 +93,7 @@ def test_the_first_screen_shows_the_verdict(page: "Page", run: Path) -> None:
     assert bottom["y"] + bottom["height"] < 720  # within the default window
 
 
-def test_filters_and_search_choose_items(page: "Page", run: Path) -> None:
+def test_filters_and_search_choose_items(page, run):
     assert count(page) == "20 of 36 shown"
     page.click("#more")
     assert count(page) == "36 of 36 shown"
@@ -115,18 +119,12 @@ def test_filters_and_search_choose_items(page: "Page", run: Path) -> None:
     assert set(shown(page)) == {f"q0-{name}" for name in ("brief", "pirate", "calm")}
     page.select_option("#by-flag", "")
 
-    lengths = {
-        n: {
-            c.id: [len(r.split()) for r in c.responses]
-            for c in read_contrasts(run / f"evaluation/responses/{n}.parquet")
-        }
+    before, after = (
+        {c.id: [len(r.split()) for r in c.responses] for c in read_contrasts(run / f"evaluation/responses/{n}.parquet")}
         for n in ("base", "iteration-2")
-    }
+    )
     page.select_option("#by-order", "drift")
-    drifts = [
-        max(abs(a - b) for a, b in zip(lengths["iteration-2"][name], lengths["base"][name], strict=True))
-        for name in shown(page)
-    ]
+    drifts = [max(abs(a - b) for a, b in zip(before[name], after[name], strict=True)) for name in shown(page)]
     assert drifts == sorted(drifts, reverse=True)
     assert drifts[0] > drifts[-1]
 
@@ -140,7 +138,7 @@ def test_filters_and_search_choose_items(page: "Page", run: Path) -> None:
     settle(page, "20 of 36 shown")
 
 
-def test_policies_can_be_left_out(page: "Page") -> None:
+def test_policies_can_be_left_out(page):
     first = page.locator("#items .item").first
     assert first.locator(".answer").count() == 6
     page.uncheck("#by-policy label:has-text('iteration-1') input")
@@ -148,7 +146,7 @@ def test_policies_can_be_left_out(page: "Page") -> None:
     assert "iteration-1" not in first.inner_text().replace("base", "")
 
 
-def test_a_link_leads_to_one_item(browser: "Browser", page: "Page", run: Path) -> None:
+def test_a_link_leads_to_one_item(browser, page, run):
     link = page.locator("#items .item .anchor").first.get_attribute("href")
     assert link == "#item-q0-brief"
     fresh = open_page(browser, run / "report.html", "#item-q11-calm")
@@ -166,7 +164,7 @@ def test_a_link_leads_to_one_item(browser: "Browser", page: "Page", run: Path) -
     fresh.context.close()
 
 
-def test_keys_move_and_search(page: "Page") -> None:
+def test_keys_move_and_search(page):
     page.keyboard.press("j")
     page.keyboard.press("j")
     assert page.evaluate("document.activeElement.dataset.item") == "q0-pirate"
@@ -178,7 +176,7 @@ def test_keys_move_and_search(page: "Page") -> None:
     assert page.input_value("#search") == "j/k"
 
 
-def test_everything_is_reached_by_tab(page: "Page") -> None:
+def test_everything_is_reached_by_tab(page):
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.className") == "skip"
     page.keyboard.press("Enter")
@@ -191,7 +189,7 @@ def test_everything_is_reached_by_tab(page: "Page") -> None:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_text_has_contrast_in_both_themes(browser: "Browser", run: Path, scheme: str) -> None:
+def test_text_has_contrast_in_both_themes(browser, run, scheme):
     page = open_page(browser, run / "report.html", color_scheme=scheme)
     page.wait_for_selector("#items .item")
     ratios = page.evaluate(CONTRASTS)
@@ -218,33 +216,28 @@ CONTRASTS = """() => {
   const found = {};
   for (const kind of ["h1", ".sentence", ".source", ".note", ".reading", "nav a", "figcaption", "summary", "td",
                       "thead th", ".about", ".said", ".marks .pass", ".marks .fail", ".marks li", "button.quiet",
-                      "td small"]) {
+                      "td small", "svg.plot text"]) {
     const node = document.querySelector(kind);
     if (!node) continue;
-    const [a, b] = [light(getComputedStyle(node).color), light(ground(node))];
-    found[kind] = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
-  }
-  for (const kind of ["svg.plot text"]) {
-    const node = document.querySelector(kind);
-    const [a, b] = [light(getComputedStyle(node).fill), light(ground(node))];
+    const style = getComputedStyle(node);
+    const [a, b] = [light(node.matches("svg *") ? style.fill : style.color), light(ground(node))];
     found[kind] = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
   }
   return found;
 }"""
 
 
-def test_nothing_is_wider_than_a_phone(browser: "Browser", run: Path) -> None:
-    page = open_page(browser, run / "report.html", viewport={"width": 360, "height": 740})
+def test_nothing_is_wider_than_a_phone(browser, run):
+    page = open_page(browser, run / "report.html", viewport=PHONE)
     page.wait_for_selector("#items .item")
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
-    page.click("[data-open-judging]")
-    page.click("#judging-begin")
+    begin_judging(page)
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
     assert page.locator("#judging").evaluate("dialog => dialog.scrollWidth <= dialog.clientWidth")
     page.context.close()
 
 
-def test_print_has_the_recipe_and_no_controls(page: "Page") -> None:
+def test_print_has_the_recipe_and_no_controls(page):
     page.emulate_media(media="print")
     page.evaluate("dispatchEvent(new Event('beforeprint'))")
     assert page.locator("details.printed pre").first.is_visible()
@@ -252,7 +245,7 @@ def test_print_has_the_recipe_and_no_controls(page: "Page") -> None:
     assert not page.locator(".top nav").is_visible()
 
 
-def test_without_javascript_the_findings_are_there(browser: "Browser", run: Path) -> None:
+def test_without_javascript_the_findings_are_there(browser, run):
     page = open_page(browser, run / "report.html", java_script_enabled=False)
     assert page.locator(".tile").count() == 5
     assert page.locator("svg.plot").count() == 7
@@ -263,7 +256,12 @@ def test_without_javascript_the_findings_are_there(browser: "Browser", run: Path
 # Blind judging.
 
 
-def judge(page: "Page", keys: str) -> list[dict[str, str]]:
+def begin_judging(page):
+    page.click("[data-open-judging]")
+    page.click("#judging-begin")
+
+
+def judge(page, keys):
     """Press keys one by one; returns what was on the screen before each."""
     seen = []
     for key in keys:
@@ -272,14 +270,14 @@ def judge(page: "Page", keys: str) -> list[dict[str, str]]:
     return seen
 
 
-def exported(page: "Page", target: Path) -> Path:
+def exported(page, target):
     with page.expect_download() as download:
         page.click("#judging-export")
     download.value.save_as(target)
     return target
 
 
-def policies_of(run: Path) -> dict[str, Policy]:
+def policies_of(run):
     ids = {f"Query {n}?": f"q{n}" for n in range(12)}
     return {
         name: from_contrasts(name, read_contrasts(run / f"evaluation/responses/{name}.parquet"), ids, ["calm"])
@@ -287,10 +285,8 @@ def policies_of(run: Path) -> dict[str, Policy]:
     }
 
 
-def test_blind_verdicts_read_back_as_judge_human(page: "Page", run: Path, tmp_path: Path) -> None:
-    page.click("[data-open-judging]")
-    assert page.input_value("#judging-pair") is not None
-    page.click("#judging-begin")
+def test_blind_verdicts_read_back_as_judge_human(page, run, tmp_path):
+    begin_judging(page)
     dialog = page.inner_text("#judging-run")
     assert "iteration" not in dialog
     assert "base" not in dialog
@@ -306,16 +302,12 @@ def test_blind_verdicts_read_back_as_judge_human(page: "Page", run: Path, tmp_pa
     assert [v.raw for v in said] == ["A", "B", "tie", "A", "B"]  # the skipped one is not in the file
     for verdict, screen in zip(said, [*seen[:3], *seen[4:]], strict=True):
         assert (verdict.judge, verdict.candidate, verdict.baseline) == ("human", "iteration-2", "base")
-        shown_first = "iteration-2" if screen["a"] == texts["iteration-2"][verdict.constitution_id or ""] else "base"
-        assert (
-            screen["b"]
-            == texts["base" if shown_first == "iteration-2" else "iteration-2"][verdict.constitution_id or ""]
-        )
-        assert verdict.order == ("candidate_first" if shown_first == "iteration-2" else "baseline_first")
-        preferred = {"A": screen["a"], "B": screen["b"], "tie": None}[verdict.raw or ""]
-        wanted = 0.5 if preferred is None else float(preferred == texts["iteration-2"][verdict.constitution_id or ""])
-        assert verdict.score == wanted
-        assert verdict.candidate_chars == len(texts["iteration-2"][verdict.constitution_id or ""])
+        candidate, baseline = (texts[name][verdict.constitution_id] for name in ("iteration-2", "base"))
+        screens = {"candidate_first": (candidate, baseline), "baseline_first": (baseline, candidate)}
+        assert (screen["a"], screen["b"]) == screens[verdict.order]
+        preferred = {"A": screen["a"], "B": screen["b"], "tie": None}[verdict.raw]
+        assert verdict.score == (0.5 if preferred is None else float(preferred == candidate))
+        assert verdict.candidate_chars == len(candidate)
     assert win_rates(verdicts)[0]["judge"] == "human"  # what `sami winrate` prints
 
     pairs = pair_up(policies["iteration-2"], policies["base"])
@@ -326,9 +318,8 @@ def test_blind_verdicts_read_back_as_judge_human(page: "Page", run: Path, tmp_pa
     }
 
 
-def test_order_and_sides_are_mixed_and_identical_pairs_are_ties(page: "Page", run: Path, tmp_path: Path) -> None:
-    page.click("[data-open-judging]")
-    page.click("#judging-begin")
+def test_order_and_sides_are_mixed_and_identical_pairs_are_ties(page, run, tmp_path):
+    begin_judging(page)
     total = int(page.inner_text("#judging-count").split()[2].strip(";"))
     seen = judge(page, "a" * total)
     page.wait_for_selector("#judging-done:not([hidden])")
@@ -349,9 +340,8 @@ def test_order_and_sides_are_mixed_and_identical_pairs_are_ties(page: "Page", ru
     assert len(verdicts) - len(ties) == total == 72 - len(same)
 
 
-def test_progress_is_kept_in_the_browser(page: "Page", run: Path) -> None:
-    page.click("[data-open-judging]")
-    page.click("#judging-begin")
+def test_progress_is_kept_in_the_browser(page, run):
+    begin_judging(page)
     judge(page, "ab")
     waiting = page.inner_text("#judging-query"), page.inner_text("#judging-a")
     page.reload()
@@ -372,6 +362,7 @@ def test_progress_is_kept_in_the_browser(page: "Page", run: Path) -> None:
 # Hostile output.
 
 
+<<<<<<< HEAD
 def test_hostile_answers_run_nothing_and_show_as_text(browser: "Browser", tmp_path: Path) -> None:
     def write(query: str, iteration: int, principle: str, positive: bool) -> str:
         return HOSTILE[int(query.split()[1].strip("?")) % len(HOSTILE)] + f" {iteration}"
@@ -381,6 +372,10 @@ def test_hostile_answers_run_nothing_and_show_as_text(browser: "Browser", tmp_pa
     contrasts = read_contrasts(responses)
     thoughts = [[HOSTILE[n % len(HOSTILE)], ""] for n in range(len(contrasts))]
     write_contrasts(responses, (replace(c, reasoning=own) for c, own in zip(contrasts, thoughts, strict=True)))
+=======
+def test_hostile_answers_run_nothing_and_show_as_text(browser, hostile_run, tmp_path):
+    run = shutil.copytree(hostile_run, tmp_path / "run")
+>>>>>>> main
     summary = json.loads((run / "summary.json").read_text())
     summary["verdict"] = HOSTILE[1] + HOSTILE[2]
     (run / "summary.json").write_text(json.dumps(summary))
@@ -403,19 +398,16 @@ def test_hostile_answers_run_nothing_and_show_as_text(browser: "Browser", tmp_pa
     long.locator("button").click()
     assert len(long.locator(".said").text_content() or "") == 100_002
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-    page.click("[data-open-judging]")
-    page.click("#judging-begin")
+    begin_judging(page)
     judge(page, "absu")
     assert page.evaluate("window.hacked") is None
     assert page.faults == []
     page.context.close()
 
 
-def test_comparisons_open_without_error(browser: "Browser", run: Path, tmp_path: Path) -> None:
+def test_comparisons_open_without_error(browser, run, tmp_path):
     other = make_run(tmp_path / "second", iterations=1)
-    page = open_page(
-        browser, write_report([run, other], tmp_path / "both.html"), viewport={"width": 360, "height": 740}
-    )
+    page = open_page(browser, write_report([run, other], tmp_path / "both.html"), viewport=PHONE)
     assert page.locator("svg.plot").count() == 6
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
     assert page.faults == []

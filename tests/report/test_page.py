@@ -11,7 +11,6 @@ import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -33,40 +32,40 @@ from tests.support.report_runs import make_run, plainly
 class Parsed(HTMLParser):
     """Elements with their attributes, and the text of scripts."""
 
-    def __init__(self, page: str) -> None:
+    def __init__(self, page):
         super().__init__(convert_charrefs=True)
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.scripts: list[str] = []
+        self.elements = []
+        self.scripts = []
         self.feed(page)
 
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+    def handle_starttag(self, tag, attrs):
         self.elements.append((tag, dict(attrs)))
         if tag == "script":
             self.scripts.append("")
 
-    def handle_data(self, data: str) -> None:
+    def handle_data(self, data):
         if self.cdata_elem == "script":
             self.scripts[-1] += data
 
 
-def data_of(page: str) -> Any:
+def data_of(page):
     found = re.search(r'id="data">"([^"]*)"<', page)
     assert found
     return json.loads(gzip.decompress(base64.b64decode(found.group(1))))
 
 
 @pytest.fixture(scope="module")
-def run(report_run: Path) -> Path:
+def run(report_run):
     return report_run
 
 
 @pytest.fixture(scope="module")
-def page(run: Path) -> str:
+def page(run):
     assert write_report([run]) == run / "report.html"
     return (run / "report.html").read_text(encoding="utf-8")
 
 
-def test_the_page_loads_nothing_and_allows_only_its_own_script(page: str) -> None:
+def test_the_page_loads_nothing_and_allows_only_its_own_script(page):
     parsed = Parsed(page)
     for tag, attributes in parsed.elements:
         for name in ("src", "href", "xlink:href", "action", "srcset", "poster"):
@@ -84,20 +83,14 @@ def test_the_page_loads_nothing_and_allows_only_its_own_script(page: str) -> Non
     assert "default-src 'none'" in policy
 
 
-def test_the_sections_are_in_order(page: str) -> None:
-    order = ["verdict-title", "policies-title", "plots-title", "answers-title", "health-title", "run-title"]
-    places = [page.index(f'id="{name}"') for name in order]
-    assert places == sorted(places)
-    titles = re.findall(r'<figure class="card picture" id="picture-(\w+)"', page)
-    assert set(titles) == {"bounds", "winrates", "generalizes", "principles", "lengths", "matrices", "training"}
-
-
-def test_the_ids_of_the_page_are_unique(page: str) -> None:
+def test_the_sections_are_in_order_and_ids_are_unique(page):
     ids = re.findall(r'\bid="([^"]+)"', page)
     assert len(ids) == len(set(ids))
+    sections = ["verdict-title", "policies-title", "plots-title", "answers-title", "health-title", "run-title"]
+    assert [name for name in ids if name in sections] == sections
 
 
-def test_the_page_shows_recipe_versions_seeds_and_timings(page: str, run: Path) -> None:
+def test_the_page_shows_recipe_versions_seeds_and_timings(page, run):
     text = html.unescape(page)
     assert (run / "recipe.yaml").read_text() in text
     summary = json.loads((run / "summary.json").read_text())
@@ -108,7 +101,7 @@ def test_the_page_shows_recipe_versions_seeds_and_timings(page: str, run: Path) 
     assert '<th scope="row">train-1</th><td>12.3 s</td>' in page
 
 
-def test_the_command_that_repeats_the_run_has_its_recipe(page: str, run: Path) -> None:
+def test_the_command_that_repeats_the_run_has_its_recipe(page, run):
     [command] = re.findall(r'<pre class="command"><code>(.*?)</code>', page)
     words = html.unescape(command).split()
     assert words[:2] == ["sami", "run"]
@@ -118,7 +111,7 @@ def test_the_command_that_repeats_the_run_has_its_recipe(page: str, run: Path) -
     assert Path(again.principles) == (run / "principles.yaml").resolve()
 
 
-def test_the_answers_in_the_page_are_those_of_the_run(page: str, run: Path) -> None:
+def test_the_answers_in_the_page_are_those_of_the_run(page, run):
     data = data_of(page)
     assert [p["name"] for p in data["policies"]] == ["base", "iteration-1", "iteration-2"]
     assert len(data["items"]) == 36
@@ -149,13 +142,8 @@ def test_reasoning_is_in_the_page_apart_from_the_answer_and_changes_no_count(run
     assert after["items"] == before["items"]
 
 
-def test_hostile_text_stays_text(tmp_path: Path) -> None:
-    def write(query: str, iteration: int, principle: str, positive: bool) -> str:
-        return HOSTILE[int(query.split()[1].strip("?")) % len(HOSTILE)] + f" {iteration}{positive}"
-
-    run = make_run(
-        tmp_path / "run", write=write, iterations=1, settings={"health": {"loops": 0.0, "distinct_2_ratio": 1.0}}
-    )
+def test_hostile_text_stays_text(hostile_run, tmp_path):
+    run = shutil.copytree(hostile_run, tmp_path / "run")
     for name in ("principles.yaml", "recipe.yaml"):
         text = (run / name).read_text()
         (run / name).write_text(
@@ -179,19 +167,19 @@ def test_hostile_text_stays_text(tmp_path: Path) -> None:
     assert {hostile for hostile in HOSTILE if any(text.startswith(hostile) for text in texts)} == set(HOSTILE)
 
 
-def test_invisible_characters_are_spelled_out() -> None:
+def test_invisible_characters_are_spelled_out():
     assert visible("a\u202eb\x00\ud800") == "a⟨U+202E⟩b⟨U+0000⟩⟨U+D800⟩"
     assert visible("tab\tline\nemoji 👩‍🚀 été") == "tab\tline\nemoji 👩‍🚀 été"
 
 
-def test_packed_data_has_no_character_that_could_end_a_script() -> None:
+def test_packed_data_has_no_character_that_could_end_a_script():
     value = {"text": [*HOSTILE, "\ud800 half"]}
     text = packed(value)
     assert re.fullmatch(r"[A-Za-z0-9+/=]+", text)
     assert json.loads(gzip.decompress(base64.b64decode(text))) == value
 
 
-def test_partial_runs_show_what_is_missing_and_how_to_resume(run: Path, tmp_path: Path) -> None:
+def test_partial_runs_show_what_is_missing_and_how_to_resume(run, tmp_path):
     partial = shutil.copytree(run, tmp_path / "partial")
     for name in ("summary.json", "evaluation/verdicts.jsonl", "evaluation/scores/iteration-2.json"):
         (partial / name).unlink()
@@ -210,7 +198,7 @@ def test_partial_runs_show_what_is_missing_and_how_to_resume(run: Path, tmp_path
     assert "recipe.yaml cannot be read" in write_report([partial]).read_text()
 
 
-def test_a_baseline_has_its_answers_and_checks(run: Path, tmp_path: Path) -> None:
+def test_a_baseline_has_its_answers_and_checks(run, tmp_path):
     with_dpo = shutil.copytree(run, tmp_path / "run")
     responses = with_dpo / "evaluation" / "responses"
     shutil.copy(responses / "iteration-1.parquet", responses / "dpo.parquet")
@@ -238,7 +226,7 @@ def test_a_baseline_has_its_answers_and_checks(run: Path, tmp_path: Path) -> Non
     assert '<th scope="row">dpo</th><td class="text">baseline</td>' in page
 
 
-def test_several_runs_are_compared(run: Path, tmp_path: Path) -> None:
+def test_several_runs_are_compared(run, tmp_path):
     other = make_run(
         tmp_path / "other" / "run", settings={"training": {"iterations": 1, "steps": [3], "lr": 1e-4}}, iterations=1
     )
@@ -255,7 +243,7 @@ def test_several_runs_are_compared(run: Path, tmp_path: Path) -> None:
     assert (target.parent / str(link)).resolve() == (run / "report.html").resolve()
 
 
-def test_outputs_and_runs_that_cannot_work_are_refused(run: Path, tmp_path: Path) -> None:
+def test_outputs_and_runs_that_cannot_work_are_refused(run, tmp_path):
     with pytest.raises(InputError, match="given twice"):
         write_report([run, run.parent / "." / run.name])
     with pytest.raises(InputError, match="is a folder"):
@@ -263,7 +251,7 @@ def test_outputs_and_runs_that_cannot_work_are_refused(run: Path, tmp_path: Path
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_command_prints_the_page(run: Path, tmp_path: Path) -> None:
+def test_the_command_prints_the_page(run, tmp_path):
     done = CliRunner().invoke(app, ["report", str(run), "--output", str(tmp_path / "deep" / "page.html")])
     assert done.exit_code == 0
     assert done.stdout.strip() == str(tmp_path / "deep" / "page.html")
@@ -271,14 +259,14 @@ def test_the_command_prints_the_page(run: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_250_queries_and_four_policies_stay_under_8_mb(tmp_path: Path) -> None:
+def test_250_queries_and_four_policies_stay_under_8_mb(tmp_path):
     """Answers of 350 random words, three contrasts with two answers for each query; a fifth of the queries.
 
     Measured with all 250 queries: 7.3 MB. Words of a language repeat more, so real answers take less.
     """
     vocabulary = ["".join(random.Random(n).choices("etaoinshrdlu", k=2 + n % 8)) for n in range(3000)]
 
-    def write(query: str, iteration: int, principle: str, positive: bool) -> str:
+    def write(query, iteration, principle, positive):
         draw = random.Random(f"{query}{iteration}{principle}{positive}")
         return plainly(query, iteration, principle, positive) + " " + " ".join(draw.choices(vocabulary, k=340))
 

@@ -3,7 +3,6 @@
 import json
 import shutil
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import yaml
@@ -21,11 +20,11 @@ UNFINISHED = "summary.json is missing, so the run did not finish."
 
 
 @pytest.fixture
-def run(report_run: Path, tmp_path: Path) -> Path:
+def run(report_run, tmp_path):
     return shutil.copytree(report_run, tmp_path / "run")
 
 
-def test_a_finished_run_lacks_nothing(report_run: Path) -> None:
+def test_a_finished_run_lacks_nothing(report_run):
     files = read_run(report_run)
     assert files.missing == []
     assert files.is_summary_stored
@@ -35,13 +34,13 @@ def test_a_finished_run_lacks_nothing(report_run: Path) -> None:
     assert len(files.verdicts) == 2 * 2 * 48  # iterations, orders, 12 queries with 2 checked principles in 2 polarities
 
 
-def test_a_folder_that_is_not_a_run_is_refused(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_a_run_is_refused(tmp_path):
     for folder in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(InputError, match=r"not a run folder: recipe\.yaml is missing"):
             read_run(folder)
 
 
-def test_a_run_stopped_in_training_shows_how_far_it_came(run: Path) -> None:
+def test_a_run_stopped_in_training_shows_how_far_it_came(run):
     (run / "summary.json").unlink()
     (run / "evaluation" / "verdicts.jsonl").unlink()
     for name in ("responses/iteration-2.parquet", "scores/iteration-2.json"):
@@ -57,7 +56,7 @@ def test_a_run_stopped_in_training_shows_how_far_it_came(run: Path) -> None:
     ]
 
 
-def test_a_run_without_a_summary_has_the_figures_of_what_is_scored(run: Path, report_run: Path) -> None:
+def test_a_run_without_a_summary_has_the_figures_of_what_is_scored(run, report_run):
     (run / "summary.json").unlink()
     (run / "evaluation" / "scores" / "iteration-2.json").unlink()
     files, finished = read_run(run), read_run(report_run)
@@ -67,7 +66,7 @@ def test_a_run_without_a_summary_has_the_figures_of_what_is_scored(run: Path, re
     assert "iteration-2 has answered and is not scored." in files.missing
 
 
-def test_an_unfinished_run_judges_with_the_slope_samples_and_seed_of_its_recipe(tmp_path: Path) -> None:
+def test_an_unfinished_run_judges_with_the_slope_samples_and_seed_of_its_recipe(tmp_path):
     settings = {"evaluation": {"bootstrap_samples": 101, "seed": 3, "slope": "shared"}}
     run = make_run(tmp_path / "run", settings=settings)
     finished = read_run(run)
@@ -80,7 +79,7 @@ def test_an_unfinished_run_judges_with_the_slope_samples_and_seed_of_its_recipe(
         assert shown != win_rates(files.verdicts, **({"samples": 101, "seed": 3, "slope": "shared"} | other))
 
 
-def test_an_unfinished_run_knows_what_its_judges_are_worth(run: Path) -> None:
+def test_an_unfinished_run_knows_what_its_judges_are_worth(run):
     (run / "summary.json").unlink()
     (run / "evaluation" / "calibration").mkdir()
     for n, verdict in enumerate(read_run(run).verdicts[:8]):
@@ -90,7 +89,7 @@ def test_an_unfinished_run_knows_what_its_judges_are_worth(run: Path) -> None:
     assert accuracies == {87.5}
 
 
-def test_a_run_that_has_only_begun_lists_every_step(run: Path) -> None:
+def test_a_run_that_has_only_begun_lists_every_step(run):
     for name in ("evaluation", "iteration-1", "iteration-2", ".steps"):
         shutil.rmtree(run / name)
     (run / "summary.json").unlink()
@@ -115,7 +114,7 @@ def test_a_run_that_has_only_begun_lists_every_step(run: Path) -> None:
         ("recipe.yaml", b"- a list"),
     ],
 )
-def test_a_damaged_file_is_named_and_the_rest_is_read(run: Path, name: str, content: bytes) -> None:
+def test_a_damaged_file_is_named_and_the_rest_is_read(run, name, content):
     (run / name).write_bytes(content)
     files = read_run(run)
     assert any(line.startswith(f"{name} cannot be read: ") for line in files.missing), files.missing
@@ -150,7 +149,7 @@ def test_a_file_that_changed_after_it_was_recorded_is_refused(run: Path, name: s
 
 
 @pytest.mark.parametrize(("key", "value"), [("training", 3), ("invented", {}), ("sampling", [2])])
-def test_a_recipe_of_another_version_is_named_and_the_rest_is_read(run: Path, key: str, value: object) -> None:
+def test_a_recipe_of_another_version_is_named_and_the_rest_is_read(run, key, value):
     recipe = yaml.safe_load((run / "recipe.yaml").read_text())
     (run / "recipe.yaml").write_text(yaml.safe_dump(recipe | {key: value}))
     files = read_run(run)
@@ -158,7 +157,7 @@ def test_a_recipe_of_another_version_is_named_and_the_rest_is_read(run: Path, ke
     assert files.summary.policies
 
 
-def test_scores_newer_than_the_summary_are_named(run: Path) -> None:
+def test_scores_newer_than_the_summary_are_named(run):
     summary = json.loads((run / "summary.json").read_text())
     summary["policies"].pop()
     (run / "summary.json").write_text(json.dumps(summary))

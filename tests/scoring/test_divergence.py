@@ -1,18 +1,14 @@
 """The divergence from a reference, and its gradient, equal those computed by hand from full logits."""
 
-from collections.abc import Sequence
-from typing import Any
-
 import pytest
 import torch
 from peft import LoraConfig
-from torch import Tensor, nn
 
 from sami import objective
-from sami.contrasts import Contrast, collate
+from sami.contrasts import collate
 from sami.models import adapters, structure
 from sami.scoring import logprobs
-from sami.scoring.divergence import Reference, adapter_off, frozen, scored_with_divergence
+from sami.scoring.divergence import adapter_off, frozen, scored_with_divergence
 from sami.scoring.gradient_cache import cached_logprob_matrix
 from tests.support.tiny import PAD, VOCABULARY, random_contrast, tiny_model
 
@@ -20,12 +16,12 @@ CONTRASTS = [random_contrast(seed, 3) for seed in range(3)]
 BETA = 0.7
 
 
-def logits_by_hand(model: nn.Module, prompt: list[int], response: list[int]) -> Tensor:
+def logits_by_hand(model, prompt, response):
     sequence = torch.tensor([prompt + response])
     return model(input_ids=sequence, use_cache=False).logits[0, len(prompt) - 1 : -1].float()
 
 
-def divergence_by_hand(model: nn.Module, base: nn.Module, contrasts: Sequence[Contrast]) -> Tensor:
+def divergence_by_hand(model, base, contrasts):
     """[B, C] from full logits of each response under its own constitution."""
     rows = []
     for contrast in contrasts:
@@ -39,7 +35,7 @@ def divergence_by_hand(model: nn.Module, base: nn.Module, contrasts: Sequence[Co
     return torch.stack(rows)
 
 
-def adapted(architecture: str = "llama", spread: float = 0.3) -> Any:
+def adapted(architecture="llama", spread=0.3):
     """A tiny model with an adapter that moves it; its weights are drawn, not trained."""
     torch.manual_seed(1)
     model = adapters.attach(tiny_model(architecture), LoraConfig(r=4, target_modules="all-linear")).eval()
@@ -49,21 +45,18 @@ def adapted(architecture: str = "llama", spread: float = 0.3) -> Any:
     return model
 
 
-def gradients(model: nn.Module) -> dict[str, Tensor]:
+def gradients(model):
     found = {name: w.grad.clone() for name, w in model.named_parameters() if w.grad is not None}
     model.zero_grad()
     return found
 
 
-def loss_of(scored_BCR: Tensor) -> Tensor:
+def loss_of(scored_BCR):
     return objective.sami_loss(scored_BCR[..., :-1]) + BETA * scored_BCR[..., -1].mean()
 
 
-Pair = tuple[nn.Module, nn.Module, Reference]
-
-
 @pytest.fixture(params=["llama", "gemma2", "adapter"])
-def pair(request: pytest.FixtureRequest) -> Pair:
+def pair(request):
     """A policy, a model of its reference's weights, and the reference."""
     if request.param == "adapter":
         policy = adapted()
@@ -75,9 +68,7 @@ def pair(request: pytest.FixtureRequest) -> Pair:
 @pytest.mark.parametrize("cached", [False, True])
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("most_logits", [None, 1, 7 * 2 * VOCABULARY])
-def test_divergence_and_gradient_are_those_written_out_over_full_logits(
-    pair: Pair, cached: bool, shared: bool, most_logits: int | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_divergence_and_gradient_are_those_written_out_over_full_logits(pair, cached, shared, most_logits, monkeypatch):
     policy, base, reference = pair
     expected_BC = divergence_by_hand(policy, base, CONTRASTS)
     matrix_BCR = logprobs.logprob_matrix(policy, collate(CONTRASTS, PAD, share_prefix=False))
@@ -101,7 +92,7 @@ def test_divergence_and_gradient_are_those_written_out_over_full_logits(
         assert (found[name] - expected[name]).abs().max() < 2e-5, name
 
 
-def test_the_divergence_alone_has_the_right_gradient() -> None:
+def test_the_divergence_alone_has_the_right_gradient():
     policy, base = tiny_model(), tiny_model(seed=1)
     weight_BC = torch.randn(3, 3, generator=torch.Generator().manual_seed(0))
     (divergence_by_hand(policy, base, CONTRASTS) * weight_BC).sum().backward()
@@ -113,16 +104,16 @@ def test_the_divergence_alone_has_the_right_gradient() -> None:
         assert found.abs().max() > 1e-3
 
 
-def test_bf16_differs_by_rounding_alone() -> None:
+def test_bf16_differs_by_rounding_alone():
     policy, base = tiny_model(), tiny_model(seed=1)
     expected_BC = divergence_by_hand(policy, base, CONTRASTS)
-    narrow = [m.to(torch.bfloat16) for m in (policy, base)]  # type: ignore[arg-type]
+    narrow = [m.to(torch.bfloat16) for m in (policy, base)]
     scored_BCR = scored_with_divergence(narrow[0], collate(CONTRASTS, PAD), frozen(narrow[1]))
     assert scored_BCR.dtype == torch.float32
     assert ((scored_BCR[..., -1] - expected_BC) / expected_BC).abs().max() < 0.1
 
 
-def test_tokens_that_are_not_trained_do_not_count() -> None:
+def test_tokens_that_are_not_trained_do_not_count():
     policy, base = tiny_model(), tiny_model(seed=1)
     [contrast] = [c for c in CONTRASTS if len(c.response_ids[0]) > 2 and c.finish_reasons[0] == "stop"][:1]
     batch = collate([contrast], PAD, train_eos=False)
@@ -134,11 +125,11 @@ def test_tokens_that_are_not_trained_do_not_count() -> None:
     assert found.item() == pytest.approx(expected.item(), abs=1e-5)
 
 
-def test_logits_of_all_tokens_never_exist_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[int] = []
+def test_logits_of_all_tokens_never_exist_at_once(monkeypatch):
+    seen = []
     head = structure.head_logits
 
-    def watched(model: nn.Module, hidden: Tensor) -> Tensor:
+    def watched(model, hidden):
         seen.append(len(hidden))
         return head(model, hidden)
 
@@ -151,7 +142,7 @@ def test_logits_of_all_tokens_never_exist_at_once(monkeypatch: pytest.MonkeyPatc
     assert sum(len(r) for c in CONTRASTS for r in c.response_ids) > 40
 
 
-def test_the_adapter_is_on_again_after_the_reference_was_asked() -> None:
+def test_the_adapter_is_on_again_after_the_reference_was_asked():
     policy = adapted().train()
     trained = {name for name, w in policy.named_parameters() if w.requires_grad}
     before = logprobs.logprob_matrix(policy, collate(CONTRASTS, PAD))

@@ -1,11 +1,9 @@
 """The check of packed rows: it neither gives up sound ones by luck nor takes a broken mask for rounding."""
 
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from sami.errors import InputError
 from sami.models import attention
@@ -19,11 +17,11 @@ every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 
 
 @pytest.fixture
-def ignored_masks(monkeypatch: pytest.MonkeyPatch) -> None:
+def ignored_masks(monkeypatch):
     """An attention that ignores masks, and shared rows that are wrong."""
     sdpa, capped = attention.sdpa_attention_forward, attention._attend_capped
 
-    def ignores(mask: Any) -> Any:
+    def ignores(mask):
         return None if mask is None or mask.dtype != torch.int32 else mask
 
     monkeypatch.setattr(attention, "_attend_packed", causal_rows)
@@ -36,9 +34,7 @@ def ignored_masks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @every_architecture
-def test_shared_rows_are_used_on_a_sound_model_and_not_where_they_are_wrong(
-    architecture: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_shared_rows_are_used_on_a_sound_model_and_not_where_they_are_wrong(architecture, monkeypatch):
     check = check_packing(tiny_model(architecture), random_contrast(1), PAD)
     assert check.shared
     assert check.difference <= TOLERANCE
@@ -48,8 +44,8 @@ def test_shared_rows_are_used_on_a_sound_model_and_not_where_they_are_wrong(
     assert check.difference > 10 * PACKING_TOLERANCE
 
 
-def test_shared_rows_are_not_used_if_the_attention_takes_no_packed_mask(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuses(*_: Any, **__: Any) -> Tensor:
+def test_shared_rows_are_not_used_if_the_attention_takes_no_packed_mask(monkeypatch):
+    def refuses(*_, **__):
         raise RuntimeError("expected a float mask")
 
     monkeypatch.setattr(attention, "_attend_packed", refuses)
@@ -60,7 +56,7 @@ def test_shared_rows_are_not_used_if_the_attention_takes_no_packed_mask(monkeypa
 
 # In bf16 a padding of 3 tokens alone changes no score of these, so that any rounding of shared rows seemed a fault.
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "qwen2"])
-def test_rounding_in_bf16_is_not_a_fault(architecture: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rounding_in_bf16_is_not_a_fault(architecture, monkeypatch):
     model = bf16_copy(tiny_model(architecture))
     contrasts = [random_contrast(seed, prompt_tokens=(20, 60), response_tokens=(5, 30)) for seed in range(12)]
     checks = [check_packing(model, contrast, PAD) for contrast in contrasts]
@@ -102,7 +98,7 @@ def test_a_contrast_that_fills_the_context_is_checked_within_it(dtype: torch.dty
 
 
 @pytest.mark.parametrize("mode", [True, False], ids=["training", "evaluation"])
-def test_the_check_leaves_the_model_as_it_was(mode: bool) -> None:
+def test_the_check_leaves_the_model_as_it_was(mode):
     """GPT-2 has dropout: in training mode the two paths could not agree."""
     model = tiny_model("gpt2").train(mode)
     assert check_packing(model, random_contrast(1), PAD).shared

@@ -9,7 +9,6 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -23,7 +22,7 @@ TOLERANCE = 1e-5
 ROUTES = list(itertools.product([4, 2, 1], [True, False], [False, True]))  # of two processes
 
 
-def trajectory(out: Path, *, micro: int = 8, steps: int = STEPS, resume: Path | None = None, **settings: Any) -> Any:
+def trajectory(out, *, micro=8, steps=STEPS, resume=None, **settings):
     """Losses of the steps of one run, in every process: 8 contrasts of 3 constitutions per step, on a tiny llama."""
     trainer = make_trainer(
         out,
@@ -39,29 +38,27 @@ def trajectory(out: Path, *, micro: int = 8, steps: int = STEPS, resume: Path | 
     return logged(trainer, "loss")
 
 
-def written() -> Any:
+def written():
     return pytest.approx(json.loads(FILE.read_text()), abs=TOLERANCE)
 
 
 @pytest.mark.parametrize("micro", [8, 4, 2, 1])
 @pytest.mark.parametrize("share_prefix", [True, False], ids=["shared", "plain"])
 @pytest.mark.parametrize("gradient_cache", [False, True], ids=["whole", "cached"])
-def test_every_route_gives_the_trajectory(tmp_path: Path, micro: int, share_prefix: bool, gradient_cache: bool) -> None:
+def test_every_route_gives_the_trajectory(tmp_path, micro, share_prefix, gradient_cache):
     losses = trajectory(tmp_path, micro=micro, share_prefix=share_prefix, gradient_cache=gradient_cache)
     assert losses == written()
 
 
-def test_activation_checkpointing_gives_the_trajectory(tmp_path: Path) -> None:
+def test_activation_checkpointing_gives_the_trajectory(tmp_path):
     assert trajectory(tmp_path, gradient_checkpointing=True) == written()
 
 
 @pytest.mark.parametrize("micro", [8, 2])
 @pytest.mark.parametrize("share_prefix", [True, False], ids=["shared", "plain"])
 @pytest.mark.parametrize("gradient_cache", [False, True], ids=["whole", "cached"])
-def test_a_resumed_run_gives_the_trajectory(
-    tmp_path: Path, micro: int, share_prefix: bool, gradient_cache: bool
-) -> None:
-    route: dict[str, Any] = {"micro": micro, "share_prefix": share_prefix, "gradient_cache": gradient_cache}
+def test_a_resumed_run_gives_the_trajectory(tmp_path, micro, share_prefix, gradient_cache):
+    route = {"micro": micro, "share_prefix": share_prefix, "gradient_cache": gradient_cache}
     trajectory(tmp_path, steps=5, save_strategy="steps", save_steps=5, **route)
     assert trajectory(tmp_path, resume=tmp_path / "checkpoint-5", **route) == written()
 
@@ -83,7 +80,7 @@ TWO_PROCESSES = """
 
 
 @pytest.mark.slow
-def test_every_route_of_two_processes_gives_the_trajectory(tmp_path: Path) -> None:
+def test_every_route_of_two_processes_gives_the_trajectory(tmp_path):
     launch(tmp_path, TWO_PROCESSES, tmp_path)
     found = json.loads((tmp_path / "found.json").read_text())
     assert len(found) == 2 * len(ROUTES)
@@ -91,7 +88,7 @@ def test_every_route_of_two_processes_gives_the_trajectory(tmp_path: Path) -> No
         assert losses == written()
 
 
-def test_another_computation_leaves_the_trajectory(tmp_path: Path) -> None:
+def test_another_computation_leaves_the_trajectory(tmp_path):
     expected = json.loads(FILE.read_text())
     for change in ({"contrast": "columns"}, {"per_token": False}, {"train_eos": False}, {"seed": 1}):
         losses = trajectory(tmp_path, **change)

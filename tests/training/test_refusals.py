@@ -1,8 +1,6 @@
 """What training refuses before it computes anything: contrasts, models, checkpoints and settings that cannot work."""
 
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -13,19 +11,48 @@ from sami.errors import InputError
 from sami.training import SAMIConfig, SAMITrainer
 from tests.support.scoring import see_later_tokens
 from tests.support.tiny import VOCABULARY, random_contrast, tiny_model
-from tests.support.training import Make, contrasts_of, largest_difference, trained, weights_of
+from tests.support.training import contrasts_of, largest_difference, trained, weights_of
 
 # Contrasts and models.
 
-
-@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
-def test_a_response_beyond_the_context_is_named(make: Make, architecture: str) -> None:
-    long = replace(random_contrast(7), response_ids=[[20] * 3, [21] * 1100])
-    with pytest.raises(InputError, match=r"Response 1 of contrast contrast-7 has 1100 tokens.*context is 1024"):
-        make([*contrasts_of(3), long], model=tiny_model(architecture))
+LONG = replace(random_contrast(7), response_ids=[[20] * 3, [21] * 1100])
+FOREIGN = replace(random_contrast(7), response_ids=[[20, VOCABULARY], [21]])
 
 
-def test_a_prompt_with_a_response_may_fill_the_context() -> None:
+@pytest.mark.parametrize(
+    ("contrasts", "arguments", "message"),
+    [
+        ([LONG], {}, r"Response 1 of contrast contrast-7 has 1100 tokens.*context is 1024"),
+        ([LONG], {"model": tiny_model("gpt2")}, r"Response 1 of contrast contrast-7 has 1100 tokens.*context is 1024"),
+        ([FOREIGN], {}, r"contrast-7 holds the token id 320.*has 320 tokens"),
+        ([], {}, "no contrasts"),
+        (contrasts_of(3), {"model": tiny_model().requires_grad_(False)}, "All weights of the model are frozen"),
+    ],
+    ids=["long", "long for gpt2", "foreign", "none", "frozen"],
+)
+def test_contrasts_and_models_that_cannot_be_trained_are_refused(make, contrasts, arguments, message):
+    with pytest.raises(InputError, match=message):
+        make(contrasts, **arguments)
+
+
+def test_fewer_contrasts_than_processes_are_refused(make, monkeypatch):
+    monkeypatch.setattr(SAMIConfig, "world_size", property(lambda _: 4))
+    with pytest.raises(InputError, match=r"4 processes train and there are 3 contrasts"):
+        make(contrasts_of(3))
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [({}, "processing_class"), ({"eval_dataset": contrasts_of(1)}, "does not evaluate while it trains")],
+    ids=["no tokenizer", "evaluation"],
+)
+def test_arguments_of_a_trainer_that_cannot_work_are_refused(tmp_path, more, message):
+    arguments = {"args": SAMIConfig(output_dir=str(tmp_path)), "train_dataset": contrasts_of(2)} | more
+    with pytest.raises(InputError, match=message):
+        SAMITrainer(model=tiny_model("llama"), **arguments)
+
+
+def test_a_prompt_with_a_response_may_fill_the_context():
     contrast = replace(random_contrast(0), prompt_ids=[[20] * 10, [20] * 30], response_ids=[[21] * 70, [21]])
     require_scorable([contrast], 100, VOCABULARY)
     require_scorable([contrast], None, VOCABULARY)
@@ -33,43 +60,22 @@ def test_a_prompt_with_a_response_may_fill_the_context() -> None:
         require_scorable([contrast], 99, VOCABULARY)
 
 
-def test_contrasts_of_another_tokenizer_are_refused(make: Make) -> None:
-    foreign = replace(random_contrast(7), response_ids=[[20, VOCABULARY], [21]])
-    with pytest.raises(InputError, match=r"contrast-7 holds the token id 320.*has 320 tokens"):
-        make([*contrasts_of(3), foreign])
-
-
-def test_no_contrasts_or_fewer_than_processes_are_refused(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(InputError, match="no contrasts"):
-        make([])
-    monkeypatch.setattr(SAMIConfig, "world_size", property(lambda _: 4))
-    with pytest.raises(InputError, match=r"4 processes train and there are 3 contrasts"):
-        make(contrasts_of(3))
-
-
-def test_a_module_without_tokenizer_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="processing_class"):
-        SAMITrainer(model=tiny_model("llama"), args=SAMIConfig(output_dir=str(tmp_path)), train_dataset=contrasts_of(2))
-
-
 @pytest.mark.parametrize(
     ("dtype", "settings"),
     [(torch.bfloat16, {}), (torch.float32, {"master_weights": "bfloat16", "compute_dtype": "bfloat16"})],
     ids=str,
 )
-def test_a_model_that_is_not_in_the_master_dtype_is_refused(make: Make, dtype: torch.dtype, settings: Any) -> None:
+def test_a_model_that_is_not_in_the_master_dtype_is_refused(make, dtype, settings):
     with pytest.raises(InputError, match=r"is (bfloat16|float32), and master_weights is (?!\1)"):
-        make(contrasts_of(4), model=tiny_model("llama").to(dtype), **settings)  # type: ignore[arg-type]
+        make(contrasts_of(4), model=tiny_model("llama").to(dtype), **settings)
 
 
-def test_a_frozen_model_is_refused(make: Make) -> None:
+def test_a_frozen_model_is_refused(make):
     with pytest.raises(InputError, match="All weights of the model are frozen"):
         make(contrasts_of(4), model=tiny_model("llama").requires_grad_(False))
 
 
-def test_a_model_that_sees_later_tokens_is_refused_without_shared_rows_too(
-    make: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_model_that_sees_later_tokens_is_refused_without_shared_rows_too(make, monkeypatch):
     see_later_tokens(monkeypatch)
     trainer = make(contrasts_of(4), share_prefix=False)
     before = weights_of(trainer)
@@ -82,7 +88,7 @@ def test_a_model_that_sees_later_tokens_is_refused_without_shared_rows_too(
 
 
 @pytest.mark.parametrize("other", [{"vocab_size": VOCABULARY + 1}, {"architecture": "gpt2"}], ids=str)
-def test_a_checkpoint_of_another_model_is_refused(make: Make, tmp_path: Path, other: Any) -> None:
+def test_a_checkpoint_of_another_model_is_refused(make, tmp_path, other):
     make(contrasts_of(4), save_strategy="steps", save_steps=1).train()
     trainer = make(contrasts_of(4), model=tiny_model(**other))
     before = weights_of(trainer)
@@ -91,8 +97,8 @@ def test_a_checkpoint_of_another_model_is_refused(make: Make, tmp_path: Path, ot
     assert largest_difference(before, weights_of(trainer)) == 0.0
 
 
-def test_a_checkpoint_of_another_adapter_is_refused(make: Make, tmp_path: Path) -> None:
-    def lora(rank: int, steps: int = 3, **settings: Any) -> Any:
+def test_a_checkpoint_of_another_adapter_is_refused(make, tmp_path):
+    def lora(rank, steps=3, **settings):
         config = LoraConfig(r=rank, target_modules=["q_proj"])
         return make(contrasts_of(4), steps, peft_config=config, learning_rate=1e-2, **settings)
 
@@ -103,7 +109,7 @@ def test_a_checkpoint_of_another_adapter_is_refused(make: Make, tmp_path: Path) 
     lora(2).train(resume_from_checkpoint=checkpoint)
 
 
-def test_the_state_that_makes_a_checkpoint_complete_is_written_last(make: Make, tmp_path: Path) -> None:
+def test_the_state_that_makes_a_checkpoint_complete_is_written_last(make, tmp_path):
     """A save that is killed anywhere leaves no state that parses, and such a checkpoint is passed over."""
     make(contrasts_of(4), save_strategy="steps", save_steps=1).train()
     for step in (1, 2):
@@ -131,18 +137,12 @@ def test_the_state_that_makes_a_checkpoint_complete_is_written_last(make: Make, 
     ],
     ids=str,
 )
-def test_settings_that_cannot_work_or_have_no_effect_are_refused(tmp_path: Path, setting: Any, message: str) -> None:
+def test_settings_that_cannot_work_or_have_no_effect_are_refused(tmp_path, setting, message):
     with pytest.raises(InputError, match=message):
         SAMIConfig(output_dir=str(tmp_path), use_cpu=True, **setting)
 
 
-def test_evaluation_while_training_is_refused(tmp_path: Path) -> None:
-    arguments: Any = {"args": SAMIConfig(output_dir=str(tmp_path)), "train_dataset": contrasts_of(2)}
-    with pytest.raises(InputError, match="does not evaluate while it trains"):
-        SAMITrainer(model=tiny_model("llama"), eval_dataset=contrasts_of(1), **arguments)
-
-
-def test_a_launchers_mixed_precision_does_not_round_a_second_time(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_launchers_mixed_precision_does_not_round_a_second_time(make, monkeypatch):
     settings = {"compute_dtype": "bfloat16", "optim": "sgd", "learning_rate": 0.1}
     plain = trained(make, contrasts_of(4), **settings)
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")

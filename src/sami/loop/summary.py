@@ -124,7 +124,8 @@ def _judged(summary: Summary, judged: dict[str, Any], directory: RunDirectory) -
     values = summary.as_json() | judged
     records = {one.name: directory.record(f"respond-{one.name}") or {} for one in summary.policies}
     results = {name: record.get("result", {}) for name, record in records.items()}
-    values["unsplit"] = {name: result["unsplit"] for name, result in results.items() if "unsplit" in result}
+    if unsplit := {name: result["unsplit"] for name, result in results.items() if "unsplit" in result}:
+        values["unsplit"] = unsplit
     complete = Summary.model_validate(values)
     found = standing(complete, complete.comparisons[-1].policy) if complete.comparisons else None
     if found is not None:

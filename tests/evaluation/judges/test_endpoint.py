@@ -6,9 +6,6 @@ import random
 import re
 import threading
 import time
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -17,40 +14,40 @@ from sami.errors import InputError
 from sami.evaluation.ask import ask, requests_of, spent
 from sami.evaluation.judges import Given
 from sami.evaluation.judges.endpoint import Endpoint
-from sami.evaluation.verdicts import Verdict, read_verdicts
+from sami.evaluation.verdicts import read_verdicts
 from sami.recipe import EndpointJudge, load_recipe
-from tests.support.faulty_server import KEY, Request, serving
+from tests.support.faulty_server import KEY, serving
 from tests.support.judging import pair, pairs
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+def quick(monkeypatch):
     monkeypatch.setattr(chat_client, "FIRST_WAIT", 0.01)
     monkeypatch.setenv("JUDGE_KEY", KEY)
 
 
-def settings(url: str, **changes: Any) -> EndpointJudge:
+def settings(url, **changes):
     defaults = {"kind": "endpoint", "model": "judge", "url": url, "key_variable": "JUDGE_KEY", "timeout": 2.0}
     return EndpointJudge(**{**defaults, **changes})
 
 
-def run(url: str, folder: Path, count: int = 5, limit: float = 100.0, **changes: Any) -> list[Verdict]:
+def run(url, folder, count=5, limit=100.0, **changes):
     file = folder / "verdicts.jsonl"
     judge = Endpoint(settings(url, **changes), Given(spent=spent(file, "endpoint:judge")))
     return ask(judge, pairs(count), file, unscored_limit=limit)
 
 
-def short(request: Request) -> str:
+def short(request):
     """The verdict for the shorter response, which is the candidate's."""
     a, b = (re.findall(rf"^{mark}\| (.*)$", request.prompt, re.MULTILINE) for mark in "AB")
     return "Verdict: A" if len(a[0]) < len(b[0]) else "Verdict: B"
 
 
-def answer_well(request: Request) -> None:
+def answer_well(request):
     request.say(short(request))
 
 
-def test_verdicts_tokens_and_version_are_recorded(tmp_path: Path) -> None:
+def test_verdicts_tokens_and_version_are_recorded(tmp_path):
     with serving(answer_well) as server:
         verdicts = run(server.url, tmp_path, prompt_price=10.0, completion_price=100.0, temperature=0.5, seed=3)
     assert [v.score for v in verdicts] == [1.0] * 10
@@ -65,8 +62,8 @@ def test_verdicts_tokens_and_version_are_recorded(tmp_path: Path) -> None:
     assert server.requests[0].headers["authorization"] == f"Bearer {KEY}"
 
 
-def test_requests_in_flight_are_bounded(tmp_path: Path) -> None:
-    def slowly(request: Request) -> None:
+def test_requests_in_flight_are_bounded(tmp_path):
+    def slowly(request):
         time.sleep(0.05)
         answer_well(request)
 
@@ -75,8 +72,8 @@ def test_requests_in_flight_are_bounded(tmp_path: Path) -> None:
     assert server.most_in_flight == 3
 
 
-def logprobs(text: list[str], at: int, options: dict[str, float]) -> dict[str, Any]:
-    def token(word: str, place: int) -> dict[str, Any]:
+def logprobs(text, at, options):
+    def token(word, place):
         top = [{"token": t, "logprob": p, "bytes": None} for t, p in options.items()] if place == at else []
         return {"token": word, "logprob": -0.1, "bytes": None, "top_logprobs": top}
 
@@ -87,10 +84,8 @@ def logprobs(text: list[str], at: int, options: dict[str, float]) -> dict[str, A
     ("options", "score"),
     [({" A": -0.1, " B": -2.0}, 1.0), ({" A": -2.0, " B": -0.1}, 0.0), ({" A": -2.0, " tie": -0.1}, 0.5), ({}, 1.0)],
 )
-def test_the_likeliest_label_wins_where_the_server_gives_log_probs(
-    tmp_path: Path, options: dict[str, float], score: float
-) -> None:
-    def answer(request: Request) -> None:
+def test_the_likeliest_label_wins_where_the_server_gives_log_probs(tmp_path, options, score):
+    def answer(request):
         words = ["Ver", "dict", ":", " A"]
         request.say("".join(words), logprobs=logprobs(words, 3, options))
 
@@ -101,15 +96,20 @@ def test_the_likeliest_label_wins_where_the_server_gives_log_probs(
     assert server.requests[0].body["logprobs"] is True
 
 
+def only(query, fault):
+    """Questions about this query get the fault, all others a good answer."""
+    return lambda request: fault(request) if query in request.prompt else answer_well(request)
+
+
 # Temporary faults.
 
 
-def once(fault: Callable[[Request], Any]) -> Callable[[Request], None]:
+def once(fault):
     """Each prompt fails once, then is answered."""
-    seen: set[str] = set()
+    seen = set()
     lock = threading.Lock()
 
-    def answer(request: Request) -> None:
+    def answer(request):
         with lock:
             new = request.prompt not in seen
             seen.add(request.prompt)
@@ -121,7 +121,7 @@ def once(fault: Callable[[Request], Any]) -> Callable[[Request], None]:
     return answer
 
 
-PASSING: dict[str, Callable[[Request], Any]] = {
+PASSING = {
     "429": lambda r: r.fail(429, "slow down"),
     "500": lambda r: r.fail(500),
     "503 with text": lambda r: r.send(503, b"<html>busy</html>"),
@@ -136,7 +136,7 @@ PASSING: dict[str, Callable[[Request], Any]] = {
 
 
 @pytest.mark.parametrize("fault", PASSING)
-def test_a_temporary_fault_costs_an_attempt_and_no_verdict(tmp_path: Path, fault: str) -> None:
+def test_a_temporary_fault_costs_an_attempt_and_no_verdict(tmp_path, fault):
     timeout = 1.0 if fault in ("stall", "drip") else 30.0
     with serving(once(PASSING[fault])) as server:
         verdicts = run(server.url, tmp_path, 2, timeout=timeout, retries=2)
@@ -154,21 +154,12 @@ def test_a_temporary_fault_costs_an_attempt_and_no_verdict(tmp_path: Path, fault
         ("", {}, "the answer is empty"),
         (None, {}, "the answer is empty"),
         ("I like both.", {}, "the answer has no verdict line"),
-        ("Verdict: C", {}, "the answer has no verdict line"),
         ("Response A says:\nVerdict: A", {"finish": "length"}, "the answer was cut off before its verdict"),
         ("Verdict: A", {"finish": "content_filter"}, "the server's content filter stopped the answer"),
     ],
 )
-def test_an_unreadable_answer_is_unscored_with_its_reason(
-    tmp_path: Path, text: str | None, more: dict[str, Any], reason: str
-) -> None:
-    def answer(request: Request) -> None:
-        if "What is 0?" in request.prompt:
-            request.say(text, **more)
-        else:
-            answer_well(request)
-
-    with serving(answer) as server:
+def test_an_unreadable_answer_is_unscored_with_its_reason(tmp_path, text, more, reason):
+    with serving(only("What is 0?", lambda request: request.say(text, **more))) as server:
         verdicts = run(server.url, tmp_path)
     assert [v.score for v in verdicts] == [None, None] + [1.0] * 8
     assert {v.reason for v in verdicts[:2]} == {reason}
@@ -176,11 +167,12 @@ def test_an_unreadable_answer_is_unscored_with_its_reason(
     assert len(server.requests) == 10  # not asked a second time: it would say the same
 
 
-def test_a_third_of_all_calls_failing_leaves_every_pair_scored_or_unscored_once(tmp_path: Path) -> None:
+def test_a_third_of_all_calls_failing_leaves_every_pair_scored_or_unscored_once(tmp_path):
     rng, lock = random.Random(0), threading.Lock()
-    faults = [*PASSING.values(), lambda r: r.say(""), lambda r: r.say("Hm."), lambda r: r.fail(429, Retry_After="0.2")]
+    quick = [fault for name, fault in PASSING.items() if name not in ("stall", "drip")]
+    faults = [*quick, lambda r: r.say(""), lambda r: r.say("Hm."), lambda r: r.fail(429, Retry_After="0.2")]
 
-    def answer(request: Request) -> None:
+    def answer(request):
         with lock:
             fault = rng.choice(faults) if rng.random() < 0.3 else answer_well
         fault(request)
@@ -201,8 +193,8 @@ def test_a_third_of_all_calls_failing_leaves_every_pair_scored_or_unscored_once(
 
 
 @pytest.mark.parametrize("where", ["models", "answer"])
-def test_a_wrong_key_is_said_without_the_key(tmp_path: Path, where: str, capfd: pytest.CaptureFixture[str]) -> None:
-    def refuse(request: Request) -> None:
+def test_a_wrong_key_is_said_without_the_key(tmp_path, where, capfd):
+    def refuse(request):
         request.fail(401, f"Incorrect API key provided: {request.headers['authorization']}.", "invalid_api_key")
 
     with serving(refuse) as server:
@@ -214,20 +206,16 @@ def test_a_wrong_key_is_said_without_the_key(tmp_path: Path, where: str, capfd: 
     assert caught.value.__suppress_context__
 
 
-def test_a_question_longer_than_the_judges_context(tmp_path: Path) -> None:
-    def answer(request: Request) -> None:
-        if "What is 3?" in request.prompt:
-            request.fail(400, "This model's maximum context length is 4096 tokens.", "context_length_exceeded")
-        else:
-            answer_well(request)
-
-    with serving(answer) as server, pytest.raises(InputError, match=r"'q3'.*longer than the context.*4096"):
+def test_a_question_longer_than_the_judges_context(tmp_path):
+    refusal = 400, "This model's maximum context length is 4096 tokens.", "context_length_exceeded"
+    said = pytest.raises(InputError, match=r"'q3'.*longer than the context.*4096")
+    with serving(only("What is 3?", lambda request: request.fail(*refusal))) as server, said:
         run(server.url, tmp_path, concurrency=1)
     assert len(read_verdicts(tmp_path / "verdicts.jsonl")) == 6
 
 
-def test_a_parameter_that_the_server_refuses_is_adapted_and_recorded(tmp_path: Path) -> None:
-    def answer(request: Request) -> None:
+def test_a_parameter_that_the_server_refuses_is_adapted_and_recorded(tmp_path):
+    def answer(request):
         if "max_tokens" in request.body:
             request.fail(400, "max_tokens is not supported")
         else:
@@ -248,16 +236,14 @@ def test_a_parameter_that_the_server_refuses_is_adapted_and_recorded(tmp_path: P
         (lambda r: r.fail(400, "temperature must be below 1"), r"refuses the request .*below 1 \(HTTP 400\)\. Change"),
     ],
 )
-def test_a_failure_that_every_question_would_have_ends_at_once(
-    tmp_path: Path, fail: Callable[[Request], None], words: str
-) -> None:
+def test_a_failure_that_every_question_would_have_ends_at_once(tmp_path, fail, words):
     with serving(fail) as server, pytest.raises(InputError, match=words):
         run(server.url, tmp_path)
     assert len(server.requests) == 1
 
 
-def test_a_server_that_goes_away_stops_the_judging_and_a_second_call_continues(tmp_path: Path) -> None:
-    def answer(request: Request) -> None:
+def test_a_server_that_goes_away_stops_the_judging_and_a_second_call_continues(tmp_path):
+    def answer(request):
         if request.number < 6:
             answer_well(request)
         else:
@@ -276,7 +262,7 @@ def test_a_server_that_goes_away_stops_the_judging_and_a_second_call_continues(t
     assert len(read_verdicts(tmp_path / "verdicts.jsonl")) == 40
 
 
-def test_a_budget_is_never_passed_and_a_larger_one_continues(tmp_path: Path) -> None:
+def test_a_budget_is_never_passed_and_a_larger_one_continues(tmp_path):
     # 100 prompt tokens at 10 a million and 4 at 100 a million are 0.0014; max_tokens 4 keeps the reserve close.
     prices = {"prompt_price": 10.0, "completion_price": 100.0, "max_tokens": 4}
     with serving(answer_well) as server:
@@ -295,13 +281,11 @@ def test_a_budget_is_never_passed_and_a_larger_one_continues(tmp_path: Path) -> 
     assert len(server.requests) == 40
 
 
-def test_the_key_appears_nowhere(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_the_key_appears_nowhere(tmp_path, caplog, capfd):
     """With all logs on, and a server that repeats the key wherever it can."""
     caplog.set_level(logging.DEBUG)
 
-    def answer(request: Request) -> None:
+    def answer(request):
         secret = request.headers["authorization"]
         match request.number % 4:
             case 0:
@@ -320,7 +304,7 @@ def test_the_key_appears_nowhere(
     assert not any(KEY in text for text in [*files, caplog.text, *capfd.readouterr()])
 
 
-def test_settings_hold_no_place_for_a_key() -> None:
+def test_settings_hold_no_place_for_a_key():
     for url in ("http://user:pass@host/v1", "http://host/v1?api_key=1", "host:80"):
         with pytest.raises(ValueError, match="url"):
             settings(url)
@@ -328,7 +312,7 @@ def test_settings_hold_no_place_for_a_key() -> None:
         settings("http://host/v1", key=KEY)
 
 
-def test_a_key_in_the_wrong_place_of_a_recipe_is_not_repeated() -> None:
+def test_a_key_in_the_wrong_place_of_a_recipe_is_not_repeated():
     for place in ("key_variable", "key", "api_key"):
         judge = json.dumps({"kind": "endpoint", "model": "m", place: KEY})
         with pytest.raises(InputError, match=place) as caught:
@@ -336,8 +320,8 @@ def test_a_key_in_the_wrong_place_of_a_recipe_is_not_repeated() -> None:
         assert KEY not in str(caught.value)
 
 
-def test_the_identity_covers_sampling_and_template_but_not_how_it_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    def identity(**changes: Any) -> str:
+def test_the_identity_covers_sampling_and_template_but_not_how_it_is_asked(monkeypatch):
+    def identity(**changes):
         return json.dumps(Endpoint(settings("http://host/v1", **changes)).identity())
 
     plain = identity()

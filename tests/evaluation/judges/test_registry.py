@@ -12,7 +12,7 @@ from sami.recipe.judging import Judge
 SECTIONS = {kind: section for section in get_args(get_args(Judge)[0]) for kind in [get_args(section)[1].tag]}
 
 
-def test_recipes_and_the_registry_have_the_same_kinds() -> None:
+def test_recipes_and_the_registry_have_the_same_kinds():
     assert list(SECTIONS) == list(JUDGES)
 
 
@@ -25,8 +25,8 @@ def test_recipes_and_the_registry_have_the_same_kinds() -> None:
         (HumanJudge, False, False),
     ],
 )
-def test_the_abilities_of_each_judge(section: type, calibrated: bool, by_principles: bool) -> None:
-    (kind,) = get_args(section.model_fields["kind"].annotation)  # type: ignore[attr-defined]
+def test_the_abilities_of_each_judge(section, calibrated, by_principles):
+    (kind,) = get_args(section.model_fields["kind"].annotation)
     found = judge_class(kind)
     assert (found.needs_calibration, found.needs_principles) == (calibrated, by_principles)
     assert get_type_hints(found.__init__)["settings"] is section

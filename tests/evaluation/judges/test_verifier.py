@@ -25,9 +25,7 @@ LOUD = Principle(id="loud", definition="Be loud.", antithesis="Be soft.", verifi
         ([], "Yes.", "Yes, and here is why.", None),
     ],
 )
-def test_who_passes_more_of_the_verifiers_wins(
-    principles: list[tuple[str, bool]], candidate: str, baseline: str, score: float | None
-) -> None:
+def test_who_passes_more_of_the_verifiers_wins(principles, candidate, baseline, score):
     one = pair(candidate=candidate, baseline=baseline, principles=tuple(principles))
     found = said(
         Verifiers(VerifierJudge(kind="verifier"), Given([BRIEF, LOUD, KIND])), questions_of([one], order="both", seed=0)

@@ -17,7 +17,7 @@ from sami.report.plots.svg import Svg, fitted, text_width
         (-0.3, -0.1, ["-0.30", "-0.25", "-0.20", "-0.15", "-0.10"]),
     ],
 )
-def test_ticks_are_round_numbers_inside_the_range(low: float, high: float, labels: list[str]) -> None:
+def test_ticks_are_round_numbers_inside_the_range(low, high, labels):
     made = ticks(low, high)
     assert [label for _, label in made] == labels
     assert all(low - 1e-9 <= value <= high + 1e-9 for value, _ in made)
@@ -25,26 +25,26 @@ def test_ticks_are_round_numbers_inside_the_range(low: float, high: float, label
 
 
 @pytest.mark.parametrize("high", [1.5, 3, 12, 250, 4001])
-def test_ticks_of_steps_are_whole_numbers(high: float) -> None:
+def test_ticks_of_steps_are_whole_numbers(high):
     made = ticks(1, high, whole=True)
     assert 1 <= len(made) <= 6
     assert all(value == int(label) for value, label in made)
 
 
 @pytest.mark.parametrize("values", [[0.0], [5.0, 5.0], [-3.0, 4.0]])
-def test_a_span_holds_its_values_and_is_never_empty(values: list[float]) -> None:
+def test_a_span_holds_its_values_and_is_never_empty(values):
     low, high = span(values)
     assert low < min(values) <= max(values) < high
 
 
-def test_points_are_placed_in_proportion() -> None:
+def test_points_are_placed_in_proportion():
     panel = Panel(Svg(""), Box(10, 20, 110, 220), (0, 10), (-1, 1))
     assert panel.at(0, -1) == (10, 220)
     assert panel.at(10, 1) == (110, 20)
     assert panel.at(2.5, 0) == (35, 120)
 
 
-def test_long_names_are_shortened_and_wide_letters_count_more() -> None:
+def test_long_names_are_shortened_and_wide_letters_count_more():
     assert fitted("short", 100) == "short"
     shortened = fitted("a long name of a principle", 60)
     assert shortened.endswith("…")

@@ -3,30 +3,28 @@
 import html
 import re
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from sami.loop.results import Summary
 from sami.report.plots import overlaid, pictures
-from sami.report.plots.picture import Picture
 from sami.report.plots.svg import WIDTH, text_width
-from sami.report.run_files import RunFiles, read_run
+from sami.report.run_files import read_run
 from sami.wording import estimate
 from tests.support.hostile import HOSTILE
 from tests.support.report_runs import make_run
 
 
 @pytest.fixture
-def run(report_run: Path) -> RunFiles:
+def run(report_run):
     return read_run(report_run)
 
 
-def by_key(run: RunFiles) -> dict[str, Picture]:
+def by_key(run):
     return {picture.key: picture for picture in pictures(run)}
 
 
-def marks(picture: Picture, tip: str) -> list[tuple[float, float]]:
+def marks(picture, tip):
     """Places of the points whose tip starts with the given text."""
     found = re.findall(
         r'<title>([^<]*)</title>(?:<path[^>]*>)*<circle class="[^"]*" cx="([\d.]+)" cy="([\d.]+)"', picture.svg
@@ -34,7 +32,7 @@ def marks(picture: Picture, tip: str) -> list[tuple[float, float]]:
     return [(float(x), float(y)) for title, x, y in found if title.startswith(tip)]
 
 
-def test_every_picture_has_its_figures_as_tips_and_as_a_table(run: RunFiles) -> None:
+def test_every_picture_has_its_figures_as_tips_and_as_a_table(run):
     made = by_key(run)
     assert list(made) == ["bounds", "winrates", "generalizes", "principles", "lengths", "matrices", "training"]
     figure = estimate(run.policies[2].information.frozen)
@@ -46,7 +44,7 @@ def test_every_picture_has_its_figures_as_tips_and_as_a_table(run: RunFiles) -> 
         assert "<title>" in picture.svg
 
 
-def test_marks_are_as_far_apart_as_their_figures(run: RunFiles) -> None:
+def test_marks_are_as_far_apart_as_their_figures(run):
     bounds = by_key(run)["bounds"]
     values = [policy.information.frozen.value or 0.0 for policy in run.policies]
     (_, first), (_, second), (_, third) = (marks(bounds, f"{p.name}, learned")[0] for p in run.policies)
@@ -56,7 +54,7 @@ def test_marks_are_as_far_apart_as_their_figures(run: RunFiles) -> None:
     assert first > second > third  # the picture's y runs downwards
 
 
-def test_a_win_rate_lies_right_of_half_if_it_is_above(run: RunFiles) -> None:
+def test_a_win_rate_lies_right_of_half_if_it_is_above(run):
     rate = run.summary.decisive_rates("iteration-2", "base")[0]
     assert rate.raw.rate is not None
     picture = by_key(run)["winrates"]
@@ -66,7 +64,7 @@ def test_a_win_rate_lies_right_of_half_if_it_is_above(run: RunFiles) -> None:
     assert (x > float(reference[1])) == (rate.raw.rate > 50)
 
 
-def test_what_a_run_lacks_is_not_drawn(run: RunFiles) -> None:
+def test_what_a_run_lacks_is_not_drawn(run):
     empty = replace(run, summary=Summary(policies=[]), responses={}, scores={}, metrics={}, verdicts=[])
     assert pictures(empty) == []
     assert overlaid([empty, empty], ["a", "b"]) == []
@@ -74,7 +72,7 @@ def test_what_a_run_lacks_is_not_drawn(run: RunFiles) -> None:
     assert not {"winrates", "generalizes"} & set(by_key(run))
 
 
-def test_names_act_as_text_and_stay_inside_the_picture(run: RunFiles) -> None:
+def test_names_act_as_text_and_stay_inside_the_picture(run):
     for cell in run.summary.win_rates:
         cell.judge = cell.candidate = HOSTILE[2] * 9
     run.summary.comparisons[0].policy = HOSTILE[7] + "\ud800"
@@ -88,7 +86,7 @@ def test_names_act_as_text_and_stay_inside_the_picture(run: RunFiles) -> None:
         assert -1 < left < left + width < WIDTH + 1, text
 
 
-def test_runs_are_overlaid_in_colors_of_their_own(run: RunFiles, tmp_path: Path) -> None:
+def test_runs_are_overlaid_in_colors_of_their_own(run, tmp_path):
     other = read_run(make_run(tmp_path / "other", iterations=1))
     made = {picture.key: picture for picture in overlaid([run, other], ["first", "second"])}
     assert list(made) == [
