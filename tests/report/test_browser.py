@@ -2,13 +2,7 @@
 
 import json
 import shutil
-<<<<<<< HEAD
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
-=======
->>>>>>> main
 
 import pytest
 
@@ -362,20 +356,12 @@ def test_progress_is_kept_in_the_browser(page, run):
 # Hostile output.
 
 
-<<<<<<< HEAD
-def test_hostile_answers_run_nothing_and_show_as_text(browser: "Browser", tmp_path: Path) -> None:
-    def write(query: str, iteration: int, principle: str, positive: bool) -> str:
-        return HOSTILE[int(query.split()[1].strip("?")) % len(HOSTILE)] + f" {iteration}"
-
-    run = make_run(tmp_path / "run", write=write, iterations=1)
+def test_hostile_answers_run_nothing_and_show_as_text(browser, hostile_run, tmp_path):
+    run = shutil.copytree(hostile_run, tmp_path / "run")
     responses = run / "evaluation" / "responses" / "base.parquet"
     contrasts = read_contrasts(responses)
     thoughts = [[HOSTILE[n % len(HOSTILE)], ""] for n in range(len(contrasts))]
     write_contrasts(responses, (replace(c, reasoning=own) for c, own in zip(contrasts, thoughts, strict=True)))
-=======
-def test_hostile_answers_run_nothing_and_show_as_text(browser, hostile_run, tmp_path):
-    run = shutil.copytree(hostile_run, tmp_path / "run")
->>>>>>> main
     summary = json.loads((run / "summary.json").read_text())
     summary["verdict"] = HOSTILE[1] + HOSTILE[2]
     (run / "summary.json").write_text(json.dumps(summary))

@@ -131,7 +131,7 @@ def test_a_damaged_file_is_named_and_the_rest_is_read(run, name, content):
         ("evaluation/calibration/verdicts.jsonl", None),
     ],
 )
-def test_a_file_that_changed_after_it_was_recorded_is_refused(run: Path, name: str, step: str | None) -> None:
+def test_a_file_that_changed_after_it_was_recorded_is_refused(run, name, step):
     file = run / name
     if not file.exists():
         file.parent.mkdir()

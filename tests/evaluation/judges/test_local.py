@@ -1,23 +1,13 @@
 """A model in this process as a judge."""
 
-<<<<<<< HEAD
 import shutil
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
-=======
->>>>>>> main
 import pytest
 import torch
 
 from sami.errors import InputError
 from sami.evaluation.ask import questions_of
-<<<<<<< HEAD
-from sami.evaluation.judges import Given, Judgement, Question
-=======
-from sami.evaluation.judges import Question
->>>>>>> main
+from sami.evaluation.judges import Given, Question
 from sami.evaluation.judges.local import Local
 from sami.evaluation.judges.prompt import prompt
 from sami.models import loading
@@ -77,7 +67,7 @@ def test_a_local_judge_forms_the_same_batches_whatever_is_answered_already(model
     assert batches == [batch for batch in every if set(batch) & set(questions[5:7])]
 
 
-def test_a_chat_template_shows_a_local_judge_the_date_of_its_run(model_folder: Folder, tmp_path: Path) -> None:
+def test_a_chat_template_shows_a_local_judge_the_date_of_its_run(model_folder, tmp_path):
     folder = shutil.copytree(model_folder("llama", True), tmp_path / "judge")
     settings = LocalJudge(kind="local", model=Model(source=str(folder)))
     undated = Local(settings, Given(date="2024-02-29")).identity()
