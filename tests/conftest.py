@@ -19,6 +19,8 @@ from tests.support.garbage import freeze_libraries
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+    from sami.recipe import Recipe
+
 
 @pytest.fixture(scope="session", autouse=True)
 def sami_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -89,6 +91,17 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory, model_folder: Callabl
     folder = tmp_path_factory.mktemp("finished-run")
     run(load_recipe(write_recipe(folder / "recipe", model_folder("llama", True))), folder / "run")
     return folder / "run"
+
+
+@pytest.fixture
+def tiny_recipe(tmp_path: Path, model_folder: Callable[[str, bool], Path]) -> "Callable[..., Recipe]":
+    """`tiny_recipe(section__key=value)`: a recipe of two short iterations on a tiny model, see `write_recipe`."""
+    from sami.recipe import load_recipe
+    from tests.support.recipes import write_recipe
+
+    return lambda architecture="llama", chat=True, **changes: load_recipe(
+        write_recipe(tmp_path, model_folder(architecture, chat), **changes)
+    )
 
 
 @pytest.fixture

@@ -21,9 +21,9 @@ Answer = Callable[[Request], None]
 
 
 @pytest.fixture(autouse=True)
-def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+def waits(monkeypatch) -> list[float]:
     """The seconds that the client wanted to wait before its retries; it does not wait."""
-    found: list[float] = []
+    found = []
     sleep = asyncio.sleep
 
     async def record(seconds: float) -> None:
@@ -81,7 +81,7 @@ def openai_shape(name: str, code: str = "unsupported_parameter") -> dict[str, An
 
 
 EXTRA = [{"type": "extra_forbidden", "loc": ["body", "seed"], "msg": "Extra inputs are not permitted"}]
-SHAPES: dict[str, tuple[Any, str]] = {
+SHAPES = {
     "OpenAI": (openai_shape("seed"), "'seed' is not supported; use 'max_completion_tokens' (HTTP 400)"),
     "Mistral": ({"object": "error", "message": {"detail": EXTRA}}, "seed: Extra inputs are not permitted (HTTP 422)"),
     "FastAPI": ({"detail": EXTRA}, "seed: Extra inputs are not permitted (HTTP 422)"),
@@ -94,9 +94,7 @@ SHAPES: dict[str, tuple[Any, str]] = {
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_a_refused_parameter_is_adapted_once_announced_and_remembered(
-    shape: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_refused_parameter_is_adapted_once_announced_and_remembered(shape, capsys):
     body, words = SHAPES[shape]
     with serving(refusing(seed=body)) as server:
         chat = Chat(settings(server.url), "the judge x")
@@ -108,7 +106,7 @@ def test_a_refused_parameter_is_adapted_once_announced_and_remembered(
     assert said == f"The judge x: the server refuses seed ({words}); leaving it out from now on."
 
 
-def test_each_parameter_is_adapted_in_its_own_way() -> None:
+def test_each_parameter_is_adapted_in_its_own_way():
     refused = {name: openai_shape(name) for name in ("max_tokens", "temperature", "logprobs")}
     with serving(refusing(**refused)) as server:
         chat = Chat(settings(server.url), "the judge x")
@@ -123,7 +121,7 @@ def test_each_parameter_is_adapted_in_its_own_way() -> None:
     assert server.requests[-1].body["max_completion_tokens"] == 9
 
 
-def test_the_limit_of_an_answer_is_never_dropped() -> None:
+def test_the_limit_of_an_answer_is_never_dropped():
     """A budget counts on it."""
     both = {name: openai_shape(name) for name in ("max_tokens", "max_completion_tokens")}
     with serving(refusing(**both)) as server:
@@ -139,14 +137,14 @@ def test_the_limit_of_an_answer_is_never_dropped() -> None:
         "invalid request",
     ],
 )
-def test_a_refusal_of_something_else_adapts_nothing(message: str) -> None:
+def test_a_refusal_of_something_else_adapts_nothing(message):
     with serving(lambda request: request.fail(400, message)) as server:
         assert message.rstrip(".") in reason(server.url)
     assert len(server.requests) == 1
 
 
-def test_what_the_server_accepted_once_is_not_adapted_later() -> None:
-    def answer(request: Request) -> None:
+def test_what_the_server_accepted_once_is_not_adapted_later():
+    def answer(request):
         request.fail(400, "'seed' is not supported") if request.number else request.say("Fine.")
 
     with serving(answer) as server:
@@ -177,8 +175,8 @@ def parts(*texts: str) -> list[dict[str, Any]]:
         ({"content": ""}, "content_filter", ("", "the server's content filter stopped the answer")),
     ],
 )
-def test_text_parts_and_refusals_are_read(message: dict[str, Any], finish: str, expected: tuple[str, Any]) -> None:
-    def answer(request: Request) -> None:
+def test_text_parts_and_refusals_are_read(message, finish, expected):
+    def answer(request):
         body = completion("", finish=finish)
         body["choices"][0]["message"] = {"role": "assistant", **message}
         request.send(200, body)
@@ -192,7 +190,7 @@ def test_text_parts_and_refusals_are_read(message: dict[str, Any], finish: str, 
 # Failures.
 
 
-def test_a_timeout_and_a_body_that_is_not_json_are_explained() -> None:
+def test_a_timeout_and_a_body_that_is_not_json_are_explained():
     with serving(lambda request: request.stall(2.0)) as server:
         assert reason(server.url, timeout=0.2) in ("no answer within 0.2 seconds", "Request timed out.")
     with serving(lambda request: request.send(400, b"<html>\n  no such page </html>")) as server:
@@ -200,8 +198,8 @@ def test_a_timeout_and_a_body_that_is_not_json_are_explained() -> None:
 
 
 @pytest.mark.parametrize("form", ["seconds", "date"])
-def test_retry_after_is_honored(form: str, waits: list[float]) -> None:
-    def answer(request: Request) -> None:
+def test_retry_after_is_honored(form, waits):
+    def answer(request):
         later = format_datetime(datetime.now(UTC) + timedelta(seconds=90), usegmt=True)
         if request.number == 0:
             request.fail(429, Retry_After="90" if form == "seconds" else later)
@@ -214,7 +212,7 @@ def test_retry_after_is_honored(form: str, waits: list[float]) -> None:
     assert waits == [pytest.approx(90, abs=30)]
 
 
-def test_waits_double_up_to_a_limit_without_retry_after(waits: list[float]) -> None:
+def test_waits_double_up_to_a_limit_without_retry_after(waits):
     with serving(lambda request: request.fail(503)) as server:
         reason_of = Chat(settings(server.url, retries=8), "the judge x")
         ask(reason_of, "?")
@@ -222,7 +220,7 @@ def test_waits_double_up_to_a_limit_without_retry_after(waits: list[float]) -> N
     assert all(low <= wait <= low + 0.5 for low, wait in zip(least, waits, strict=True))
 
 
-def test_a_server_that_wants_to_be_left_alone_for_an_hour_is_not_waited_for(waits: list[float]) -> None:
+def test_a_server_that_wants_to_be_left_alone_for_an_hour_is_not_waited_for(waits):
     with serving(lambda request: request.fail(429, "later", Retry_After="3600")) as server:
         [error] = ask(Chat(settings(server.url), "the judge x"), "?")
     assert isinstance(error, UNANSWERED)
@@ -233,10 +231,10 @@ def test_a_server_that_wants_to_be_left_alone_for_an_hour_is_not_waited_for(wait
 
 
 @pytest.mark.parametrize("where", ["models", "answer"])
-def test_a_redirect_to_another_host_is_not_followed(where: str) -> None:
+def test_a_redirect_to_another_host_is_not_followed(where):
     with serving(lambda request: request.say("Fine.")) as other:
 
-        def redirect(request: Request) -> None:
+        def redirect(request):
             request.send(307, b"", Location=f"{other.url}/chat/completions")
 
         with serving(redirect) as server:
@@ -248,8 +246,8 @@ def test_a_redirect_to_another_host_is_not_followed(where: str) -> None:
     assert other.requests == []
 
 
-def test_a_redirect_on_the_same_host_is_followed() -> None:
-    def answer(request: Request) -> None:
+def test_a_redirect_on_the_same_host_is_followed():
+    def answer(request):
         if request.number == 0:
             request.send(307, b"", Location="/v1/elsewhere")
         else:
@@ -260,7 +258,7 @@ def test_a_redirect_on_the_same_host_is_followed() -> None:
     assert found.choices[0].message.content == "Fine."
 
 
-def test_an_address_without_a_server() -> None:
+def test_an_address_without_a_server():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
@@ -268,7 +266,7 @@ def test_an_address_without_a_server() -> None:
         ask(Chat(settings(url), "the judge x"), "?")
 
 
-def test_the_public_server_needs_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_public_server_needs_a_key(monkeypatch):
     monkeypatch.delenv("CHAT_KEY")
     with pytest.raises(InputError, match="CHAT_KEY, which is not set"):
         Chat(settings("https://api.openai.com/v1"), "the judge x")

@@ -6,31 +6,28 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
-from filelock import FileLock
 
-from tests.support.command_line import Sami, process, refused
-from tests.support.recipes import PRINCIPLES, timeless, write_recipe
+from tests.support.command_line import process, refused
+from tests.support.recipes import timeless, write_recipe
 
-Folder = Callable[[str, bool], Path]
 COMMANDS = ("run", "plan", "generate", "train", "evaluate", "judge", "winrate", "probe", "write-principles")
 COMMANDS += ("import-principles", "try", "inspect", "push", "report")
 
 
 @pytest.fixture
-def recipe(tmp_path: Path, model_folder: Folder) -> Path:
+def recipe(tmp_path, model_folder) -> Path:
     return write_recipe(tmp_path / "recipe", model_folder("llama", True))
 
 
 # Help.
 
 
-def test_help_has_an_example_for_each_command_and_imports_neither_torch_nor_transformers() -> None:
+def test_help_has_an_example_for_each_command_and_imports_neither_torch_nor_transformers():
     code = (
         "import sys; from sami.cli import main\n"
         "for arguments in (['--help'], *([command, '--help'] for command in sys.argv[1:])):\n"
@@ -47,7 +44,7 @@ def test_help_has_an_example_for_each_command_and_imports_neither_torch_nor_tran
         assert f"Example: sami {command} " in page
 
 
-def test_a_wrong_recipe_is_refused_without_torch(recipe: Path) -> None:
+def test_a_wrong_recipe_is_refused_without_torch(recipe):
     code = "import sys; from sami.cli import main\ntry: main()\nfinally: assert 'torch' not in sys.modules"
     done = subprocess.run(
         [sys.executable, "-c", code, "run", str(recipe), "training.rate=1"],
@@ -67,86 +64,39 @@ def test_a_wrong_recipe_is_refused_without_torch(recipe: Path) -> None:
     ("override", "words"),
     [
         ("training.step=3", ["training.step", "'steps'"]),
-        ("sampling.constitutions=3", ["opposite", "exactly 2"]),
         ("queries.train=900", ["900 training", "12"]),
         ("queries.field=question", ["'question'", "'query'"]),
         ("queries.path=nowhere.jsonl", ["nowhere.jsonl"]),
         ("principles=nowhere.yaml", ["nowhere.yaml", "principles"]),
-        ("prompt.style=telepathy", ["prompt.style"]),
         ("sampling.principles_per_constitution=4", ["principles_per_constitution is 4", "3 principles"]),
         ("model.source=/nowhere/model", ["/nowhere/model", "config.json"]),
     ],
 )
-def test_an_impossible_setting_is_refused(
-    sami: Sami, recipe: Path, tmp_path: Path, override: str, words: list[str]
-) -> None:
+def test_an_impossible_setting_is_refused(sami, recipe, tmp_path, override, words):
     output = tmp_path / "out"
     refused(sami("run", recipe, override, "--output", output), *words)
     assert not output.exists()
 
 
-def test_too_many_constitutions_for_the_principles_are_refused(sami: Sami, recipe: Path, tmp_path: Path) -> None:
-    changes = ["sampling.scheme=independent", "sampling.constitutions=7"]
-    refused(sami("run", recipe, *changes, "--output", tmp_path / "out"), "7 constitutions", "6 distinct")
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_missing_recipe_is_refused_with_those_there_are(sami: Sami) -> None:
-    refused(sami("run", "nowhere.yaml"), "nowhere.yaml", "quickstart")
-
-
 @pytest.mark.parametrize("key", ["", "queries.path=", "principles=", "model.source="])
-def test_a_name_that_no_file_can_have_is_refused(sami: Sami, recipe: Path, key: str) -> None:
+def test_a_name_that_no_file_can_have_is_refused(sami, recipe, key):
     name = key + "a" * 300
-    refused(sami("plan", recipe, name) if key else sami("plan", name), "name too long", "Correct it.")
+    refused(sami("plan", recipe, name) if key else sami("plan", name), "name too long", "aaaa", "Correct it.")
 
 
-def test_a_truncated_line_of_queries_is_refused_with_its_number(sami: Sami, recipe: Path, tmp_path: Path) -> None:
-    queries = recipe.parent / "queries.jsonl"
-    lines = queries.read_text().splitlines()
-    lines[6] = lines[6][:15]
-    queries.write_text("\n".join(lines))
-    refused(sami("run", recipe, "--output", tmp_path / "out"), "Line 7 of", "queries.jsonl")
-
-
-def test_a_principle_without_antithesis_is_refused_by_name(sami: Sami, recipe: Path, tmp_path: Path) -> None:
-    entries: list[dict[str, Any]] = [dict(entry) for entry in PRINCIPLES]
-    del entries[1]["antithesis"]
-    (recipe.parent / "principles.yaml").write_text(yaml.safe_dump({"principles": entries}))
-    refused(sami("run", recipe, "--output", tmp_path / "out"), "loud", "antithesis")
-
-
-def test_a_prompt_longer_than_the_context_is_refused_before_anything_is_written(
-    sami: Sami, recipe: Path, tmp_path: Path
-) -> None:
+def test_a_prompt_longer_than_the_context_is_refused_before_anything_is_written(sami, recipe, tmp_path):
     with (recipe.parent / "queries.jsonl").open("w") as file:
         file.writelines(json.dumps({"query": f"{n} " + "Why? " * 400}) + "\n" for n in range(12))
     refused(sami("run", recipe, "--output", tmp_path / "out"), "tokens", "is 1024 tokens", "queries.max_chars")
     assert not (tmp_path / "out").exists()
 
 
-def test_a_model_folder_without_weights_is_refused(
-    sami: Sami, recipe: Path, tmp_path: Path, model_folder: Folder
-) -> None:
-    shutil.copytree(model_folder("llama", True), tmp_path / "model")
-    (tmp_path / "model" / "model.safetensors").unlink()
-    refused(sami("run", recipe, f"model.source={tmp_path / 'model'}", "--output", tmp_path / "out"), "safetensors")
-
-
-def test_the_chat_style_is_refused_without_a_template(
-    sami: Sami, recipe: Path, tmp_path: Path, model_folder: Folder
-) -> None:
-    changes = [f"model.source={model_folder('llama', False)}", "prompt.style=chat"]
-    refused(sami("run", recipe, *changes, "--output", tmp_path / "out"), "chat template", "prompt.style=plain")
-    assert not (tmp_path / "out").exists()
-
-
-def test_filters_that_leave_too_little_are_refused_with_counts(sami: Sami, recipe: Path, tmp_path: Path) -> None:
+def test_filters_that_leave_too_little_are_refused_with_counts(sami, recipe, tmp_path):
     arguments = ["run", recipe, "filters.unfinished=true", "--output", tmp_path / "out"]
     refused(sami(*arguments), "unfinished 9", "of 9 contrasts", "generation.max_new_tokens")
 
 
-def test_a_usage_error_has_exit_code_2(sami: Sami) -> None:
+def test_a_usage_error_has_exit_code_2(sami):
     code, out, err = sami("generate", "quickstart", "--iteration", "0")
     assert (code, out) == (2, "")
     assert "iteration" in err
@@ -155,20 +105,8 @@ def test_a_usage_error_has_exit_code_2(sami: Sami) -> None:
 # The output folder.
 
 
-def test_an_output_with_other_files_is_refused(sami: Sami, recipe: Path, tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").write_text("mine")
-    refused(sami("run", recipe, "--output", tmp_path), "notes.txt", "--output")
-    assert (tmp_path / "notes.txt").read_text() == "mine"
-
-
-def test_a_run_that_another_process_writes_is_refused(sami: Sami, recipe: Path, tmp_path: Path) -> None:
-    (tmp_path / "out").mkdir()
-    with FileLock(tmp_path / "out" / ".lock"):
-        refused(sami("run", recipe, "--output", tmp_path / "out"), "Another process")
-
-
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
+def small_disk(tmp_path) -> Iterator[Path]:
     """A disk that holds responses and contrasts, and no model."""
     place = tmp_path / "disk"
     place.mkdir()
@@ -180,7 +118,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.skipif(shutil.which("mount") is None or os.geteuid() != 0, reason="a small tmpfs needs root")
-def test_a_full_disk_is_an_error_after_which_the_run_continues(sami: Sami, recipe: Path, small_disk: Path) -> None:
+def test_a_full_disk_is_an_error_after_which_the_run_continues(sami, recipe, small_disk):
     arguments = ["run", recipe, "training.iterations=1", "training.steps=1", "--output", small_disk / "out", "--json"]
     code, out, err = sami(*arguments)
     assert (code, out) == (2, "")
@@ -200,7 +138,7 @@ def test_a_full_disk_is_an_error_after_which_the_run_continues(sami: Sami, recip
 
 
 @pytest.fixture(scope="module")
-def complete(tmp_path_factory: pytest.TempPathFactory, model_folder: Folder) -> tuple[Path, Path, dict[str, Any]]:
+def complete(tmp_path_factory, model_folder) -> tuple[Path, Path, dict[str, Any]]:
     """Recipe, folder and summary of a run by the installed command, with `--json`."""
     place = tmp_path_factory.mktemp("cli")
     recipe = write_recipe(place, model_folder("llama", True))
@@ -211,15 +149,13 @@ def complete(tmp_path_factory: pytest.TempPathFactory, model_folder: Folder) -> 
     return recipe, place / "run", json.loads(done.stdout)
 
 
-def test_run_prints_the_summary_as_json(complete: tuple[Path, Path, dict[str, Any]]) -> None:
+def test_run_prints_the_summary_as_json(complete):
     _, folder, printed = complete
     assert printed == json.loads((folder / "summary.json").read_text())
     assert [p["name"] for p in printed["policies"]] == ["base", "iteration-1", "iteration-2"]
 
 
-def test_run_again_prints_the_table_and_the_verdict(
-    sami: Sami, complete: tuple[Path, Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_run_again_prints_the_table_and_the_verdict(sami, complete, monkeypatch):
     recipe, folder, summary = complete
     monkeypatch.setenv("COLUMNS", "200")
     code, out, _ = sami("run", recipe, "--output", folder)
@@ -240,7 +176,7 @@ def test_run_again_prints_the_table_and_the_verdict(
     assert summary["verdict"] in html.unescape(page)
 
 
-def test_an_output_of_a_different_recipe_is_refused(sami: Sami, complete: tuple[Path, Path, dict[str, Any]]) -> None:
+def test_an_output_of_a_different_recipe_is_refused(sami, complete):
     recipe, folder, _ = complete
     before = (folder / "recipe.yaml").read_text()
     for command in ("run", "generate", "train", "evaluate"):
@@ -252,9 +188,7 @@ def test_an_output_of_a_different_recipe_is_refused(sami: Sami, complete: tuple[
     assert (folder / "recipe.yaml").read_text() == before
 
 
-def test_the_steps_in_sequence_give_the_summary_of_run(
-    sami: Sami, complete: tuple[Path, Path, dict[str, Any]], tmp_path: Path
-) -> None:
+def test_the_steps_in_sequence_give_the_summary_of_run(sami, complete, tmp_path):
     recipe, _, summary = complete
     output = ["--output", tmp_path / "out"]
     for iteration in (1, 2):
@@ -267,14 +201,7 @@ def test_the_steps_in_sequence_give_the_summary_of_run(
     assert timeless(json.loads(out)) == timeless(summary)
 
 
-def test_a_step_before_the_one_it_needs_is_refused(sami: Sami, recipe: Path, tmp_path: Path) -> None:
-    refused(sami("train", recipe, "--output", tmp_path / "out"), "generate-1", "`sami generate`")
-    refused(sami("generate", recipe, "--iteration", "2", "--output", tmp_path / "out"), "train-1", "`sami train`")
-
-
-def test_the_default_output_is_named_after_the_recipe(
-    sami: Sami, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_default_output_is_named_after_the_recipe(sami, recipe, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code, out, _ = sami("generate", recipe)
     assert (code, out.strip()) == (0, "runs/tiny/iteration-1/contrasts.parquet")

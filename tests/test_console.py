@@ -15,7 +15,7 @@ HOSTILE = "[/red] [bold]x[/bold] :smile: \x1b[2J \u202egnp.exe"
 SHOWN = r"[/red] [bold]x[/bold] :smile: \x1b[2J \u202egnp.exe"
 
 
-def test_data_is_printed_as_it_is_in_text_and_in_tables(capsys: pytest.CaptureFixture[str]) -> None:
+def test_data_is_printed_as_it_is_in_text_and_in_tables(capsys):
     table = Table(title=HOSTILE)
     table.add_column(HOSTILE)
     table.add_row(HOSTILE)
@@ -28,25 +28,25 @@ def test_data_is_printed_as_it_is_in_text_and_in_tables(capsys: pytest.CaptureFi
     assert "\x1b" not in printed.out + printed.err
 
 
-def test_a_progress_bar_shows_its_label_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_progress_bar_shows_its_label_as_it_is(monkeypatch):
     monkeypatch.setenv("TERM", "xterm")
     terminal = PlainConsole(file=io.StringIO(), force_terminal=True, width=120)
     monkeypatch.setattr("sami.console.console", terminal)
     with bar("judging by [/red]\x1b[2J", 2, "pairs") as update:
         update(1)
-    shown = terminal.file.getvalue()  # type: ignore[attr-defined]
+    shown = terminal.file.getvalue()
     assert r"judging by [/red]\x1b[2J" in shown
     assert "\x1b[2J" not in shown
 
 
-def test_newlines_and_joined_emoji_stay_visible_text() -> None:
+def test_newlines_and_joined_emoji_stay_visible_text():
     assert visible("a\nb\tc 👩\u200d🔬 \u2028") == "a\nb    c 👩\u200d🔬 \\u2028"
 
 
 @pytest.mark.parametrize(
     ("encoding", "name"), [("ascii", 'Zoe 5 x 3 - "so"... \\u4e2d'), ("latin-1", 'Zoë 5 × 3 - "so"... \\u4e2d')]
 )
-def test_a_terminal_without_utf_8_gets_readable_text_and_exact_json(encoding: str, name: str) -> None:
+def test_a_terminal_without_utf_8_gets_readable_text_and_exact_json(encoding, name):
     code = """if True:
         from rich.table import Table
         from sami.console import make_output_readable, say, show, show_json

@@ -1,7 +1,6 @@
 """Strict reading of JSON and YAML, and writing under temporary names."""
 
 import os
-from pathlib import Path
 
 import pytest
 
@@ -31,7 +30,7 @@ CHAIN = "a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}]\n" for n in range(1,
         ('{"a": 1', "is not valid JSON"),
     ],
 )
-def test_json_that_readers_would_choke_on_or_read_differently_is_refused(text: str | bytes, words: str) -> None:
+def test_json_that_readers_would_choke_on_or_read_differently_is_refused(text, words):
     with pytest.raises(InputError, match=words) as caught:
         parse_json(text, "Line 7 of q.jsonl")
     message = str(caught.value)
@@ -50,7 +49,7 @@ def test_json_that_readers_would_choke_on_or_read_differently_is_refused(text: s
         (str(2**64), 2**64),
     ],
 )
-def test_ordinary_json_is_read(text: str | bytes, value: object) -> None:
+def test_ordinary_json_is_read(text, value):
     assert parse_json(text, "It") == value
 
 
@@ -79,7 +78,7 @@ def test_ordinary_json_is_read(text: str | bytes, value: object) -> None:
         ("*" + "x" * 5000, "is not valid YAML"),
     ],
 )
-def test_yaml_that_readers_would_choke_on_or_read_differently_is_refused(text: str, words: str) -> None:
+def test_yaml_that_readers_would_choke_on_or_read_differently_is_refused(text, words):
     with pytest.raises(InputError, match=words) as caught:
         parse_yaml(text, "The recipe r.yaml")
     assert str(caught.value).startswith("The recipe r.yaml ")
@@ -96,11 +95,11 @@ def test_yaml_that_readers_would_choke_on_or_read_differently_is_refused(text: s
         ("\ufeffa: 1", {"a": 1}),
     ],
 )
-def test_ordinary_yaml_is_read(text: str, value: object) -> None:
+def test_ordinary_yaml_is_read(text, value):
     assert parse_yaml(text, "It") == value
 
 
-def test_only_an_ordinary_text_file_is_read(tmp_path: Path) -> None:
+def test_only_an_ordinary_text_file_is_read(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "latin").write_bytes("é".encode("latin-1"))
     for name, words in (("pipe", "not an ordinary file"), ("latin", "not valid UTF-8"), ("none", "cannot be read")):
@@ -108,7 +107,7 @@ def test_only_an_ordinary_text_file_is_read(tmp_path: Path) -> None:
             read_yaml(tmp_path / name, "The recipe")
 
 
-def test_a_value_that_a_comment_may_have_cut_is_found() -> None:
+def test_a_value_that_a_comment_may_have_cut_is_found():
     text = """
 principles:
 - definition: Rank by # of votes
@@ -122,7 +121,7 @@ principles:
     ]
 
 
-def test_a_message_quotes_the_beginning_and_the_end_of_a_long_value() -> None:
+def test_a_message_quotes_the_beginning_and_the_end_of_a_long_value():
     assert quoted("fast") == "'fast'"
     assert quoted("a\x1b[2J\u202e") == r"'a\x1b[2J\u202e'"
     for value in ("x" * 10**6, ["x" * 1000] * 1000, {"k" * 1000: {"l": ["x" * 1000] * 9}}, 10**5000, -(10**5000)):
@@ -130,7 +129,7 @@ def test_a_message_quotes_the_beginning_and_the_end_of_a_long_value() -> None:
     assert len(one_line("word " * 1000)) < 700
 
 
-def test_a_device_is_never_replaced_by_a_file(tmp_path: Path) -> None:
+def test_a_device_is_never_replaced_by_a_file(tmp_path):
     device = tmp_path / "pipe"
     os.mkfifo(device)
     with pytest.raises(InputError, match="is a device"), replacing(device) as temporary:

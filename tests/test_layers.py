@@ -16,7 +16,7 @@ MODULES = [path for path in SOURCE.rglob("*.py") if path.name != "vllm_worker.py
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(SOURCE)))
-def test_a_module_imports_only_from_its_left(path) -> None:
+def test_a_module_imports_only_from_its_left(path):
     own = ORDER.index(path.relative_to(SOURCE).parts[0].removesuffix(".py"))
     imports = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.ImportFrom) and n.module]
     ours = [node for node in imports if node.module.split(".")[0] == "sami"]

@@ -38,7 +38,7 @@ def random_matrices(c: int, scale: float = 3.0, contrasts: int = 5) -> Tensor:
     [(TWO, TWO_COLUMNS, TWO_ROWS), (THREE, THREE_COLUMNS, THREE_ROWS), (TWO.mT, TWO_ROWS, TWO_COLUMNS)],
     ids=["2x2", "3x3", "transposed"],
 )
-def test_losses_and_bounds_of_each_direction_are_those_by_hand(matrix: Tensor, columns: float, rows: float) -> None:
+def test_losses_and_bounds_of_each_direction_are_those_by_hand(matrix, columns, rows):
     assert sami_loss(matrix, "columns").item() == pytest.approx(columns, abs=1e-6)
     assert sami_loss(matrix, "rows").item() == pytest.approx(rows, abs=1e-6)
     assert sami_loss(matrix).item() == pytest.approx((columns + rows) / 2, abs=1e-6)
@@ -47,7 +47,7 @@ def test_losses_and_bounds_of_each_direction_are_those_by_hand(matrix: Tensor, c
     assert row_figure(matrix).tolist() == pytest.approx([math.log(matrix.shape[1]) - rows], abs=1e-6)
 
 
-def test_the_loss_is_the_mean_over_contrasts_and_the_bound_is_not_reduced() -> None:
+def test_the_loss_is_the_mean_over_contrasts_and_the_bound_is_not_reduced():
     batch = torch.cat([TWO, TWO.mT, torch.zeros(1, 2, 2)])
     expected = [TWO_COLUMNS, TWO_ROWS, math.log(2)]
     assert contrast_losses(batch, "columns").tolist() == pytest.approx(expected, abs=1e-6)
@@ -56,7 +56,7 @@ def test_the_loss_is_the_mean_over_contrasts_and_the_bound_is_not_reduced() -> N
 
 
 @pytest.mark.parametrize("c", [2, 3, 16])
-def test_the_bound_is_0_for_a_uniform_matrix_and_log_c_for_a_perfect_one(c: int) -> None:
+def test_the_bound_is_0_for_a_uniform_matrix_and_log_c_for_a_perfect_one(c):
     uniform, perfect = torch.full((1, c, c), -1.7), 50.0 * torch.eye(c)[None] - 60.0
     assert information_bound(uniform).item() == pytest.approx(0.0, abs=1e-6)
     assert information_bound(perfect).item() == pytest.approx(math.log(c), abs=1e-6)
@@ -67,7 +67,7 @@ def test_the_bound_is_0_for_a_uniform_matrix_and_log_c_for_a_perfect_one(c: int)
 
 @pytest.mark.parametrize("scale", [1.0, 1e2, 1e4])
 @pytest.mark.parametrize("c", [2, 3, 16])
-def test_the_bound_never_exceeds_log_c(c: int, scale: float) -> None:
+def test_the_bound_never_exceeds_log_c(c, scale):
     matrix = random_matrices(c, scale, contrasts=2000)
     matrix[1000:] += 10 * scale * torch.eye(c)  # half of them close to perfect
     assert matrix.dtype == torch.float32
@@ -76,7 +76,7 @@ def test_the_bound_never_exceeds_log_c(c: int, scale: float) -> None:
     assert contrast_losses(matrix, "rows").min() >= 0
 
 
-def test_a_matrix_that_prefers_the_wrong_constitution_has_a_negative_bound() -> None:
+def test_a_matrix_that_prefers_the_wrong_constitution_has_a_negative_bound():
     swapped = torch.tensor([[[1.0, 3.0], [3.0, 1.0]]]).log()  # 1 of 4 in both columns
     assert information_bound(swapped).item() == pytest.approx(math.log(2) - math.log(4), abs=1e-6)
 
@@ -94,14 +94,14 @@ def test_a_direction_ignores_constants_of_its_own_and_not_of_the_other(direction
     assert torch.equal(accuracy(shifted), accuracy(matrix))
 
 
-def test_the_order_of_constitutions_does_not_matter() -> None:
+def test_the_order_of_constitutions_does_not_matter():
     matrix, order = random_matrices(4), torch.tensor([2, 0, 3, 1])
     permuted = matrix[:, order][:, :, order]
     for direction in ("columns", "rows", "both"):
         torch.testing.assert_close(contrast_losses(permuted, direction), contrast_losses(matrix, direction))
 
 
-def test_an_estimator_applies_to_every_direction(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_estimator_applies_to_every_direction(monkeypatch):
     monkeypatch.setitem(ESTIMATORS, "largest", lambda logprobs, over: logprobs.amax(over).mean(1))
     matrix = torch.tensor([[[3.0, 1.0], [5.0, 2.0]]])  # columns 5 and 2, rows 3 and 5
     losses = [sami_loss(matrix, way, estimator="largest").item() for way in ("columns", "rows", "both")]
@@ -122,9 +122,7 @@ def test_an_estimator_applies_to_every_direction(monkeypatch: pytest.MonkeyPatch
     ],
     ids=["3x3", "2x2", "ties", "all tie"],
 )
-def test_accuracies_count_what_the_diagonal_wins_and_share_ties(
-    matrix: list[list[float]], columns: float, rows: float
-) -> None:
+def test_accuracies_count_what_the_diagonal_wins_and_share_ties(matrix, columns, rows):
     logprobs = torch.tensor([matrix])
     assert column_accuracy(logprobs).tolist() == pytest.approx([columns])
     assert row_accuracy(logprobs).tolist() == pytest.approx([rows])
@@ -137,27 +135,27 @@ def test_shapes_that_are_not_a_log_prob_matrix_are_refused(figure, shape):
         figure(torch.zeros(shape))
 
 
-def test_unknown_settings_are_refused() -> None:
+def test_unknown_settings_are_refused():
     with pytest.raises(InputError, match=r"'diagonal'.*both, columns or rows"):
-        sami_loss(TWO, "diagonal")  # type: ignore[arg-type]
+        sami_loss(TWO, "diagonal")
     with pytest.raises(InputError, match=r"'nwj', which does not exist.*infonce"):
         sami_loss(TWO, estimator="nwj")
 
 
 @pytest.mark.parametrize("c", [2, 4])
-def test_gradients_flow_through_every_cell(c: int) -> None:
+def test_gradients_flow_through_every_cell(c):
     """The gradient of one cross-entropy is softmax minus one-hot, divided by C for the mean."""
     matrix = random_matrices(c, scale=1.0, contrasts=1).double().requires_grad_()
     one_hot = torch.eye(c)[None]
     expected = {name: (matrix.softmax(dim) - one_hot).detach() / c for name, dim in (("columns", 1), ("rows", 2))}
     expected["both"] = (expected["columns"] + expected["rows"]) / 2
     for direction, by_hand in expected.items():
-        (gradient,) = torch.autograd.grad(sami_loss(matrix, direction), matrix)  # type: ignore[arg-type]
+        (gradient,) = torch.autograd.grad(sami_loss(matrix, direction), matrix)
         torch.testing.assert_close(gradient, by_hand)
         assert (gradient != 0).all()
 
 
-def test_gradients_stay_finite_for_extreme_matrices() -> None:
+def test_gradients_stay_finite_for_extreme_matrices():
     matrix = torch.tensor([[[0.0, -1e4], [-1e4, 0.0]], [[-1e4, 0.0], [0.0, -1e4]]], requires_grad=True)
     sami_loss(matrix).backward()
     assert matrix.grad is not None

@@ -5,31 +5,34 @@ import multiprocessing
 import os
 import shutil
 import signal
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from sami.contrasts import read_contrasts
 from sami.errors import InputError
+from sami.loop import train
+from sami.models import devices, loading
+from sami.pipeline import Pipeline, _announce, run, start
+from sami.prompts import PromptBuilder
 from sami.recipe import Recipe, load_recipe
-from tests.support.recipes import TOPICS, Folder, timeless, write_recipe
+from tests.support.garbage import freeze_libraries
+from tests.support.recipes import TOPICS, timeless, write_recipe
+from tests.support.tiny import tiny_model
 
 
 @pytest.fixture(scope="module")
-def recipe(tmp_path_factory: pytest.TempPathFactory, model_folder: Folder) -> Recipe:
-    return load_recipe(write_recipe(tmp_path_factory.mktemp("recipe"), model_folder("llama", True)))
+def recipe(finished_run) -> Recipe:
+    return load_recipe(finished_run.parent / "recipe" / "tiny.yaml")
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory, recipe: Recipe) -> tuple[Path, dict[str, Any]]:
-    """A finished run of two iterations. Tests read it only."""
-    from sami.pipeline import run
-
-    folder = tmp_path_factory.mktemp("finished") / "run"
-    return folder, run(recipe, folder)
+def finished(finished_run) -> tuple[Path, dict[str, Any]]:
+    """A finished run of two iterations and its summary. Tests read it only."""
+    return finished_run, json.loads((finished_run / "summary.json").read_text())
 
 
 def times_of(folder: Path) -> dict[str, int]:
@@ -39,9 +42,8 @@ def times_of(folder: Path) -> dict[str, int]:
 # What a run leaves.
 
 
-def test_the_summary_holds_what_the_documentation_says(finished: tuple[Path, dict[str, Any]]) -> None:
-    folder, summary = finished
-    assert summary == json.loads((folder / "summary.json").read_text())
+def test_the_summary_holds_what_the_documentation_says(finished):
+    summary = finished[1]
     assert {"policies", "win_rates", "timings", "versions", "comparisons"} <= summary.keys()
     assert [(p["name"], p["iteration"]) for p in summary["policies"]] == [
         ("base", 0),
@@ -80,7 +82,7 @@ def test_the_summary_holds_what_the_documentation_says(finished: tuple[Path, dic
     }
 
 
-def test_base_scores_itself_alike_and_forgets_nothing(finished: tuple[Path, dict[str, Any]]) -> None:
+def test_base_scores_itself_alike_and_forgets_nothing(finished):
     base, first = finished[1]["policies"][:2]
     assert base["health"]["forgetting"] == 0.0
     assert first["health"]["forgetting"] > 1e-3
@@ -91,7 +93,7 @@ def test_base_scores_itself_alike_and_forgets_nothing(finished: tuple[Path, dict
     assert scores["policy"] == scores["base"]
 
 
-def test_metrics_hold_a_line_for_each_step(finished: tuple[Path, dict[str, Any]]) -> None:
+def test_metrics_hold_a_line_for_each_step(finished):
     for iteration, steps in ((1, 2), (2, 3)):
         file = finished[0] / f"iteration-{iteration}" / "metrics.jsonl"
         lines = [json.loads(line) for line in file.read_text().splitlines()]
@@ -105,7 +107,7 @@ def test_metrics_hold_a_line_for_each_step(finished: tuple[Path, dict[str, Any]]
     assert last["information"]["bound"] > base["information"]["bound"] + 0.05
 
 
-def test_a_run_leaves_nothing_but_what_is_documented(finished: tuple[Path, dict[str, Any]]) -> None:
+def test_a_run_leaves_nothing_but_what_is_documented(finished):
     folder = finished[0]
     assert {p.name for p in folder.iterdir() if not p.name.startswith(".")} == {
         "recipe.yaml",
@@ -119,12 +121,7 @@ def test_a_run_leaves_nothing_but_what_is_documented(finished: tuple[Path, dict[
     assert not [p for p in folder.rglob("*") if p.name.endswith(".tmp")]
 
 
-def test_the_saved_model_is_the_policy_in_the_recipes_dtype(finished: tuple[Path, dict[str, Any]]) -> None:
-    import torch
-    from safetensors.torch import load_file
-
-    from tests.support.tiny import tiny_model
-
+def test_the_saved_model_is_the_policy_in_the_recipes_dtype(finished):
     base = tiny_model("llama").state_dict()
     first, second = (load_file(finished[0] / f"iteration-{n}" / "model" / "model.safetensors") for n in (1, 2))
     assert {tensor.dtype for tensor in second.values()} == {torch.float32}
@@ -137,11 +134,7 @@ def test_the_saved_model_is_the_policy_in_the_recipes_dtype(finished: tuple[Path
 # What is generated for.
 
 
-def test_evaluation_queries_never_occur_in_training_and_iterations_share_none(
-    finished: tuple[Path, dict[str, Any]],
-) -> None:
-    from sami.contrasts import read_contrasts
-
+def test_evaluation_queries_never_occur_in_training_and_iterations_share_none(finished):
     folder = finished[0]
     first, second = ({c.query for c in read_contrasts(folder / f"iteration-{n}" / "contrasts.parquet")} for n in (1, 2))
     held_out = {c.query for c in read_contrasts(folder / "evaluation" / "responses" / "base.parquet")}
@@ -150,12 +143,10 @@ def test_evaluation_queries_never_occur_in_training_and_iterations_share_none(
     assert not held_out & (first | second)
 
 
-def test_held_out_principles_are_evaluated_and_never_trained_on(finished: tuple[Path, dict[str, Any]]) -> None:
-    from sami.contrasts import read_contrasts
-
+def test_held_out_principles_are_evaluated_and_never_trained_on(finished):
     folder = finished[0]
 
-    def principles(path: str) -> set[str]:
+    def principles(path):
         return {name for c in read_contrasts(folder / path) for one in c.principles for name, _ in one}
 
     for n in (1, 2):
@@ -164,11 +155,7 @@ def test_held_out_principles_are_evaluated_and_never_trained_on(finished: tuple[
         assert "asking" in principles(f"evaluation/responses/{policy}.parquet")
 
 
-def test_all_policies_answer_the_same_queries_under_the_same_constitutions(
-    finished: tuple[Path, dict[str, Any]],
-) -> None:
-    from sami.contrasts import read_contrasts
-
+def test_all_policies_answer_the_same_queries_under_the_same_constitutions(finished):
     folder = finished[0] / "evaluation" / "responses"
     asked = [
         [(c.id, c.query, c.constitutions, c.prompt_ids) for c in read_contrasts(folder / f"{name}.parquet")]
@@ -177,12 +164,7 @@ def test_all_policies_answer_the_same_queries_under_the_same_constitutions(
     assert asked[0] == asked[1] == asked[2]
 
 
-def test_generated_ids_are_trained_on_as_they_are(
-    finished: tuple[Path, dict[str, Any]], chat_tokenizer: Any, recipe: Recipe
-) -> None:
-    from sami.contrasts import read_contrasts
-    from sami.prompts import PromptBuilder
-
+def test_generated_ids_are_trained_on_as_they_are(finished, chat_tokenizer, recipe):
     prompts = PromptBuilder(chat_tokenizer, recipe.prompt)
     for contrast in read_contrasts(finished[0] / "iteration-1" / "contrasts.parquet"):
         for n, text in enumerate(contrast.constitutions):
@@ -195,12 +177,7 @@ def test_generated_ids_are_trained_on_as_they_are(
 # Run again.
 
 
-def test_a_second_run_does_nothing_and_gives_the_same_summary(
-    finished: tuple[Path, dict[str, Any]], recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from sami.models import loading
-    from sami.pipeline import run
-
+def test_a_second_run_does_nothing_and_gives_the_same_summary(finished, recipe, tmp_path, monkeypatch):
     folder = shutil.copytree(finished[0], tmp_path / "run")
     before = times_of(folder)
     monkeypatch.setattr(loading, "load_model", lambda *_: pytest.fail("a model was loaded"))
@@ -210,30 +187,7 @@ def test_a_second_run_does_nothing_and_gives_the_same_summary(
     assert changed <= {"summary.json", ".lock"}
 
 
-def test_the_same_recipe_gives_the_same_summary(
-    finished: tuple[Path, dict[str, Any]], recipe: Recipe, tmp_path: Path
-) -> None:
-    from sami.pipeline import run
-
-    assert timeless(run(recipe, tmp_path / "again")) == timeless(finished[1])
-
-
-def test_the_steps_alone_give_the_summary_of_the_whole(
-    finished: tuple[Path, dict[str, Any]], recipe: Recipe, tmp_path: Path
-) -> None:
-    from sami.pipeline import Pipeline
-
-    folder = tmp_path / "steps"
-    for iteration in (1, 2):
-        Pipeline(recipe, folder).generate(iteration)
-        Pipeline(recipe, folder).train(iteration)
-    assert timeless(Pipeline(recipe, folder).evaluate()) == timeless(finished[1])
-
-
-def test_steps_out_of_order_are_refused(recipe: Recipe, tmp_path: Path) -> None:
-    from sami.errors import InputError
-    from sami.pipeline import Pipeline
-
+def test_steps_out_of_order_are_refused(recipe, tmp_path):
     pipeline = Pipeline(recipe, tmp_path / "run")
     with pytest.raises(InputError, match="generate-1"):
         pipeline.train(1)
@@ -243,20 +197,13 @@ def test_steps_out_of_order_are_refused(recipe: Recipe, tmp_path: Path) -> None:
         pipeline.generate(3)
 
 
-def test_evaluation_before_any_training_covers_base_alone(recipe: Recipe, tmp_path: Path) -> None:
-    from sami.pipeline import Pipeline
-
+def test_evaluation_before_any_training_covers_base_alone(recipe, tmp_path):
     summary = Pipeline(recipe, tmp_path / "run").evaluate()
     assert [p["name"] for p in summary["policies"]] == ["base"]
     assert summary["comparisons"] == []
 
 
-def test_queries_that_changed_are_refused(
-    finished: tuple[Path, dict[str, Any]], recipe: Recipe, tmp_path: Path
-) -> None:
-    from sami.errors import InputError
-    from sami.pipeline import run
-
+def test_queries_that_changed_are_refused(finished, recipe, tmp_path):
     folder = shutil.copytree(finished[0], tmp_path / "run")
     lines = Path(recipe.queries.path).read_text().replace("like", "love")
     (tmp_path / "queries.jsonl").write_text(lines)
@@ -283,12 +230,7 @@ def _flip_a_bit(path: Path) -> None:
         ("iteration-1/metrics.jsonl", "train-1"),
     ],
 )
-def test_an_output_that_changed_is_refused_by_name(
-    finished: tuple[Path, dict[str, Any]], recipe: Recipe, tmp_path: Path, output: str, step: str
-) -> None:
-    from sami.errors import InputError
-    from sami.pipeline import run
-
+def test_an_output_that_changed_is_refused_by_name(finished, recipe, tmp_path, output, step):
     folder = shutil.copytree(finished[0], tmp_path / "run")
     _flip_a_bit(folder / output)
     with pytest.raises(InputError, match=rf"{step} wrote it.*delete it and .*{step}\.json"):
@@ -298,25 +240,16 @@ def test_an_output_that_changed_is_refused_by_name(
 # Settings.
 
 
-def test_restart_from_previous_continues_with_the_previous_model(
-    model_folder: Folder, tmp_path: Path, finished: tuple[Path, dict[str, Any]]
-) -> None:
-    from safetensors.torch import load_file
-
-    from sami.pipeline import run
-
+def test_restart_from_previous_continues_with_the_previous_model(tiny_recipe, tmp_path, finished):
     changes = {"training__restart_from": "previous", "training__lr": [3e-3, 1e-5]}
     folder = tmp_path / "run"
-    run(load_recipe(write_recipe(tmp_path, model_folder("llama", True), **changes)), folder)
+    run(tiny_recipe(**changes), folder)
     first, second = (load_file(folder / f"iteration-{n}" / "model" / "model.safetensors") for n in (1, 2))
     # Three steps of 1e-5 from iteration 1's model; base is 3e-3 away.
     assert 1e-5 <= max(float((second[k] - first[k]).abs().max()) for k in first) < 4e-5
 
 
-def test_three_independent_constitutions_of_two_principles(model_folder: Folder, tmp_path: Path) -> None:
-    from sami.contrasts import read_contrasts
-    from sami.pipeline import run
-
+def test_three_independent_constitutions_of_two_principles(tiny_recipe, tmp_path):
     changes = {
         "sampling__constitutions": 3,
         "sampling__principles_per_constitution": 2,
@@ -324,8 +257,7 @@ def test_three_independent_constitutions_of_two_principles(model_folder: Folder,
         "training__iterations": 1,
         "training__steps": 2,
     }
-    recipe = load_recipe(write_recipe(tmp_path, model_folder("llama", True), **changes))
-    summary = run(recipe, tmp_path / "run")
+    summary = run(tiny_recipe(**changes), tmp_path / "run")
     [_, policy] = summary["policies"]
     contrasts = read_contrasts(tmp_path / "run" / "iteration-1" / "contrasts.parquet")
     assert {len(c.responses) for c in contrasts} == {3}
@@ -336,41 +268,22 @@ def test_three_independent_constitutions_of_two_principles(model_folder: Folder,
     assert policy["information"]["high"] <= 1.0987  # log 3
 
 
-def test_three_independent_constitutions_of_one_principle_can_be_evaluated(
-    model_folder: Folder, tmp_path: Path
-) -> None:
-    from sami.pipeline import Pipeline
-
+def test_three_independent_constitutions_of_one_principle_can_be_evaluated(tiny_recipe, tmp_path):
     changes = {"sampling__constitutions": 3, "sampling__scheme": "independent"}
-    recipe = load_recipe(write_recipe(tmp_path, model_folder("llama", True), **changes))
+    recipe = tiny_recipe(**changes)
     assert {len(p.constitutions) for p in Pipeline(recipe, tmp_path / "run").context.prepared.evaluation_plan()} == {3}
 
 
-def test_the_plain_style_runs_on_a_model_without_chat_template(model_folder: Folder, tmp_path: Path) -> None:
-    from sami.pipeline import run
-
+def test_a_model_without_a_chat_template_and_responses_of_one_word_do_not_stop_the_run(tiny_recipe, tmp_path):
     changes = {"training__iterations": 1, "training__steps": 2, "generation__temperature": 1.0}
-    recipe = load_recipe(write_recipe(tmp_path, model_folder("gpt2", False), **changes))
-    summary = run(recipe, tmp_path / "run")
+    changes |= {"generation__max_new_tokens": 1}
+    summary = run(tiny_recipe("gpt2", False, **changes), tmp_path / "run")
+    json.dumps(summary, allow_nan=False)
     assert [p["name"] for p in summary["policies"]] == ["base", "iteration-1"]
 
 
-def test_responses_of_one_word_do_not_stop_the_run(model_folder: Folder, tmp_path: Path) -> None:
-    from sami.pipeline import run
-
-    changes = {"training__iterations": 1, "training__steps": 2, "generation__max_new_tokens": 1}
-    recipe = load_recipe(write_recipe(tmp_path, model_folder("llama", True), **changes))
-    summary = run(recipe, tmp_path / "run")
-    json.dumps(summary, allow_nan=False)
-
-
-def test_an_iteration_that_is_resumed_keeps_its_decision_on_the_gradient_cache(
-    model_folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from sami.loop import train
-    from sami.pipeline import Pipeline
-
-    pipeline = Pipeline(load_recipe(write_recipe(tmp_path, model_folder("llama", True))), tmp_path / "run")
+def test_an_iteration_that_is_resumed_keeps_its_decision_on_the_gradient_cache(tiny_recipe, tmp_path, monkeypatch):
+    pipeline = Pipeline(tiny_recipe(), tmp_path / "run")
     pipeline.generate(1)
     contrasts = read_contrasts(pipeline.directory.contrasts(1))
     monkeypatch.setattr("sami.models.devices.free_bytes", lambda: 2_000_000)
@@ -391,8 +304,10 @@ def _run_killed(recipe: Recipe, folder: Path, done: Path, only: str) -> None:
     """
     from sami import contrasts, files, pipeline
     from sami.loop import directory
-    from sami.models import loading
+    from sami.models import saving
     from sami.training import metrics_log
+
+    freeze_libraries()
 
     def die_once(place: str) -> None:
         if only in place and place not in done.read_text().splitlines():
@@ -411,20 +326,20 @@ def _run_killed(recipe: Recipe, folder: Path, done: Path, only: str) -> None:
         append(path, value)
         die_once(f"line {value['step']} of {path.parent.name}")
 
-    Path.rename = deadly_rename  # type: ignore[method-assign, assignment]
+    Path.rename = deadly_rename
     metrics_log.append_json_line = deadly_append
-    assert {contrasts.replacing, loading.replacing, directory.replacing, metrics_log.replacing} == {files.replacing}
+    assert {contrasts.replacing, saving.replacing, directory.replacing, metrics_log.replacing} == {files.replacing}
     pipeline.run(recipe, folder)
 
 
 @pytest.mark.parametrize(("checkpoint_steps", "only"), [(0, ""), (1, "line")])
 def test_a_run_killed_everywhere_ends_with_the_summary_of_one_that_was_not(
-    model_folder: Folder, tmp_path: Path, checkpoint_steps: int, only: str
-) -> None:
+    tiny_recipe, tmp_path, checkpoint_steps, only
+):
     context = multiprocessing.get_context("forkserver")  # a clean interpreter with everything imported, forked
-    context.set_forkserver_preload(["sami.pipeline", "test_pipeline"])
+    context.set_forkserver_preload(["tests.test_pipeline", "sami.training", "sami.generation.transformers_engine"])
     changes = {"training__iterations": 1, "training__steps": 2, "training__checkpoint_steps": checkpoint_steps}
-    recipe = load_recipe(write_recipe(tmp_path, model_folder("llama", True), **changes))
+    recipe = tiny_recipe(**changes)
     folder, done = tmp_path / "run", tmp_path / "done"
     done.write_text("")
     exits = []
@@ -463,16 +378,13 @@ def test_a_run_killed_everywhere_ends_with_the_summary_of_one_that_was_not(
 
 
 def _run_plainly(recipe: Recipe, folder: Path) -> None:
+    freeze_libraries()
     from sami.pipeline import run
 
     run(recipe, folder)
 
 
-def test_what_a_killed_process_left_half_written_does_not_matter(
-    finished: tuple[Path, dict[str, Any]], recipe: Recipe, tmp_path: Path
-) -> None:
-    from sami.pipeline import run
-
+def test_what_a_killed_process_left_half_written_does_not_matter(finished, recipe, tmp_path):
     folder = shutil.copytree(finished[0], tmp_path / "run")
     for step in ("train-2", "respond-iteration-2", "score-iteration-2"):
         (folder / ".steps" / f"{step}.json").unlink()
@@ -493,11 +405,9 @@ def test_what_a_killed_process_left_half_written_does_not_matter(
 
 
 @pytest.mark.slow
-def test_a_recipe_starts_the_processes_that_train(finished: Any, tmp_path: Path, model_folder: Folder) -> None:
+def test_a_recipe_starts_the_processes_that_train(finished, tmp_path, tiny_recipe):
     """Two processes with half of the weights each end with the figures of one, and save an ordinary model."""
-    from sami.pipeline import run
-
-    recipe = load_recipe(write_recipe(tmp_path, model_folder("llama", True), launch__processes=2))
+    recipe = tiny_recipe(launch__processes=2)
     summary = run(recipe, tmp_path / "run")
     for ours, theirs in zip(summary["policies"], finished[1]["policies"], strict=True):
         assert ours["information"]["bound"] == pytest.approx(theirs["information"]["bound"], abs=1e-3)
@@ -511,20 +421,14 @@ def test_a_recipe_starts_the_processes_that_train(finished: Any, tmp_path: Path,
 
 
 @pytest.mark.slow
-def test_what_a_process_refuses_is_the_message_of_the_run(tmp_path: Path, model_folder: Folder) -> None:
-    from sami.pipeline import run
-
+def test_what_a_process_refuses_is_the_message_of_the_run(tmp_path, tiny_recipe):
     changes = {"launch__processes": 2, "training__explode_above": 1e-9}
-    recipe = load_recipe(write_recipe(tmp_path, model_folder("llama", True), **changes))
+    recipe = tiny_recipe(**changes)
     with pytest.raises(InputError, match="gradient norm"):
         run(recipe, tmp_path / "run")
 
 
-def test_a_run_says_which_records_it_left_out(
-    tmp_path: Path, model_folder: Folder, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from sami.pipeline import _announce, start
-
+def test_a_run_says_which_records_it_left_out(tmp_path, model_folder, capsys):
     path = write_recipe(tmp_path, model_folder("llama", True), queries__format="hh")
     turns = [f"\n\nHuman: Why do people like {topic}?\n\nAssistant: So." for topic in [*TOPICS, TOPICS[0]]]
     records = [{"chosen": turn, "rejected": turn} for turn in [*turns, "\n\nAssistant: Hello."]]
@@ -534,14 +438,7 @@ def test_a_run_says_which_records_it_left_out(
     assert "12 of 14 records hold a usable query (dropped: duplicates 1, no human turn 1)" in said
 
 
-def test_narrow_masters_are_refused_where_the_processor_computes_in_fp32(
-    tmp_path: Path, model_folder: Callable[[str, bool], Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import torch
-
-    from sami.models import devices
-    from sami.pipeline import Pipeline
-
+def test_narrow_masters_are_refused_where_the_processor_computes_in_fp32(tmp_path, model_folder, monkeypatch):
     monkeypatch.setattr(devices, "resolve_dtype", lambda dtype: torch.float32)
     file = write_recipe(tmp_path, model_folder("llama", True), model__dtype="auto", training__master_weights="bfloat16")
     with pytest.raises(InputError, match=r"means torch.float32 on this machine.*master_weights is bfloat16"):

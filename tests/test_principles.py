@@ -7,35 +7,10 @@ from pathlib import Path
 import pytest
 
 from sami.errors import InputError
-from sami.principles import (
-    Constitution,
-    Principle,
-    load_principles,
-)
-from sami.schemes import sample_constitutions
+from sami.principles import Constitution, load_principles
+from tests.support.principles import FOUR, ids, principle, sample
 
 SEEDS = range(200)
-
-
-def principle(name: str, **more) -> Principle:
-    return Principle(id=name, definition=f"Be {name}.", antithesis=f"Never be {name}.", **more)
-
-
-FOUR = [principle(name) for name in ("brief", "kind", "formal", "curious")]
-
-
-def sample(seed: int = 0, scheme: str = "opposite", c: int = 2, k: int = 1, principles=FOUR) -> list[Constitution]:
-    return sample_constitutions(
-        principles, scheme=scheme, constitutions=c, principles_per_constitution=k, rng=random.Random(seed)
-    )
-
-
-def polarities(constitution: Constitution) -> list[bool]:
-    return [positive for _, positive in constitution.principles]
-
-
-def ids(constitution: Constitution) -> list[str]:
-    return [p.id for p, _ in constitution.principles]
 
 
 def test_learned_principles_suffice_so_held_out_ones_are_never_needed(tmp_path):
@@ -152,39 +127,31 @@ def test_a_file_is_a_list_or_holds_it_under_principles(tmp_path, content):
     assert (pirate.id, pirate.verifier, pirate.held_out) == ("pirate-2.0", None, True)
 
 
+ONE = "- {id: a, definition: A., antithesis: B."  # to be closed
+NO_LIST = ["it has no list of principles", "id, definition and antithesis"]
+
+
 @pytest.mark.parametrize(
     ("content", "parts"),
     [
-        ("- {id: a, definition: Be a.}", ["Principle a", "has no antithesis", "write the sentence"]),
+        ("- {id: a, definition: Be a.}", ["Principle a", "has no antithesis"]),
         ("- {id: a, definition: Be a., antithesis: ''}", ["Principle a", "has no antithesis"]),
         ("- {definition: Be a.}", ["Principle number 1", "has no antithesis"]),
         ("- {id: a, definition: Be a., antithesis: '  '}", ["Principle a", "antithesis: string should have"]),
-        (
-            "- {id: a, definition: A., antithesis: B.}\n- {id: b, definition: A., antithesis: B.}\n"
-            "- {id: a, definition: C., antithesis: D.}",
-            ["uses the id 'a' twice"],
-        ),
+        (ONE + "}\n- {id: b, definition: A., antithesis: B.}\n" + ONE + "}", ["uses the id 'a' twice"]),
         ("- {id: a, definition: Be Kind., antithesis: ' be  kind. '}", ["Principle a", "antithesis is the definition"]),
-        ("- {id: a, definition: A., antithesis: B., held_out: true}", ["Every principle", "none to train on"]),
-        (
-            "- {id: a, definition: A., antithesis: B., verifier: {check: wordcount, max: 3}}",
-            ["Principle a", "verifier", "wordcount", "word_count"],
-        ),
-        (
-            "- {id: a, definition: A., antithesis: B., antithesis_verifier: {check: word_count, max: 3}}",
-            ["Principle a", "needs a verifier beside it"],
-        ),
-        ("- {id: a b, definition: A., antithesis: B.}", ["Principle a b", "id: string should match pattern"]),
-        ("- {id: a, definition: A., antithesis: B., weight: 2}", ["Principle a", "weight: extra inputs"]),
+        (ONE + ", held_out: true}", ["Every principle", "none to train on"]),
+        (ONE + ", verifier: {check: wordcount, max: 3}}", ["Principle a", "verifier", "wordcount", "word_count"]),
+        (ONE + ", antithesis_verifier: {check: word_count, max: 3}}", ["Principle a", "needs a verifier beside it"]),
+        (ONE.replace("a,", "a b,") + "}", ["Principle a b", "id: string should match pattern"]),
+        (ONE + ", weight: 2}", ["Principle a", "weight: extra inputs"]),
         ("- {antithesis: B., definition: A.}", ["Principle number 1", "id: field required"]),
         ("- Be kind.", ["Principle number 1", "cannot be used"]),
         ("[1", ["is not valid"]),
-        (b"\xff\xfe", ["is not valid"]),
-        ("", ["it has no list of principles", "id, definition and antithesis"]),
-        ("[]", ["it has no list of principles"]),
-        ("principles: {}", ["it has no list of principles"]),
-        ("constitution: []", ["it has no list of principles"]),
-        ("text", ["it has no list of principles"]),
+        ("", NO_LIST),
+        ("[]", NO_LIST),
+        ("principles: {}", NO_LIST),
+        ("text", NO_LIST),
     ],
 )
 def test_a_file_that_cannot_work_is_refused_with_the_place(tmp_path, content, parts):

@@ -33,7 +33,7 @@ def ends(pid: int, seconds: float = 20.0) -> bool:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux alone tells a child that its parent ended")
-def test_a_child_ends_when_its_parent_is_killed() -> None:
+def test_a_child_ends_when_its_parent_is_killed():
     parent = subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
     child = int(parent.stdout.readline())
@@ -43,7 +43,7 @@ def test_a_child_ends_when_its_parent_is_killed() -> None:
     assert ends(child)
 
 
-def test_what_a_stopped_process_started_ends_too() -> None:
+def test_what_a_stopped_process_started_ends_too():
     command = ["sh", "-c", "trap '' TERM; sleep 60 & echo $!; wait"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True)
     assert process.stdout is not None

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from sami.cli import main
 from sami.errors import InputError
 from sami.principles import load_principles
 from sami.reference_format import WrittenContrast, opposed, read_constitutions, read_contrasts, write_principles
@@ -20,7 +19,7 @@ WHOLE, PARTIAL = "Summaries leave nothing out.", "Summaries leave most out."
 
 def constitution(positive: list[str], negative: list[str], names: list[str] | None = None) -> dict[str, Any]:
     """A constitution file; a statement that is not its own opposite is a negative one."""
-    value: dict[str, Any] = {"positive": numbered(*positive), "negative": numbered(*negative)}
+    value = {"positive": numbered(*positive), "negative": numbered(*negative)}
     if names is not None:
         signs = ["pos" if mine == theirs else "neg" for mine, theirs in zip(positive, negative, strict=True)]
         value["identifiers"] = {
@@ -31,7 +30,7 @@ def constitution(positive: list[str], negative: list[str], names: list[str] | No
 
 
 @pytest.fixture
-def save(tmp_path: Path):
+def save(tmp_path):
     def save(value: Any, name: str = "file.json") -> Path:
         file = tmp_path / name
         file.parent.mkdir(exist_ok=True)
@@ -151,22 +150,17 @@ def test_a_contrast_of_another_form_is_refused_by_its_id(save, rows, part):
     file = save({"17": rows})
     with pytest.raises(InputError) as caught:
         read_contrasts(file)
-    assert str(caught.value).startswith(f"Contrast 17 of {file}") or str(caught.value).startswith(
-        "The prompts of Contrast 17"
-    )
+    assert "Contrast 17" in str(caught.value)
     assert part in str(caught.value)
 
 
 # The command.
 
 
-def test_the_command_writes_a_principles_file_and_overwrites_none(save, tmp_path, capsys, monkeypatch):
+def test_the_command_writes_a_principles_file_and_overwrites_none(sami, save, tmp_path):
     source = save(constitution([BRIEF, WHOLE], [LONG, PARTIAL], ["concise", "comprehensive"]))
     target = tmp_path / "new" / "principles.yaml"
-    monkeypatch.setattr("sys.argv", ["sami", "import-principles", str(source), "--output", str(target)])
-    with pytest.raises(SystemExit) as caught:
-        main()
-    assert (caught.value.code or 0, capsys.readouterr().out) == (0, f"{target}\n")
+    assert sami("import-principles", source, "--output", target)[:2] == (0, f"{target}\n")
     assert [(p.id, p.definition, p.antithesis) for p in load_principles(target)] == [
         ("concise", BRIEF, LONG),
         ("comprehensive", WHOLE, PARTIAL),

@@ -1,6 +1,5 @@
 """How constitutions are drawn: properties that hold for every seed."""
 
-import itertools
 import math
 import random
 
@@ -8,32 +7,10 @@ import pytest
 
 from sami.contrast_plan import check_sampling
 from sami.errors import InputError
-from sami.principles import Constitution, Principle
 from sami.recipe import Sampling
-from sami.schemes import SCHEMES, sample_constitutions
+from tests.support.principles import FOUR, ids, polarities, sample
 
 SEEDS = range(200)
-
-
-def principle(name: str, **more) -> Principle:
-    return Principle(id=name, definition=f"Be {name}.", antithesis=f"Never be {name}.", **more)
-
-
-FOUR = [principle(name) for name in ("brief", "kind", "formal", "curious")]
-
-
-def sample(seed: int = 0, scheme: str = "opposite", c: int = 2, k: int = 1, principles=FOUR) -> list[Constitution]:
-    return sample_constitutions(
-        principles, scheme=scheme, constitutions=c, principles_per_constitution=k, rng=random.Random(seed)
-    )
-
-
-def polarities(constitution: Constitution) -> list[bool]:
-    return [positive for _, positive in constitution.principles]
-
-
-def ids(constitution: Constitution) -> list[str]:
-    return [p.id for p, _ in constitution.principles]
 
 
 @pytest.mark.parametrize("k", [1, 2, 4])
@@ -73,22 +50,6 @@ def test_independent_gives_distinct_constitutions_up_to_the_largest_number_there
         assert all(len(set(ids(constitution))) == k for constitution in constitutions)
     with pytest.raises(InputError, match=f"allow {largest} distinct"):
         sample(0, "independent", largest + 1, k, FOUR[:n])
-
-
-@pytest.mark.parametrize("scheme", ["positive_vs_negative", "independent"])
-@pytest.mark.parametrize("k", [1, 2, 3, 4])
-@pytest.mark.parametrize("n", [1, 2, 3, 4])
-def test_the_number_of_distinct_constitutions_is_the_one_counted_out(n, k, scheme):
-    """All sets of k principles (or one, which all lists share) times all polarities, listed and counted."""
-    chosen = list(itertools.combinations(range(n), k))
-    sets = chosen if scheme == "independent" else chosen[:1]
-    listed = {(names, signs) for names in sets for signs in itertools.product((True, False), repeat=k)}
-    if k <= n:
-        assert SCHEMES[scheme].count(n, k) == len(listed)
-
-
-def test_independent_constitutions_do_not_share_their_principles():
-    assert any(set(ids(a)) != set(ids(b)) for a, b in (sample(seed, "independent", 2, 2) for seed in SEEDS))
 
 
 @pytest.mark.parametrize("scheme", ["opposite", "positive_vs_negative", "independent"])

@@ -31,5 +31,5 @@ LOSS = Estimate(-0.0795, -0.094, -0.064, 120)
         (wording.seconds(12.34), "12.3 s"),
     ],
 )
-def test_figures_as_text(text: str, expected: str) -> None:
+def test_figures_as_text(text, expected):
     assert text == expected

@@ -1,7 +1,6 @@
 """The measurements: needed FLOPs by hand, the reference-style step, and each command on a tiny model."""
 
 import json
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -21,7 +20,7 @@ from sami.scoring.logprobs import logprob_matrix
 from tests.support.tiny import random_contrast, tiny_model
 
 
-def test_needed_flops_by_hand() -> None:
+def test_needed_flops_by_hand():
     contrast = contrast_of_lengths([2, 3], [2, 3], vocabulary=10)
     # Rows: 2 + 1 + 2 and 3 + 1 + 2 tokens. Pairs of the first: prompt 3, responses (2 + 1) and (4 + 3); of the
     # second: prompt 6, responses (3 + 1) and (6 + 3). Scored in each: the prompt's last token, 1 and 2 more.
@@ -31,7 +30,7 @@ def test_needed_flops_by_hand() -> None:
     assert needed_flops(contrast, sizes) == 6 * 1000 * tokens + 12 * 3 * 8 * pairs + 6 * 500 * scored
 
 
-def test_needed_tokens_are_those_of_a_packed_batch() -> None:
+def test_needed_tokens_are_those_of_a_packed_batch():
     contrast = random_contrast(constitutions=4)
     batch = collate([contrast], pad_token_id=0)
     assert needed_tokens(contrast) == batch.input_ids.numel()
@@ -39,7 +38,7 @@ def test_needed_tokens_are_those_of_a_packed_batch() -> None:
     assert needed_flops(contrast, only_head) == 6 * len(batch.scored)
 
 
-def test_made_contrasts_have_the_lengths_of_the_posts() -> None:
+def test_made_contrasts_have_the_lengths_of_the_posts():
     contrasts = made_contrasts(200, 2, vocabulary=1000)
     prompts = torch.tensor([len(ids) for c in contrasts for ids in c.prompt_ids], dtype=torch.float)
     responses = torch.tensor([len(ids) for c in contrasts for ids in c.response_ids], dtype=torch.float)
@@ -50,7 +49,7 @@ def test_made_contrasts_have_the_lengths_of_the_posts() -> None:
     assert contrasts == made_contrasts(200, 2, vocabulary=1000)
 
 
-def test_reference_style_step_has_the_gradient_of_separate_sequences() -> None:
+def test_reference_style_step_has_the_gradient_of_separate_sequences():
     contrast = random_contrast(constitutions=3)
     reference, ours = tiny_model("llama"), tiny_model("llama")
     assert ReferenceStep(reference, pad_token_id=2)(contrast) == 9 * (
@@ -63,7 +62,7 @@ def test_reference_style_step_has_the_gradient_of_separate_sequences() -> None:
 
 
 @pytest.fixture
-def printed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
+def printed(capsys, monkeypatch) -> Any:
     """What a measurement prints with `--tiny --json`, without half a second for every matrix rate."""
     monkeypatch.setattr("sami.costs.estimate.matrix_rate", lambda dtype: 1e12)
 
@@ -74,7 +73,7 @@ def printed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
     return run
 
 
-def test_train_step_prints_its_contract(printed: Any) -> None:
+def test_train_step_prints_its_contract(printed):
     result = printed(train_step)
     assert isinstance(result["machine"]["processor"], str)
     assert [row["constitutions"] for row in result["rows"]] == [2, 4, 8]
@@ -94,7 +93,7 @@ def test_train_step_prints_its_contract(printed: Any) -> None:
     assert "block parameters x tokens" in result["formula"]
 
 
-def test_scaling_compares_with_its_first_sizes(printed: Any) -> None:
+def test_scaling_compares_with_its_first_sizes(printed):
     result = printed(scaling, "--cache", "4")
     rows = {(row["axis"], row["size"]): row for row in result["rows"]}
     assert [size for axis, size in rows if axis == "constitutions"] == [2, 4, 8]
@@ -109,7 +108,7 @@ def test_scaling_compares_with_its_first_sizes(printed: Any) -> None:
     assert all(row["peak_bytes"] > 0 for row in result["gradient_cache"])
 
 
-def test_generation_counts_tokens(printed: Any) -> None:
+def test_generation_counts_tokens(printed):
     rows = printed(generation, "--batch-sizes", "1", "2", "--new-tokens", "4")["rows"]
     assert [row["batch_size"] for row in rows] == [1, 2]
     for row in rows:
@@ -117,13 +116,13 @@ def test_generation_counts_tokens(printed: Any) -> None:
         assert row["tokens_per_second"] == row["tokens"] / row["seconds"]
 
 
-def test_profile_lists_matrix_products(printed: Any) -> None:
+def test_profile_lists_matrix_products(printed):
     entries = printed(profile)["entries"]
     assert any(entry["name"] in ("aten::mm", "aten::addmm", "aten::bmm") for entry in entries)
     assert sum(entry["share"] for entry in entries) <= 1
 
 
-def test_gpu_compares_with_the_reference_style_step(printed: Any) -> None:
+def test_gpu_compares_with_the_reference_style_step(printed):
     rows = {(row["engine"], row["constitutions"]): row for row in printed(gpu)["rows"]}
     assert list(rows) == [("engine", 2), ("reference", 2), ("engine", 4), ("reference", 4)]
     for (engine, c), row in rows.items():
@@ -135,22 +134,20 @@ def test_gpu_compares_with_the_reference_style_step(printed: Any) -> None:
         assert (sum(row["measurement"]["tokens"]) > row["needed_tokens"]) == (engine == "reference")
 
 
-def test_gpu_without_a_gpu_says_so(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpu_without_a_gpu_says_so(capsys, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(SystemExit, match="2"):
         gpu.main([])
     assert "needs a GPU" in capsys.readouterr().err
 
 
-def test_a_measurement_runs_in_its_own_process_with_its_settings() -> None:
+def test_a_measurement_runs_in_its_own_process_with_its_settings():
     row = in_own_process("bench.generation", ["--tiny", "--contrasts", "1", "--new-tokens", "2"], "2", ENGINE_SETTINGS)
     assert row["batch_size"] == 2
     assert row["peak_bytes"] > 100e6
 
 
-def test_the_table_shows_the_formula_and_the_machine(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_table_shows_the_formula_and_the_machine(capsys, monkeypatch):
     monkeypatch.setattr("sami.costs.estimate.matrix_rate", lambda dtype: 1e12)
     train_step.main(["--tiny", "--contrasts", "1", "--constitutions", "2"])
     shown = capsys.readouterr().out
@@ -159,14 +156,14 @@ def test_the_table_shows_the_formula_and_the_machine(
     assert "plain rows" in shown
 
 
-def test_a_folder_without_posts_is_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_without_posts_is_bad_input(tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):
         train_step.main(["--data", str(tmp_path)])
     assert "posts.jsonl is missing" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason="the folder of TL;DR posts is absent")
-def test_contrasts_of_posts_share_them_across_constitutions(chat_tokenizer: Any) -> None:
+def test_contrasts_of_posts_share_them_across_constitutions(chat_tokenizer):
     prompts = PromptBuilder(chat_tokenizer, Prompt())
     two, sixteen = (tldr_contrasts(DATA, 3, c, prompts, chat_tokenizer) for c in (2, 16))
     assert [contrast.id for contrast in two] == [contrast.id for contrast in sixteen]

@@ -3,25 +3,20 @@
 import json
 import re
 import shutil
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from io import StringIO
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from rich.console import Console
 
-from sami.cli import main
 from sami.commands.ask import Trial, of_principles, of_text
 from sami.commands.ask_session import converse, fit_sentence, read_choice, show
 from sami.console import visible
 from sami.errors import InputError
-from sami.generation import Completion
 from sami.principles import Principle
+from tests.support.command_line import process, refused
 
 PRINCIPLES = [
     Principle(id="brief", definition="Be brief.", antithesis="Be long."),
@@ -31,7 +26,7 @@ QUERY = "Why do people like rain?"
 
 
 @pytest.fixture(scope="module")
-def trial(finished_run: Path) -> Trial:
+def trial(finished_run) -> Trial:
     return Trial(finished_run)
 
 
@@ -41,7 +36,7 @@ def plain(width: int = 100) -> Console:
 
 def typed(*lines: str) -> Callable[[str], str]:
     """A person who types these lines and then ends the input."""
-    given: Iterator[str] = iter(lines)
+    given = iter(lines)
 
     def ask(prompt: str) -> str:
         for line in given:
@@ -54,25 +49,25 @@ def typed(*lines: str) -> Callable[[str], str]:
 # Choosing a constitution.
 
 
-def test_a_constitution_of_principles_is_told_from_the_one_turned_round() -> None:
+def test_a_constitution_of_principles_is_told_from_the_one_turned_round():
     choice = of_principles(PRINCIPLES, ["brief"], ["kind"])
     assert choice.constitution.text == "1. Be brief.\n2. Be stern."
     assert choice.opposite.text == "1. Be long.\n2. Be kind."
     assert choice.opposite.principles == ("Be long.", "Be kind.")
 
 
-def test_own_words_are_told_from_the_bare_query_or_from_other_words() -> None:
+def test_own_words_are_told_from_the_bare_query_or_from_other_words():
     assert of_text(" Sing. ").constitution.principles == ("Sing.",)
     assert of_text("Sing.").opposite.principles == ()
     assert of_text("Sing.", "Speak.").opposite.text == "Speak."
 
 
-def test_a_principle_that_does_not_exist_is_refused_with_the_nearest() -> None:
+def test_a_principle_that_does_not_exist_is_refused_with_the_nearest():
     with pytest.raises(InputError, match="Did you mean 'brief'"):
         of_principles(PRINCIPLES, ["breif"])
     with pytest.raises(InputError, match="brief, kind"):
         of_principles(PRINCIPLES, ["xyz"])
-    with pytest.raises(InputError, match="You named the principle 'brief' twice"):
+    with pytest.raises(InputError, match="brief' twice"):
         of_principles(PRINCIPLES, ["brief"], ["brief"])
 
 
@@ -85,13 +80,13 @@ def test_a_principle_that_does_not_exist_is_refused_with_the_nearest() -> None:
         ("Be brief and kind", "Be brief and kind", ""),
     ],
 )
-def test_what_is_typed_is_principles_or_a_sentence(line: str, constitution: str, opposite: str) -> None:
+def test_what_is_typed_is_principles_or_a_sentence(line, constitution, opposite):
     choice = read_choice(line, PRINCIPLES)
     assert (choice.constitution.text, choice.opposite.text) == (constitution, opposite)
 
 
 @pytest.mark.parametrize("line", ["breif", "3", "-"])
-def test_one_word_that_is_no_principle_is_not_taken_for_a_constitution(line: str) -> None:
+def test_one_word_that_is_no_principle_is_not_taken_for_a_constitution(line):
     with pytest.raises(InputError, match="There is no principle"):
         read_choice(line, PRINCIPLES)
 
@@ -99,7 +94,7 @@ def test_one_word_that_is_no_principle_is_not_taken_for_a_constitution(line: str
 # Asking.
 
 
-def test_the_fit_is_the_difference_of_log_probs_per_token(trial: Trial) -> None:
+def test_the_fit_is_the_difference_of_log_probs_per_token(trial):
     choice = trial.principles(["brief"])
     told = trial.ask(QUERY, choice)
     assert [answer.policy for answer in told.answers] == ["base", "iteration-2"]
@@ -117,7 +112,7 @@ def test_the_fit_is_the_difference_of_log_probs_per_token(trial: Trial) -> None:
             assert answer.fit[scorer] == pytest.approx(expected[0] - expected[1], abs=1e-4)
 
 
-def test_the_opposite_turns_the_sign_of_a_fit(trial: Trial) -> None:
+def test_the_opposite_turns_the_sign_of_a_fit(trial):
     """The same answer scored for the two constitutions in turn."""
     choice = trial.principles(["loud"])
     turned = trial.principles([], ["loud"])
@@ -129,8 +124,8 @@ def test_the_opposite_turns_the_sign_of_a_fit(trial: Trial) -> None:
         assert abs(there[name][0]) > 1e-4
 
 
-def test_answers_grow_token_by_token_and_end_as_they_are_told(trial: Trial) -> None:
-    seen: dict[str, list[str]] = {"base": [], "iteration-2": []}
+def test_answers_grow_token_by_token_and_end_as_they_are_told(trial):
+    seen = {"base": [], "iteration-2": []}
     told = trial.ask(QUERY, trial.principles(["kind"]), lambda policy, text: seen[policy].append(text))
     for answer in told.answers:
         assert len(seen[answer.policy]) == answer.tokens
@@ -138,28 +133,28 @@ def test_answers_grow_token_by_token_and_end_as_they_are_told(trial: Trial) -> N
         assert len(seen[answer.policy][0]) < len(answer.text) or answer.tokens == 1
 
 
-def test_an_earlier_iteration_and_a_longer_answer_can_be_asked_for(finished_run: Path) -> None:
+def test_an_earlier_iteration_and_a_longer_answer_can_be_asked_for(finished_run):
     trial = Trial(finished_run, iteration=1, max_new_tokens=9)
     told = trial.ask(QUERY, trial.principles(["kind"]))
     assert trial.policy == "iteration-1"
     assert max(answer.tokens for answer in told.answers) in range(7, 10)
 
 
-def test_nothing_to_answer_is_refused(trial: Trial) -> None:
+def test_nothing_to_answer_is_refused(trial):
     choice = trial.principles(["kind"])
     with pytest.raises(InputError, match="query is empty"):
         trial.ask("  ", choice)
-    with pytest.raises(InputError, match="is 1024 tokens"):
+    with pytest.raises(InputError, match="1024 tokens"):
         trial.ask("rain " * 2000, choice)
 
 
 # In a terminal.
 
 
-def test_a_session_goes_through_constitutions_and_queries(trial: Trial) -> None:
+def test_a_session_goes_through_constitutions_and_queries(trial):
     console = plain()
     converse(trial, console, typed("", "breif", "brief", QUERY, "", "Talk like a pirate.", "What is tea?"))
-    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    shown = console.file.getvalue()
     assert "Did you mean 'brief'" in shown
     assert shown.count("╭─ base") == 2
     assert "opposite     Answer at great length." in shown
@@ -168,28 +163,26 @@ def test_a_session_goes_through_constitutions_and_queries(trial: Trial) -> None:
     assert "(held out)" in shown
 
 
-def test_an_answer_cannot_drive_the_terminal(trial: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_answer_cannot_drive_the_terminal(trial, monkeypatch):
     hostile = "[red]ready[/red]\x1b[2J\x07\u202e"
     choice = trial.principles(["kind"])
     told = trial.ask(QUERY, choice)
-    answers = tuple(type(a)(a.policy, hostile, a.tokens, a.finish_reason, a.fit) for a in told.answers)
+    answers = tuple(replace(answer, text=hostile) for answer in told.answers)
     console = plain()
-    monkeypatch.setattr(
-        trial, "ask", lambda query, choice: type(told)(query, told.constitution, told.opposite, answers)
-    )
+    monkeypatch.setattr(trial, "ask", lambda query, choice: replace(told, query=query, answers=answers))
     show(trial, "\x1b]0;title\x07", choice, console)
-    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    shown = console.file.getvalue()
     assert "[red]ready[/red]\\x1b[2J\\x07\\u202e" in shown
     assert not {"\x1b", "\x07", "\u202e"} & set(shown)
 
 
-def test_reasoning_is_shown_apart_from_the_answer_and_not_scored(trial: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reasoning_is_shown_apart_from_the_answer_and_not_scored(trial, monkeypatch):
     hostile = "I wonder [red]\x1b[2J"
     choice = trial.principles(["kind"])
     plainly = trial.ask(QUERY, choice)
     answer = trial._answer
 
-    def thinking(policy: str, *arguments: Any) -> Completion:
+    def thinking(policy, *arguments):
         written = answer(policy, *arguments)
         return replace(written, reasoning=hostile) if policy == "base" else written
 
@@ -206,21 +199,17 @@ def test_reasoning_is_shown_apart_from_the_answer_and_not_scored(trial: Trial, m
     ]
 
 
-def test_text_is_shown_as_it_is_otherwise() -> None:
+def test_text_is_shown_as_it_is_otherwise():
     assert visible("Naïve 日本語 👩‍🚒\nnext") == "Naïve 日本語 👩‍🚒\nnext"
     assert visible("\ud800 \u2028") == "\\ud800 \\u2028"
 
 
-def test_the_sentence_says_whose_answer_fits_better(trial: Trial) -> None:
+def test_the_sentence_says_whose_answer_fits_better(trial):
     told = trial.ask(QUERY, trial.principles(["kind"]))
-    base = told.answers[0]
 
-    def with_fits(of_base: float, of_trained: float) -> Any:
-        answers = (
-            type(base)("base", "a", 1, "stop", {"base": of_base}),
-            type(base)("iteration-2", "b", 1, "stop", {"base": of_trained}),
-        )
-        return type(told)(told.query, told.constitution, told.opposite, answers)
+    def with_fits(*fits):
+        answers = (replace(one, fit={"base": fit}) for one, fit in zip(told.answers, fits, strict=True))
+        return replace(told, answers=tuple(answers))
 
     assert "fits the constitution better than the answer of base: +0.500 against -0.100" in fit_sentence(
         with_fits(-0.1, 0.5)
@@ -231,23 +220,17 @@ def test_the_sentence_says_whose_answer_fits_better(trial: Trial) -> None:
 # The command.
 
 
-def test_the_command_end_to_end(finished_run: Path) -> None:
-    command = [str(Path(sys.executable).with_name("sami")), "try", str(finished_run)]
-    done = subprocess.run(command, input=f"brief\n{QUERY}\n", capture_output=True, text=True, timeout=120, check=False)
+def test_the_command_end_to_end(finished_run):
+    done = process("try", finished_run, input=f"brief\n{QUERY}\n")
     assert done.returncode == 0, done.stderr
     assert "constitution Answer in a few words." in done.stdout
-    assert "According to the frozen base model" in done.stdout
+    assert "the answer of iteration-2" in done.stdout
 
 
-def test_one_question_as_json(
-    finished_run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    arguments = ["try", str(finished_run), QUERY, "--antithesis", "brief", "--max-new-tokens", "3", "--json"]
-    monkeypatch.setattr(sys, "argv", ["sami-in-a-test", *arguments])
-    with pytest.raises(SystemExit) as end:
-        main()
-    assert end.value.code == 0
-    told = json.loads(capsys.readouterr().out)
+def test_one_question_as_json(sami, finished_run):
+    code, out, _ = sami("try", finished_run, QUERY, "--antithesis", "brief", "--max-new-tokens", 3, "--json")
+    assert code == 0
+    told = json.loads(out)
     assert (told["constitution"], told["opposite"]) == ("Answer at great length.", "Answer in a few words.")
     assert [answer["tokens"] for answer in told["answers"]] == [3, 3]
     assert set(told["answers"][1]["fit"]) == {"base", "iteration-2"}
@@ -264,22 +247,11 @@ def test_one_question_as_json(
         (["q", "--principle", "brief", "--iteration", "7"], "has the models of 1, 2"),
     ],
 )
-def test_impossible_requests_are_refused(
-    finished_run: Path,
-    arguments: list[str],
-    words: str,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(sys, "argv", ["sami-in-a-test", "try", str(finished_run), *arguments])
-    with pytest.raises(SystemExit) as end:
-        main()
-    captured = capsys.readouterr()
-    assert (end.value.code, captured.out) == (2, "")
-    assert words in captured.err
+def test_impossible_requests_are_refused(sami, finished_run, arguments, words):
+    refused(sami("try", finished_run, *arguments), words)
 
 
-def test_weights_that_changed_are_refused(finished_run: Path, tmp_path: Path) -> None:
+def test_weights_that_changed_are_refused(finished_run, tmp_path):
     folder = shutil.copytree(finished_run, tmp_path / "run")
     metrics, config = folder / "iteration-2" / "metrics.jsonl", folder / "iteration-2" / "model" / "config.json"
     metrics.write_text(metrics.read_text() + "{}\n")  # not read by this command
@@ -289,7 +261,7 @@ def test_weights_that_changed_are_refused(finished_run: Path, tmp_path: Path) ->
         Trial(folder)
 
 
-def test_a_folder_without_a_run_or_a_model_is_refused(finished_run: Path, tmp_path: Path) -> None:
+def test_a_folder_without_a_run_or_a_model_is_refused(finished_run, tmp_path):
     with pytest.raises(InputError, match=r"recipe\.yaml is missing"):
         Trial(tmp_path)
     for name in ("recipe.yaml", "principles.yaml"):

@@ -4,7 +4,6 @@ import errno
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -13,9 +12,7 @@ from sami.errors import InputError
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_stopped_command_leaves_nothing_half_written_and_says_how_to_continue(
-    tmp_path: Path, number: signal.Signals, code: int
-) -> None:
+def test_a_stopped_command_leaves_nothing_half_written_and_says_how_to_continue(tmp_path, number, code):
     script = """if True:
         import sys, time
         from pathlib import Path
@@ -50,9 +47,7 @@ def test_a_stopped_command_leaves_nothing_half_written_and_says_how_to_continue(
         (PermissionError(errno.EACCES, "Permission denied", "/root/x"), "/root/x"),
     ],
 )
-def test_what_a_person_can_mend_is_a_message_and_exit_code_2(
-    error: Exception, words: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_a_person_can_mend_is_a_message_and_exit_code_2(error, words, capsys):
     with pytest.raises(SystemExit) as end, ending.explained():
         raise error
     message = capsys.readouterr().err
@@ -61,6 +56,6 @@ def test_what_a_person_can_mend_is_a_message_and_exit_code_2(
     assert len(message) < 500
 
 
-def test_a_defect_keeps_its_traceback() -> None:
+def test_a_defect_keeps_its_traceback():
     with pytest.raises(RuntimeError, match="a defect"), ending.explained():
         raise RuntimeError("a defect")

@@ -1,8 +1,6 @@
 """`sami judge` on files of responses and on runs: what it prints, and bad input."""
 
 import json
-import socket
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +8,11 @@ import pytest
 import yaml
 
 from sami.evaluation.verdicts import read_verdicts
-from tests.support.command_line import Sami, refused
+from tests.support.command_line import refused
 from tests.support.faulty_server import KEY, Request, serving
 from tests.support.places import SHARED
 from tests.support.recipes import write_recipe
 
-Folder = Callable[[str, bool], Path]
 LONG = "It is a rather long answer."
 TLDR = SHARED / "data/tldr"
 PRINCIPLE = {
@@ -35,7 +32,7 @@ def jsonl(file: Path, rows: list[dict[str, Any]]) -> Path:
 
 
 @pytest.fixture
-def files(tmp_path: Path) -> list[str]:
+def files(tmp_path) -> list[str]:
     """Arguments that compare two candidates with a baseline on 12 queries."""
     jsonl(tmp_path / "queries.jsonl", [{"id": f"q{n}", "post": f"What is {n}?"} for n in range(12)])
     for name, text in (("new", "It is {}."), ("newer", "{}!"), ("old", "It is {}, as we will see in a moment.")):
@@ -62,7 +59,7 @@ def know(request: Request) -> None:
     request.say(f"Verdict: {right[0] if right else 'A'}")
 
 
-def test_verifiers_compare_files_of_responses(sami: Sami, files: list[str], tmp_path: Path) -> None:
+def test_verifiers_compare_files_of_responses(sami, files, tmp_path):
     arguments = ["judge", *files, "--principles", tmp_path / "principles.yaml", "--judge", "verifier"]
     code, out, _ = sami(*arguments, "--json")
     assert code == 0
@@ -84,9 +81,7 @@ def test_verifiers_compare_files_of_responses(sami: Sami, files: list[str], tmp_
     assert "fewer than 50 queries" in err
 
 
-def test_a_server_judges_files_after_its_calibration(
-    sami: Sami, files: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_server_judges_files_after_its_calibration(sami, files, monkeypatch, tmp_path):
     monkeypatch.setenv("JUDGE_KEY", KEY)
     with serving(know) as server:
         judge = ("--judge", endpoint(server.url))
@@ -112,10 +107,7 @@ def test_a_server_judges_files_after_its_calibration(
         (lambda a: ["quickstart", *a], ["quickstart"]),
         (lambda a: [*a, "training.lr=1"], ["training.lr", "no effect"]),
         (lambda a: [*a, "evaluation.ordre=both"], ["evaluation.ordre", "'order'"]),
-        (lambda a: [*a, "evaluation.order=sideways"], ["evaluation.order", "'sideways'"]),
         (lambda a: [*a, "--judge", "oracle"], ["oracle", "verifier, local, endpoint, human"]),
-        (lambda a: [*a, "--judge", "{kind: human, path: nowhere.jsonl}"], ["nowhere.jsonl"]),
-        (lambda a: [*a, "--judge", "{kind: local, model: /nowhere/model}"], ["/nowhere/model"]),
         (lambda a: [*a, "--judge", "{kind: endpoint, model: m, url: 'http://u:p@h'}"], ["key_variable"]),
         (lambda a: [*a, "--judge", "{kind: endpoint, model: m, budget: 1}"], ["budget has no effect"]),
         (lambda a: [*a, "--judge", "verifier", "--judge", "verifier"], ["two judges", "'verifier'"]),
@@ -126,40 +118,14 @@ def test_a_server_judges_files_after_its_calibration(
         (lambda a: [x.replace("new.jsonl", "sub/old.jsonl") for x in [*a, *FREE]], ["both called 'old'", "Rename"]),
     ],
 )
-def test_bad_input_is_refused(
-    sami: Sami, files: list[str], change: Callable[[list[str]], list[str]], words: list[str]
-) -> None:
+def test_bad_input_is_refused(sami, files, change, words):
     refused(sami("judge", *change(files)), *words)
 
 
-def test_a_recipe_or_files_are_needed_and_options_of_files_have_no_effect_on_a_run(sami: Sami) -> None:
+def test_a_recipe_or_files_are_needed_and_options_of_files_have_no_effect_on_a_run(sami):
     refused(sami("judge"), "recipe")
     for option, value in (("--limit", "3"), ("--field", "query")):
         refused(sami("judge", "quickstart", option, value), f"{option} has no effect on a run")
-
-
-def test_policies_with_different_queries_are_refused(sami: Sami, files: list[str], tmp_path: Path) -> None:
-    old = tmp_path / "old.jsonl"
-    old.write_text("\n".join(old.read_text().splitlines()[:-1]))
-    refused(sami("judge", *files, *FREE), "new and old cannot be compared", "'q11'")
-
-
-def test_a_trailing_blank_hides_no_response(sami: Sami, files: list[str], tmp_path: Path) -> None:
-    """Only one of twelve constitutions is the principle to the letter, and the candidate wins on that one alone."""
-    for name, won in (("new", True), ("newer", True), ("old", False)):
-        rows = [
-            {
-                "id": f"q{n}",
-                "constitution": "Be brief." + " " * (n > 0),
-                "response": "It is." if won == (n < 1) else LONG,
-            }
-            for n in range(12)
-        ]
-        jsonl(tmp_path / f"{name}.jsonl", rows)
-    code, out, _ = sami("judge", *files, "--principles", tmp_path / "principles.yaml", "--json")
-    assert code == 0
-    [first, _] = json.loads(out)["win_rates"]
-    assert (first["queries"], first["raw"]["rate"]) == (12, pytest.approx(100 / 12))
 
 
 @pytest.mark.parametrize(
@@ -169,15 +135,13 @@ def test_a_trailing_blank_hides_no_response(sami: Sami, files: list[str], tmp_pa
         ("Be brief.", None, ["no verdicts", "verifier can judge"]),
     ],
 )
-def test_an_empty_table_is_an_error(
-    sami: Sami, files: list[str], tmp_path: Path, definition: str, verifier: Any, words: list[str]
-) -> None:
+def test_an_empty_table_is_an_error(sami, files, tmp_path, definition, verifier, words):
     principle = PRINCIPLE | {"definition": definition, "verifier": verifier}
     (tmp_path / "principles.yaml").write_text(yaml.safe_dump([principle]))
     refused(sami("judge", *files, "--principles", tmp_path / "principles.yaml"), *words)
 
 
-def test_the_same_responses_under_two_names_are_announced(sami: Sami, files: list[str], tmp_path: Path) -> None:
+def test_the_same_responses_under_two_names_are_announced(sami, files, tmp_path):
     (tmp_path / "new.jsonl").write_text((tmp_path / "old.jsonl").read_text())
     code, _, err = sami("judge", *files, "--principles", tmp_path / "principles.yaml", "--json")
     assert code == 0
@@ -185,44 +149,14 @@ def test_the_same_responses_under_two_names_are_announced(sami: Sami, files: lis
     assert "newer and old" not in err
 
 
-def test_a_query_that_was_dropped_from_its_file_is_reported_as_dropped(
-    sami: Sami, files: list[str], tmp_path: Path
-) -> None:
-    rows = [{"id": f"q{n}", "post": f"What is {n}?"} for n in range(11)]
-    jsonl(tmp_path / "queries.jsonl", [*rows, {"id": "q11", "post": "what is  0?"}])
-    refused(sami("judge", *files, *FREE), "Line 12 of", "'q11'", "duplicates 1")
-
-
-def test_a_run_that_is_not_evaluated_is_refused(sami: Sami, tmp_path: Path, model_folder: Folder) -> None:
+def test_a_run_that_is_not_evaluated_is_refused(sami, tmp_path, model_folder):
     recipe = write_recipe(tmp_path / "recipe", model_folder("llama", True))
     refused(sami("judge", recipe, "--output", tmp_path / "run"), "score-base", "sami evaluate")
 
 
-def test_no_server_and_an_exhausted_budget_keep_what_there_is(
-    sami: Sami, files: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setenv("JUDGE_KEY", KEY)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        gone = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
-    refused(sami("judge", *files, "--judge", endpoint(gone)), f"No server answers at {gone}")
-    with serving(know) as server:
-        # 100 prompt tokens at 100 a million are 0.01; a question may cost up to 0.04.
-        prices = {"prompt_price": 100.0, "max_tokens": 4}
-        poor = endpoint(server.url, **prices, budget=0.5)
-        refused(sami("judge", *files, "--judge", poor), "budget of 0.5", "run the same command again")
-        kept = len(read_verdicts(tmp_path / "out" / "verdicts.jsonl"))
-        assert 0 < kept < 48
-        code, _, err = sami("judge", *files, "--judge", endpoint(server.url, **prices, budget=5.0))
-        assert code == 0, err
-        assert len(server.requests) == 24 + 48  # calibration and verdicts, each once
-    assert len(read_verdicts(tmp_path / "out" / "verdicts.jsonl")) == 48
-    assert not any(KEY in path.read_text() for path in (tmp_path / "out").rglob("*.json*"))
-
-
 @pytest.mark.skipif(not TLDR.is_dir(), reason=f"the published TL;DR responses are not in {TLDR}")
-def test_published_responses_drift_in_length(sami: Sami, tmp_path: Path) -> None:
-    def responses(name: str) -> Path:
+def test_published_responses_drift_in_length(sami, tmp_path):
+    def responses(name):
         return TLDR / "responses" / f"mistral-7b-{name}.jsonl"
 
     rows = [json.loads(line) for line in responses("base").read_text().splitlines()]

@@ -11,11 +11,11 @@ LISTED = re.findall(r"^::: (\S+)$", (DOCS / "api.md").read_text(encoding="utf-8"
 
 
 @pytest.mark.parametrize("name", LISTED)
-def test_a_listed_name_is_imported_from_sami(name: str) -> None:
+def test_a_listed_name_is_imported_from_sami(name):
     package, _, attribute = name.rpartition(".")
     assert package == "sami"
     assert getattr(sami, attribute).__doc__
 
 
-def test_every_public_name_is_listed() -> None:
+def test_every_public_name_is_listed():
     assert sorted(name.removeprefix("sami.") for name in LISTED) == sorted(sami.__all__)

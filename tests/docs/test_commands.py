@@ -4,13 +4,13 @@ import io
 import json
 import shutil
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from sami import load_recipe, run
 from sami.cli import main
 from tests.support.documentation import PAGES, blocks
 from tests.support.garbage import freeze_libraries
@@ -78,10 +78,8 @@ def write_recipes(folder: Path, tiny: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def workplace(tmp_path_factory: pytest.TempPathFactory, model_folder: Callable[[str, bool], Path]) -> Path:
+def workplace(tmp_path_factory, model_folder) -> Path:
     """A folder with everything that the pages' commands use, among it two finished runs."""
-    from sami import load_recipe, run
-
     folder = tmp_path_factory.mktemp("documented")
     write_recipes(folder, model_folder("llama", True))
     write_data(folder)
@@ -112,13 +110,7 @@ def run_command(words: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_the_commands_of_a_page_run(
-    page: Path,
-    workplace: Path,
-    done: dict[tuple[str, ...], int],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_the_commands_of_a_page_run(page, workplace, done, tmp_path, monkeypatch):
     monkeypatch.chdir(workplace)
     if page.name == "data.md":  # its commands write principles.yaml, which other pages read
         monkeypatch.chdir(shutil.copytree(workplace, tmp_path / "work", symlinks=True))

@@ -2,9 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable
 from importlib.util import find_spec
-from pathlib import Path
 
 import pytest
 
@@ -13,7 +11,7 @@ from tests.support.places import DOCS
 NOTEBOOK = DOCS / "method.ipynb"
 
 
-def test_the_stored_output_has_results_and_no_paths_of_a_machine() -> None:
+def test_the_stored_output_has_results_and_no_paths_of_a_machine():
     text = NOTEBOOK.read_text(encoding="utf-8")
     cells = [cell for cell in json.loads(text)["cells"] if cell["cell_type"] == "code"]
     assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
@@ -23,9 +21,7 @@ def test_the_stored_output_has_results_and_no_paths_of_a_machine() -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("nbclient") is None, reason="nbclient is not installed: pip install 'sami[notebook]'")
-def test_the_notebook_runs(
-    tmp_path: Path, model_folder: Callable[[str, bool], Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_notebook_runs(tmp_path, model_folder, monkeypatch):
     import nbformat
     from nbclient import NotebookClient
 

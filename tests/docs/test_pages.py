@@ -2,8 +2,6 @@
 
 import re
 import tomllib
-from pathlib import Path
-from typing import Any
 
 import pytest
 import typer
@@ -12,15 +10,15 @@ import yaml
 from sami.cli import app
 from sami.principles import Principle
 from sami.recipe import Recipe, describe
-from tests.support.documentation import PAGES, Block, anchors, blocks, inline, links
+from tests.support.documentation import PAGES, anchors, blocks, inline, links
 from tests.support.places import DOCS, ROOT, SOURCE
 
-COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+COMMANDS = typer.main.get_command(app).commands
 SHELL = [block for page in PAGES for block in blocks(page) if block.is_commands]
 SAMI = [(block, words) for block in SHELL for words in block.commands if words[0] == "sami"]
 SECTIONS = "|".join(name for name in Recipe.model_fields if name != "principles")
 GENERATED = ("recipe.md", "principles-file.md", "commands.md")  # by the hooks of the site
-FILES = (".py", ".jsonl", ".json", ".yaml", ".safetensors", ".md")
+FILES = (".gguf", ".py", ".jsonl", ".json", ".yaml", ".safetensors", ".md")
 
 pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
@@ -33,7 +31,7 @@ def assert_key(key: str) -> None:
 
 
 @pytest.mark.parametrize(("block", "words"), SAMI, ids=[f"{b.where}-{' '.join(w)[:40]}" for b, w in SAMI])
-def test_commands_of_blocks_exist_and_take_their_arguments(block: Block, words: list[str]) -> None:
+def test_commands_of_blocks_exist_and_take_their_arguments(block, words):
     assert words[1] in COMMANDS, block.where
     arguments = words[2 : next((n for n, word in enumerate(words) if word in ("&", "|", ">")), None)]
     COMMANDS[words[1]].make_context(words[1], list(arguments))
@@ -43,7 +41,7 @@ def test_commands_of_blocks_exist_and_take_their_arguments(block: Block, words: 
 
 
 @pages
-def test_commands_and_options_in_prose_exist(page: Path) -> None:
+def test_commands_and_options_in_prose_exist(page):
     for text in inline(page):
         words = text.replace("'", "").split()
         if words[:1] != ["sami"] or len(words) == 1 or not words[1][0].islower():
@@ -54,7 +52,7 @@ def test_commands_and_options_in_prose_exist(page: Path) -> None:
 
 
 @pages
-def test_settings_in_prose_exist(page: Path) -> None:
+def test_settings_in_prose_exist(page):
     for text in inline(page):
         match = re.match(rf"^((?:{SECTIONS})(?:\.[a-z_0-9]+)+)(?:[=:].*)?$", text)
         if match and not match[1].endswith(FILES):
@@ -62,7 +60,7 @@ def test_settings_in_prose_exist(page: Path) -> None:
 
 
 @pages
-def test_recipes_and_principles_in_blocks_are_valid(page: Path) -> None:
+def test_recipes_and_principles_in_blocks_are_valid(page):
     for block in blocks(page):
         if block.language not in ("yaml", "yml"):
             continue
@@ -74,7 +72,7 @@ def test_recipes_and_principles_in_blocks_are_valid(page: Path) -> None:
                 Principle.model_validate(principle)
 
 
-def test_make_targets_extras_and_benchmarks_in_blocks_exist() -> None:
+def test_make_targets_extras_and_benchmarks_in_blocks_exist():
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     for block in SHELL:
@@ -89,7 +87,7 @@ def test_make_targets_extras_and_benchmarks_in_blocks_exist() -> None:
 
 
 @pages
-def test_links_and_anchors_resolve(page: Path) -> None:
+def test_links_and_anchors_resolve(page):
     for link in links(page):
         name, _, anchor = link.partition("#")
         target = (page.parent / name).resolve() if name else page
@@ -99,7 +97,7 @@ def test_links_and_anchors_resolve(page: Path) -> None:
 
 
 @pages
-def test_files_of_the_repository_named_on_a_page_exist(page: Path) -> None:
+def test_files_of_the_repository_named_on_a_page_exist(page):
     if page == DOCS / "decisions.md":  # a record; names are those of its dates
         return
     named = re.findall(r"(?<![\w./])((?:tests|docs|bench|src)/[\w/.-]*\w)", page.read_text(encoding="utf-8"))
@@ -107,7 +105,7 @@ def test_files_of_the_repository_named_on_a_page_exist(page: Path) -> None:
     assert not missing
 
 
-def test_files_named_on_the_page_on_the_architecture_exist() -> None:
+def test_files_named_on_the_page_on_the_architecture_exist():
     named = [text for text in inline(DOCS / "architecture.md") if re.fullmatch(r"[\w/]+(\.py|/)", text)]
     missing = [name for name in named if not ((SOURCE / name).exists() or (ROOT / name).exists())]
     assert len(named) > 30

@@ -14,22 +14,22 @@ SETTING = rf"`((?:{'|'.join(Recipe.model_fields)})[.a-z_]*=[^`]*)`"
 
 
 @pytest.fixture
-def recipe(tmp_path: Path) -> Path:
+def recipe(tmp_path) -> Path:
     file = tmp_path / "r.yaml"
     file.write_text("model: some/model\nqueries: {path: some/queries}\nprinciples: p.yaml\n")
     return file
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.split("|")[1].strip())
-def test_the_settings_of_a_row_make_a_recipe(recipe: Path, row: str) -> None:
+def test_the_settings_of_a_row_make_a_recipe(recipe, row):
     for alternative in row.strip("| ").split(" | ")[-1].split(";"):
         load_recipe(recipe, re.findall(SETTING, alternative))
 
 
-def test_there_are_settings_to_check() -> None:
+def test_there_are_settings_to_check():
     assert len(re.findall(SETTING, PAPER)) > 50
 
 
 @pytest.mark.parametrize("claim", re.findall(rf"{SETTING} \(default\)", PAPER))
-def test_a_setting_that_is_called_the_default_is_the_default(recipe: Path, claim: str) -> None:
+def test_a_setting_that_is_called_the_default_is_the_default(recipe, claim):
     assert load_recipe(recipe, [claim]) == load_recipe(recipe)

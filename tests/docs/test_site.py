@@ -5,7 +5,6 @@ import re
 import subprocess
 import sys
 from importlib.util import find_spec
-from pathlib import Path
 
 import pytest
 import typer
@@ -17,7 +16,7 @@ from tests.support.documentation import PAGES, ROOT
 
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("mkdocs") is None, reason="mkdocs is not installed: pip install 'sami[docs]'")
-def test_the_site_builds_and_makes_no_requests(tmp_path: Path) -> None:
+def test_the_site_builds_and_makes_no_requests(tmp_path):
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
     environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
@@ -29,7 +28,7 @@ def test_the_site_builds_and_makes_no_requests(tmp_path: Path) -> None:
         assert not re.findall(r'<link[^>]+rel="?(?:stylesheet|preload|icon)"?[^>]+href="?https?:', html), name
     for key in [*Recipe.model_fields, "max_new_tokens", "calibration_pairs", "key_variable", "first_contrasts"]:
         assert f'<code class="key">{key}</code>' in pages["recipe.html"]
-    for name in typer.main.get_command(app).commands:  # type: ignore[attr-defined]
+    for name in typer.main.get_command(app).commands:
         assert f"sami {name}" in pages["commands.html"]
     assert "information_bound" in pages["api.html"]
     assert 'viewBox="0 0 760 300"' in pages["how-it-works.html"]

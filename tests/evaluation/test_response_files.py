@@ -86,6 +86,12 @@ def test_a_wrong_file_of_responses_is_refused(tmp_path, text, words):
         from_file(tmp_path / "new.jsonl", QUERIES)
 
 
+def test_an_id_that_may_have_been_dropped_from_the_queries_is_reported_as_such(tmp_path):
+    file = write(tmp_path / "new.jsonl", [("9", "c", "r")])
+    with pytest.raises(InputError, match=r"not used when it was read \(duplicates 1\)"):
+        from_file(file, QUERIES, dropped="duplicates 1")
+
+
 def test_constitutions_that_match_no_principle_are_counted_and_refused_above_a_share(tmp_path, capsys):
     rows = [("1", "Be brief.", "r"), ("2", "Be brief.", "r"), ("1", "Be odd.", "r"), ("2", "Be long.", "r")]
     items = list(from_file(write(tmp_path / "new.jsonl", rows), QUERIES, [BRIEF]).responses)

@@ -1,10 +1,7 @@
 """What a run takes from its folder when it is continued."""
 
-from collections.abc import Callable
 from datetime import date
-from pathlib import Path
 
-import pytest
 import yaml
 
 from sami.loop import context
@@ -19,12 +16,10 @@ class Later(date):
         return cls(2031, 1, 2)
 
 
-def test_chat_templates_show_the_day_on_which_a_run_began(
-    tmp_path: Path, model_folder: Callable[[str, bool], Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_chat_templates_show_the_day_on_which_a_run_began(tmp_path, model_folder, monkeypatch):
     recipe = load_recipe(write_recipe(tmp_path, model_folder("llama", True)))
 
-    def shown(folder: str, **prompt: str) -> str | None:
+    def shown(folder, **prompt):
         asked = recipe.model_copy(update={"prompt": recipe.prompt.model_copy(update=prompt)})
         return Run.start(asked, tmp_path / folder).recipe.prompt.date
 

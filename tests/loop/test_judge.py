@@ -5,50 +5,49 @@ import multiprocessing
 import os
 import shutil
 import signal
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from safetensors.torch import load_file
 
+from sami.contrasts import read_contrasts
 from sami.errors import InputError
-from sami.evaluation import comparison
-from sami.evaluation.judges import Given, Judge, make_judge
+from sami.evaluation import ask, comparison
+from sami.evaluation.judges import make_judge
 from sami.evaluation.verdicts import read_verdicts
 from sami.models import loading
+from sami.pipeline import Pipeline, run
 from sami.recipe import Model, Recipe, load_recipe
 from tests.support import chat_templates
 from tests.support.faulty_server import Request, serving
+from tests.support.garbage import freeze_libraries
 from tests.support.recipes import timeless, write_recipe
+from tests.support.tiny import tiny_model
 
-Folder = Callable[[str, bool], Path]
 SHORT = {"training__iterations": 1, "training__steps": 2}
 
 
 @pytest.fixture(scope="module")
-def recipe(tmp_path_factory: pytest.TempPathFactory, model_folder: Folder) -> Path:
+def recipe(tmp_path_factory, model_folder) -> Path:
     return write_recipe(tmp_path_factory.mktemp("recipe"), model_folder("llama", True), **SHORT)
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory, recipe: Path) -> Path:
+def finished(tmp_path_factory, recipe) -> Path:
     """A finished run of one iteration, judged by its verifiers. Tests read it only."""
-    from sami.pipeline import run
-
     folder = tmp_path_factory.mktemp("finished") / "run"
     run(load_recipe(recipe), folder)
     return folder
 
 
 @pytest.fixture
-def copy(finished: Path, tmp_path: Path) -> Path:
+def copy(finished, tmp_path) -> Path:
     return shutil.copytree(finished, tmp_path / "run")
 
 
 def rejudge(recipe: Path, folder: Path, *overrides: str) -> dict[str, Any]:
-    from sami.pipeline import Pipeline
-
     return Pipeline(load_recipe(recipe, overrides), folder).judge()
 
 
@@ -56,7 +55,7 @@ def local(model: Path, name: str = "tiny") -> str:
     return f"evaluation.judges=[verifier, {{kind: local, model: {model}, name: {name}}}]"
 
 
-def test_the_summary_carries_verifier_win_rates_against_base(finished: Path) -> None:
+def test_the_summary_carries_verifier_win_rates_against_base(finished):
     summary = json.loads((finished / "summary.json").read_text())
     cells = {cell["scope"]: cell for cell in summary["win_rates"]}
     assert set(cells) == {"all", "learned", "held_out"}
@@ -74,7 +73,7 @@ def test_the_summary_carries_verifier_win_rates_against_base(finished: Path) -> 
     assert "n 3 queries (verifier, whose checks define the answer)" in summary["verdict"]
 
 
-def test_the_win_rate_is_what_the_verifiers_said_of_the_responses(finished: Path) -> None:
+def test_the_win_rate_is_what_the_verifiers_said_of_the_responses(finished):
     passed = {
         name: {
             (v["contrast"], v["constitution"]): v["passed"]
@@ -87,7 +86,7 @@ def test_the_win_rate_is_what_the_verifiers_said_of_the_responses(finished: Path
     assert cell["raw"]["rate"] == pytest.approx(100 * sum(wins) / len(wins))
 
 
-def test_a_judge_at_chance_is_refused_and_can_be_forced(recipe: Path, copy: Path, model_folder: Folder) -> None:
+def test_a_judge_at_chance_is_refused_and_can_be_forced_and_is_asked_once(recipe, copy, model_folder, monkeypatch):
     judges = local(model_folder("gpt2", False))
     with pytest.raises(InputError, match=r"not above chance.*--force"):
         rejudge(recipe, copy, judges)
@@ -107,18 +106,11 @@ def test_a_judge_at_chance_is_refused_and_can_be_forced(recipe: Path, copy: Path
     assert [c for c in summary["win_rates"] if c["judge"] == "verifier"] == [
         c for c in before["win_rates"] if c["judge"] == "verifier"
     ]
-
-
-def test_judging_again_asks_nothing(recipe: Path, copy: Path, model_folder: Folder, monkeypatch: Any) -> None:
-    from sami.models import loading
-
-    settings = (local(model_folder("gpt2", False)), "evaluation.force=true")
-    first = rejudge(recipe, copy, *settings)
     monkeypatch.setattr(loading, "load_model", lambda *_: pytest.fail("a model was loaded"))
-    assert rejudge(recipe, copy, *settings) == first
+    assert rejudge(recipe, copy, judges, "evaluation.force=true") == summary
 
 
-def test_other_settings_of_a_finished_run_are_still_refused(recipe: Path, copy: Path) -> None:
+def test_other_settings_of_a_finished_run_are_still_refused(recipe, copy):
     with pytest.raises(InputError, match=r"evaluation\.seed: 0 there, 1 now"):
         rejudge(recipe, copy, "evaluation.seed=1")
 
@@ -126,12 +118,7 @@ def test_other_settings_of_a_finished_run_are_still_refused(recipe: Path, copy: 
 # Baselines.
 
 
-def test_a_model_an_earlier_run_and_a_file_are_baselines(
-    recipe: Path, copy: Path, finished: Path, model_folder: Folder, tmp_path: Path
-) -> None:
-    from sami.contrasts import read_contrasts
-    from sami.pipeline import Pipeline
-
+def test_a_model_an_earlier_run_and_a_file_are_baselines(recipe, copy, finished, model_folder, tmp_path):
     ids = {q.text: q.id for q in Pipeline(load_recipe(recipe), copy).context.prepared.splits.evaluation}
     rows = [
         {"id": ids[c.query], "constitution": text, "response": "YES?"}
@@ -170,16 +157,12 @@ def test_a_model_an_earlier_run_and_a_file_are_baselines(
 
 
 @pytest.mark.parametrize("train", ["sft", "dpo"])
-def test_baselines_are_trained_on_the_contrasts_of_the_run(recipe: Path, copy: Path, train: str) -> None:
+def test_baselines_are_trained_on_the_contrasts_of_the_run(recipe, copy, train):
     pytest.importorskip("trl", reason="the extra `baselines` is not installed")
-    from safetensors.torch import load_file
-
     baselines = json.dumps([{"name": "other", "train": train}])
     summary = rejudge(recipe, copy, f"evaluation.baselines={baselines}")
     assert [c["baseline"] for c in summary["win_rates"] if c["scope"] == "all"] == ["base", "other"]
     assert {p.name for p in (copy / "baselines" / "other").iterdir()} == {"model"}
-    from tests.support.tiny import tiny_model
-
     base = tiny_model("llama").state_dict()
     trained = load_file(copy / "baselines" / "other" / "model" / "model.safetensors")
     changes = {name: float((trained[name] - base[name]).abs().max()) for name in trained}
@@ -190,18 +173,12 @@ def test_baselines_are_trained_on_the_contrasts_of_the_run(recipe: Path, copy: P
     assert {path: path.stat().st_mtime_ns for path in (copy / "baselines").rglob("*")} == before
 
 
-def test_an_earlier_run_whose_weights_changed_is_no_baseline(recipe: Path, copy: Path, tmp_path: Path) -> None:
+def test_an_earlier_run_whose_weights_changed_is_no_baseline(recipe, copy, tmp_path):
     earlier = shutil.copytree(copy, tmp_path / "earlier")
     config = earlier / "iteration-1" / "model" / "config.json"
     config.write_text(config.read_text() + "\n")
     baselines = json.dumps([{"name": "earlier", "run": str(earlier)}])
     with pytest.raises(InputError, match=r"earlier/iteration-1/model changed after the step train-1"):
-        rejudge(recipe, copy, f"evaluation.baselines={baselines}")
-
-
-def test_a_folder_without_a_trained_model_is_no_baseline(recipe: Path, copy: Path, tmp_path: Path) -> None:
-    baselines = json.dumps([{"name": "earlier", "run": str(tmp_path)}])
-    with pytest.raises(InputError, match="not a run with a trained model"):
         rejudge(recipe, copy, f"evaluation.baselines={baselines}")
 
 
@@ -216,11 +193,7 @@ def test_a_folder_without_a_trained_model_is_no_baseline(recipe: Path, copy: Pat
         ("evaluation.baselines=[{name: a, model: /nowhere/model}]", "/nowhere/model"),
     ],
 )
-def test_judges_and_baselines_that_cannot_work_are_refused_before_anything_is_done(
-    recipe: Path, tmp_path: Path, override: str, words: str
-) -> None:
-    from sami.pipeline import run
-
+def test_judges_and_baselines_that_cannot_work_are_refused_before_anything_is_done(recipe, tmp_path, override, words):
     with pytest.raises(InputError, match=words):
         run(load_recipe(recipe, [override]), tmp_path / "run")
     assert not (tmp_path / "run").exists()
@@ -237,8 +210,6 @@ def test_judges_and_baselines_that_cannot_work_are_refused_before_anything_is_do
 def test_prompts_of_a_baseline_are_checked_before_anything_is_done(
     recipe: Path, copy: Path, tmp_path: Path, kind: str, template: str, words: str
 ) -> None:
-    from sami.pipeline import run
-
     model = copy / "iteration-1" / "model"
     tokenizer = loading.load_tokenizer(Model(source=str(model)))
     tokenizer.chat_template = template
@@ -252,7 +223,7 @@ def test_prompts_of_a_baseline_are_checked_before_anything_is_done(
 def test_judges_see_the_date_of_the_run(recipe: Path, copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dates = []
 
-    def watched(settings: Any, given: Given) -> Judge:
+    def watched(settings, given):
         dates.append(given.date)
         return make_judge(settings, given)
 
@@ -269,7 +240,7 @@ def answer_first(request: Request) -> None:
     request.say("Verdict: A")
 
 
-def test_a_server_judges_a_run_and_its_tokens_are_counted(recipe: Path, copy: Path) -> None:
+def test_a_server_judges_a_run_and_its_tokens_are_counted(recipe, copy):
     with serving(answer_first) as server:
         judge = {"kind": "endpoint", "url": server.url, "model": "m", "prompt_price": 1.0, "name": "first"}
         settings = (f"evaluation.judges=[{json.dumps(judge)}]", "evaluation.force=true")
@@ -292,9 +263,6 @@ def test_a_server_judges_a_run_and_its_tokens_are_counted(recipe: Path, copy: Pa
 
 
 def _judge_until(recipe: Recipe, folder: Path, stop: int | None) -> None:
-    from sami.evaluation import ask
-    from sami.pipeline import Pipeline
-
     append, written = ask.append_verdict, 0
 
     def deadly(path: Path, verdict: Any) -> None:
@@ -304,16 +272,15 @@ def _judge_until(recipe: Recipe, folder: Path, stop: int | None) -> None:
         if written == stop:
             os.kill(os.getpid(), signal.SIGKILL)
 
+    freeze_libraries()
     ask.append_verdict = deadly
     Pipeline(recipe, folder).judge()
 
 
-def test_judging_that_was_killed_ends_with_the_summary_of_one_that_was_not(
-    recipe: Path, finished: Path, tmp_path: Path, model_folder: Folder
-) -> None:
+def test_judging_that_was_killed_ends_with_the_summary_of_one_that_was_not(recipe, finished, tmp_path, model_folder):
     resolved = load_recipe(recipe, [local(model_folder("gpt2", False)), "evaluation.force=true"])
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["sami.pipeline", "test_pipeline_judging"])
+    context.set_forkserver_preload(["tests.loop.test_judge", "sami.generation.transformers_engine"])
     folders = {name: shutil.copytree(finished, tmp_path / name) for name in ("killed", "through")}
     for folder in folders.values():
         (folder / "evaluation" / "verdicts.jsonl").unlink()  # verifiers judge again too

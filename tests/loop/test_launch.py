@@ -5,17 +5,16 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
 
-from sami import cli
 from sami.errors import InputError
 from sami.loop.launch import meeting
 from sami.pipeline import Pipeline
 from sami.recipe import Launch, load_recipe
+from tests.support.command_line import refused
 from tests.support.places import DOCS
 from tests.support.recipes import write_recipe
 
@@ -25,7 +24,7 @@ TOLERANCE = 1e-5
 
 
 @pytest.fixture(scope="module")
-def recipe(tmp_path_factory: pytest.TempPathFactory, model_folder: Callable[[str, bool], Path]) -> Path:
+def recipe(tmp_path_factory, model_folder) -> Path:
     return write_recipe(
         tmp_path_factory.mktemp("recipe"), model_folder("llama", True), training__steps=[6, 3], launch__nodes=2
     )
@@ -57,7 +56,7 @@ def same_training(ours: Path, theirs: Path, steps: int) -> None:
 
 
 @pytest.fixture(scope="module")
-def one_process(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def one_process(recipe, tmp_path_factory) -> Path:
     """The same run by one process on one machine. Tests read it only."""
     folder = tmp_path_factory.mktemp("one") / "run"
     Pipeline(load_recipe(recipe, ["launch.nodes=1"]), folder).run()
@@ -65,7 +64,7 @@ def one_process(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_two_machines_train_the_trajectory_of_one_process(recipe: Path, one_process: Path, tmp_path: Path) -> None:
+def test_two_machines_train_the_trajectory_of_one_process(recipe, one_process, tmp_path):
     both = tmp_path / "both"
     command = [sys.executable, "-m", "sami.cli", "run", str(recipe), "--output", str(both)]
     command += ["--json", f"launch.address=127.0.0.1:{free_port()}"]
@@ -114,8 +113,14 @@ echo "$SLURM_JOB_ID"
 """
 
 
+def install(folder: Path, programs: dict[str, str]) -> None:
+    for name, text in programs.items():
+        (folder / "bin" / name).write_text(text)
+        (folder / "bin" / name).chmod(0o755)
+
+
 @pytest.fixture
-def slurm(tmp_path: Path) -> dict[str, str]:
+def slurm(tmp_path) -> dict[str, str]:
     """The environment of a login node; its jobs are listed in the file $JOBS."""
     programs = {
         "srun": SRUN,
@@ -124,16 +129,12 @@ def slurm(tmp_path: Path) -> dict[str, str]:
         "sami": f'#!/bin/sh\nexec {sys.executable} -m sami.cli "$@"\n',
     }
     (tmp_path / "bin").mkdir()
-    for name, text in programs.items():
-        (tmp_path / "bin" / name).write_text(text)
-        (tmp_path / "bin" / name).chmod(0o755)
+    install(tmp_path, programs)
     return os.environ | {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "JOBS": str(tmp_path / "jobs")}
 
 
 @pytest.mark.slow
-def test_the_slurm_scripts_give_the_run_of_one_process(
-    recipe: Path, one_process: Path, tmp_path: Path, slurm: dict[str, str]
-) -> None:
+def test_the_slurm_scripts_give_the_run_of_one_process(recipe, one_process, tmp_path, slurm):
     # The first iteration by a chain of jobs, the second by the run that ends it, on one machine.
     chain = ["bash", str(SCRIPTS / "iterations.sh"), "1", "2", "2", str(recipe), "--output", str(tmp_path / "run")]
     done = subprocess.run(chain, capture_output=True, text=True, check=False, env=slurm, timeout=1800)
@@ -147,21 +148,19 @@ def test_the_slurm_scripts_give_the_run_of_one_process(
 
 
 @pytest.mark.parametrize("script", sorted(path.name for path in SCRIPTS.iterdir()))
-def test_slurm_scripts_parse_and_stop_at_the_first_failure(script: str) -> None:
+def test_slurm_scripts_parse_and_stop_at_the_first_failure(script):
     subprocess.run(["bash", "-n", str(SCRIPTS / script)], check=True)
     assert "\nset -euo pipefail\n" in (SCRIPTS / script).read_text()
 
 
-def test_vllm_gets_all_gpus_of_the_ray_cluster_as_one_copy(tmp_path: Path, slurm: dict[str, str]) -> None:
+def test_vllm_gets_all_gpus_of_the_ray_cluster_as_one_copy(tmp_path, slurm):
     programs = {
         "sami": 'printf "%s\\n" "$*" >> "$JOBS"',
         "ray": "exec true",
         "sleep": "exec true",  # the script gives the cluster time to start
         "hostname": "echo 127.0.0.1",
     }
-    for name, text in programs.items():
-        (tmp_path / "bin" / name).write_text(f"#!/bin/bash\n{text}\n")
-        (tmp_path / "bin" / name).chmod(0o755)
+    install(tmp_path, {name: f"#!/bin/bash\n{text}\n" for name, text in programs.items()})
     slurm |= {"SLURM_JOB_ID": "7", "SLURM_JOB_NUM_NODES": "2", "SLURM_GPUS_ON_NODE": "8"}
     slurm |= {"SLURM_JOB_NODELIST": "here"}
     job = ["bash", str(SCRIPTS / "nodes-ray.sbatch"), "run", "paper/diverse-llama3-70b"]
@@ -176,7 +175,7 @@ def test_vllm_gets_all_gpus_of_the_ray_cluster_as_one_copy(tmp_path: Path, slurm
         assert (told.launch.rank, told.launch.total, told.launch.address) == (rank, 16, "127.0.0.1:20007")
 
 
-def test_torchrun_is_told_where_to_meet() -> None:
+def test_torchrun_is_told_where_to_meet():
     first = meeting(Launch(nodes=3, rank=0, address="10.0.0.7:29500"), iteration=2)
     last = meeting(Launch(nodes=3, rank=2, address="10.0.0.7:29500"), iteration=2)
     assert first[:8] == ["--nnodes", "3", "--node-rank", "0", "--master-addr", "10.0.0.7", "--master-port", "29502"]
@@ -185,7 +184,7 @@ def test_torchrun_is_told_where_to_meet() -> None:
     assert meeting(Launch(address="10.0.0.7:29500"), iteration=1) == ["--standalone"]  # a script with one machine
 
 
-def test_several_machines_need_an_address(recipe: Path, tmp_path: Path) -> None:
+def test_several_machines_need_an_address(recipe, tmp_path):
     run = Pipeline(load_recipe(recipe), tmp_path / "run")
     with pytest.raises(InputError, match="need an address to meet at"):
         run.run()  # before anything is generated
@@ -205,23 +204,17 @@ def test_several_machines_need_an_address(recipe: Path, tmp_path: Path) -> None:
         ("training.beta=0.1", "beta is 0.1, and .* on 2 nodes"),
     ],
 )
-def test_machines_that_cannot_work_together_are_refused(recipe: Path, override: str, said: str) -> None:
+def test_machines_that_cannot_work_together_are_refused(recipe, override, said):
     with pytest.raises(InputError, match=said):
         load_recipe(recipe, [override])
 
 
-def test_another_machine_than_the_first_only_trains(
-    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_another_machine_than_the_first_only_trains(sami, recipe):
     for command in ("generate", "evaluate"):
-        monkeypatch.setattr(sys, "argv", ["sami", command, str(recipe), "launch.rank=1"])
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        assert caught.value.code == 2
-        assert "only rank 0 runs this command" in capsys.readouterr().err
+        refused(sami(command, recipe, "launch.rank=1"), "only rank 0 runs this command")
 
 
-def test_a_machine_with_another_recipe_is_refused(recipe: Path, tmp_path: Path) -> None:
+def test_a_machine_with_another_recipe_is_refused(recipe, tmp_path):
     run = tmp_path / "run"
     Pipeline(load_recipe(recipe), run).generate(1)
     other = Pipeline(load_recipe(recipe, ["training.lr=1e-4", "launch.rank=1", "launch.address=a:1"]), run)

@@ -2,8 +2,7 @@
 
 import json
 import re
-import sys
-from collections.abc import Callable
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +11,6 @@ import pytest
 from huggingface_hub import ModelCard
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
-from sami.cli import main
 from sami.commands import push as push_command
 from sami.errors import InputError
 from sami.generation import SamplingSettings
@@ -24,14 +22,14 @@ from sami.loop.results import Summary
 from sami.models import sources
 from sami.pipeline import run
 from sami.recipe import Model, Recipe, load_recipe
+from tests.support.command_line import Sami
 from tests.support.recipes import PRINCIPLES, write_recipe
 
-Folder = Callable[[str, bool], Path]
 TOKEN = "hf_" + "s" * 34
 
 
 @pytest.fixture(scope="module")
-def adapter_run(tmp_path_factory: pytest.TempPathFactory, model_folder: Folder) -> Path:
+def adapter_run(tmp_path_factory, model_folder) -> Path:
     folder = tmp_path_factory.mktemp("adapter")
     recipe = write_recipe(
         folder / "recipe",
@@ -68,7 +66,7 @@ def card_of(finished: Path, iteration: int = 2, **changes: Any) -> str:
 # What the card says.
 
 
-def test_every_trained_model_has_a_card_with_the_figures_of_the_summary(finished_run: Path) -> None:
+def test_every_trained_model_has_a_card_with_the_figures_of_the_summary(finished_run):
     summary = json.loads((finished_run / "summary.json").read_text())
     for number in (1, 2):
         text = text_of(finished_run, number)
@@ -90,7 +88,7 @@ def test_every_trained_model_has_a_card_with_the_figures_of_the_summary(finished
     assert "@inproceedings{franken2024sami" in text_of(finished_run, 1)
 
 
-def test_the_metadata_reads_back(finished_run: Path, adapter_run: Path) -> None:
+def test_the_metadata_reads_back(finished_run, adapter_run):
     data = ModelCard.load(finished_run / "iteration-2" / "model" / "README.md").data
     assert (data.library_name, data.pipeline_tag, data.model_name) == (
         "transformers",
@@ -105,16 +103,14 @@ def test_the_metadata_reads_back(finished_run: Path, adapter_run: Path) -> None:
     assert ModelCard.load(adapter_run / "iteration-1" / "model" / "README.md").data.library_name == "peft"
 
 
-def test_no_path_of_this_machine_is_in_a_card(finished_run: Path, adapter_run: Path) -> None:
+def test_no_path_of_this_machine_is_in_a_card(finished_run, adapter_run):
     for text in (text_of(finished_run, 1), text_of(adapter_run, 1)):
         assert not re.search(r"(?<![\w:/.])/(?:tmp|home|root|work|var|Users)/", text)
         assert str(finished_run.parent) not in text
     assert "path: queries.jsonl" in text_of(finished_run, 1)
 
 
-def test_only_paths_are_shortened_and_servers_are_left_out(
-    finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_paths_are_shortened_and_servers_are_left_out(finished_run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "b").touch()
@@ -138,9 +134,9 @@ def test_only_paths_are_shortened_and_servers_are_left_out(
     assert str(tmp_path) not in str(values)
 
 
-def test_a_recipe_of_the_hub_names_base_and_data(finished_run: Path) -> None:
+def test_a_recipe_of_the_hub_names_base_and_data(finished_run):
     recipe = Run.open(finished_run).recipe
-    hub: Recipe = recipe.model_copy(
+    hub = recipe.model_copy(
         update={
             "model": Model(source="owner/base-model"),
             "queries": recipe.queries.model_copy(update={"path": "owner/queries"}),
@@ -150,7 +146,7 @@ def test_a_recipe_of_the_hub_names_base_and_data(finished_run: Path) -> None:
     assert (data.base_model, data.datasets) == ("owner/base-model", ["owner/queries"])
 
 
-def test_a_card_names_broken_limits_and_warns(finished_run: Path) -> None:
+def test_a_card_names_broken_limits_and_warns(finished_run):
     summary = Summary.read(finished_run / "summary.json")
     summary.policies[2].health.failures = ["loops rose from 0 % to 40 % (limit 3 points)"]
     text = card_of(finished_run, summary=summary)
@@ -161,7 +157,7 @@ def test_a_card_names_broken_limits_and_warns(finished_run: Path) -> None:
     assert "All health limits of the run hold" not in text
 
 
-def test_texts_cannot_leave_their_cell(finished_run: Path) -> None:
+def test_texts_cannot_leave_their_cell(finished_run):
     opened = Run.open(finished_run)
     hostile = "A | B\n\n# Title <script>alert(1)</script> [x](javascript:1) ```\n{{ 7 * 7 }}"
     principles = [opened.principles[0].model_copy(update={"definition": hostile}), *opened.principles[1:]]
@@ -191,13 +187,8 @@ def answer_of_the_card(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
 
 
 @pytest.mark.parametrize("kind", ["transformers", "peft"])
-def test_the_code_of_the_card_answers_as_the_run_does(
-    kind: str,
-    request: pytest.FixtureRequest,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    finished: Path = request.getfixturevalue("finished_run" if kind == "transformers" else "adapter_run")
+def test_the_code_of_the_card_answers_as_the_run_does(kind, request, monkeypatch, capsys):
+    finished = request.getfixturevalue("finished_run" if kind == "transformers" else "adapter_run")
     opened = Run.open(finished)
     folder = opened.directory.model(opened.iteration())
     assert f"from {kind} import" in (folder / "README.md").read_text()
@@ -216,7 +207,7 @@ def test_the_code_of_the_card_answers_as_the_run_does(
 # License and fingerprint.
 
 
-def test_the_license_is_read_where_the_weights_come_from(tmp_path: Path) -> None:
+def test_the_license_is_read_where_the_weights_come_from(tmp_path):
     assert model_card.base_license(Model(source=str(tmp_path))) is None
     (tmp_path / "README.md").write_text("---\nlicense: apache-2.0\n---\n# Base\n")
     assert model_card.base_license(Model(source=str(tmp_path))) == "apache-2.0"
@@ -225,9 +216,7 @@ def test_the_license_is_read_where_the_weights_come_from(tmp_path: Path) -> None
     assert model_card.base_license(Model(source="nobody/nothing")) is None
 
 
-def test_a_card_is_no_part_of_the_weights(finished_run: Path, tmp_path: Path) -> None:
-    import shutil
-
+def test_a_card_is_no_part_of_the_weights(finished_run, tmp_path):
     folder = shutil.copytree(finished_run / "iteration-1" / "model", tmp_path / "model")
     before = sources.fingerprint(Model(source=str(folder)))
     (folder / "README.md").write_text("another")
@@ -261,30 +250,25 @@ class StubHub:
 
 def refused(status: int) -> HfHubHTTPError:
     request = SimpleNamespace(method="POST", url="https://hub.example", headers={"authorization": f"Bearer {TOKEN}"})
-    response: Any = SimpleNamespace(status_code=status, headers={}, request=request)
+    response = SimpleNamespace(status_code=status, headers={}, request=request)
     return HfHubHTTPError(f"{status} for Bearer {TOKEN}", response=response)
 
 
 @pytest.fixture
-def push(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    def call(*arguments: Any, hub: Any = None) -> tuple[int, str, str]:
+def push(sami, monkeypatch) -> Sami:
+    def call(hub: StubHub, *arguments: Any) -> tuple[int, str, str]:
         monkeypatch.setenv("HF_TOKEN", TOKEN)
-        if hub is not None:
-            monkeypatch.setattr(push_command, "HfApi", hub)
-        monkeypatch.setattr(sys, "argv", ["sami-in-a-test", "push", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as end:
-            main()
-        captured = capsys.readouterr()
-        assert TOKEN not in captured.out + captured.err
-        return int(end.value.code or 0), captured.out, captured.err
+        monkeypatch.setattr(push_command, "HfApi", hub)
+        code, out, err = sami("push", *arguments)
+        assert TOKEN not in out + err
+        return code, out, err
 
     return call
 
 
-def test_the_model_and_its_card_are_uploaded(finished_run: Path, push: Any) -> None:
+def test_the_model_and_its_card_are_uploaded(finished_run, push):
     hub = StubHub()
-    assert push(finished_run, "principles", "--private", hub=hub) == (0, "https://hub.example/me/principles\n", "")
+    assert push(hub, finished_run, "principles", "--private") == (0, "https://hub.example/me/principles\n", "")
     create, upload = hub.calls
     assert create == ("create", "principles", {"private": True, "exist_ok": True})
     assert upload[1]["repo_id"] == "me/principles"
@@ -305,18 +289,14 @@ def test_the_model_and_its_card_are_uploaded(finished_run: Path, push: Any) -> N
         (push_command.HTTPError(f"Illegal header value b'Bearer {TOKEN}'"), "could not be reached"),
     ],
 )
-def test_what_the_hub_refuses_is_said_without_the_token(
-    finished_run: Path, push: Any, failure: Exception, words: str
-) -> None:
+def test_what_the_hub_refuses_is_said_without_the_token(finished_run, push, failure, words):
     hub = StubHub(failure)
-    code, out, err = push(finished_run, "owner/name", hub=hub)
+    code, out, err = push(hub, finished_run, "owner/name")
     assert (code, out, hub.calls) == (2, "", [])
     assert words in err
 
 
-def test_without_a_token_one_is_told_how_to_log_in(
-    finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_a_token_one_is_told_how_to_log_in(finished_run, tmp_path, monkeypatch):
     from huggingface_hub import constants
 
     monkeypatch.delenv("HF_TOKEN", raising=False)
@@ -325,9 +305,7 @@ def test_without_a_token_one_is_told_how_to_log_in(
         push_command.push(Run.open(finished_run), "owner/name")
 
 
-def test_what_others_could_not_use_is_not_uploaded(finished_run: Path, adapter_run: Path, tmp_path: Path) -> None:
-    import shutil
-
+def test_what_others_could_not_use_is_not_uploaded(finished_run, adapter_run, tmp_path):
     with pytest.raises(InputError, match="folder of this machine"):
         push_command.push(Run.open(adapter_run), "owner/name")
     with pytest.raises(InputError, match="is not a valid repository id"):

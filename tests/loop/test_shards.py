@@ -2,27 +2,25 @@
 
 import json
 import shutil
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 from filelock import FileLock
 
-from sami import cli
 from sami.contrasts import read_contrasts, write_contrasts
 from sami.errors import InputError
 from sami.loop.shards import Shard, made_from
 from sami.pipeline import Pipeline
 from sami.recipe import load_recipe
+from tests.support.command_line import refused as refused_command
 from tests.support.recipes import write_recipe
 
 PARTS = 3
 
 
 @pytest.fixture(scope="module")
-def recipe(tmp_path_factory: pytest.TempPathFactory, model_folder: Callable[[str, bool], Path]) -> Path:
+def recipe(tmp_path_factory, model_folder) -> Path:
     return write_recipe(tmp_path_factory.mktemp("recipe"), model_folder("llama", True))
 
 
@@ -31,7 +29,7 @@ def pipeline(recipe: Path, folder: Path, *overrides: str) -> Pipeline:
 
 
 @pytest.fixture(scope="module")
-def sharded(tmp_path_factory: pytest.TempPathFactory, recipe: Path) -> Path:
+def sharded(tmp_path_factory, recipe) -> Path:
     """A run with all shards of iteration 1, each made as on a machine of its own. Tests copy it."""
     folder = tmp_path_factory.mktemp("sharded") / "run"
     for number in (2, 3, 1):
@@ -40,7 +38,7 @@ def sharded(tmp_path_factory: pytest.TempPathFactory, recipe: Path) -> Path:
 
 
 @pytest.fixture
-def copy(sharded: Path, tmp_path: Path) -> Path:
+def copy(sharded, tmp_path) -> Path:
     return Path(shutil.copytree(sharded, tmp_path / "run"))
 
 
@@ -57,7 +55,7 @@ def refused(recipe: Path, run: Path, *overrides: str) -> str:
     return str(caught.value)
 
 
-def test_merged_shards_are_the_contrasts_of_one_machine(recipe: Path, copy: Path, tmp_path: Path) -> None:
+def test_merged_shards_are_the_contrasts_of_one_machine(recipe, copy, tmp_path):
     pipeline(recipe, copy).generate(1, merge=True)
     pipeline(recipe, tmp_path / "whole").generate(1)
     whole, merged = (read_contrasts(run / "iteration-1" / "contrasts.parquet") for run in (tmp_path / "whole", copy))
@@ -69,7 +67,7 @@ def test_merged_shards_are_the_contrasts_of_one_machine(recipe: Path, copy: Path
     pipeline(recipe, copy).generate(1)  # done, so not again
 
 
-def test_parts_cover_everything_once() -> None:
+def test_parts_cover_everything_once():
     for count, of in ((9, 3), (10, 3), (7, 7), (1000, 7)):
         things = list(range(count))
         parts = [things[Shard(number, of).part(count)] for number in range(1, of + 1)]
@@ -77,47 +75,47 @@ def test_parts_cover_everything_once() -> None:
         assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
-def test_sampled_responses_of_two_parts_do_not_share_their_random_numbers(recipe: Path, tmp_path: Path) -> None:
+def test_sampled_responses_of_two_parts_do_not_share_their_random_numbers(recipe, tmp_path):
     run = pipeline(recipe, tmp_path / "run", "generation.temperature=1.0")
     seeds = []
 
     class Watched:
-        def generate(self, prompts: list[list[int]], settings: object, _: object) -> list[object]:
-            seeds.append((settings.seed, settings.seed + len(prompts)))  # type: ignore[attr-defined]
+        def generate(self, prompts, settings, _):
+            seeds.append((settings.seed, settings.seed + len(prompts)))
             raise InputError("seen")
 
-    run.context.engine = lambda *_: Watched()  # type: ignore[method-assign]
+    run.context.engine = lambda *_: Watched()
     for number in range(1, PARTS + 1):
         with pytest.raises(InputError, match="seen"):
             run.generate_shard(1, Shard(number, PARTS))
     assert [begin for begin, _ in seeds] == [0, *(end for _, end in seeds[:-1])]
 
 
-def test_a_shard_tells_what_it_is(copy: Path) -> None:
+def test_a_shard_tells_what_it_is(copy):
     shard, inputs = made_from(shard_file(copy, 2))
     assert shard == Shard(2, PARTS)
     assert inputs["generation"]["max_new_tokens"] == 6
     assert [c.id for c in read_contrasts(shard_file(copy, 2))] == ["1-00003", "1-00004", "1-00005"]
 
 
-def test_a_shard_that_is_there_is_not_made_again(recipe: Path, copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_shard_that_is_there_is_not_made_again(recipe, copy, capsys):
     before = shard_file(copy, 1).stat().st_mtime_ns
     pipeline(recipe, copy).generate_shard(1, Shard(1, PARTS))
     assert "was already generated" in capsys.readouterr().err
     assert shard_file(copy, 1).stat().st_mtime_ns == before
 
 
-def test_a_missing_shard_is_named(recipe: Path, copy: Path) -> None:
+def test_a_missing_shard_is_named(recipe, copy):
     shard_file(copy, 1).unlink()
     shard_file(copy, 3).unlink()
-    assert "lacks the shards 1/3, 3/3" in refused(recipe, copy)
+    assert "The shards 1/3, 3/3 are missing" in refused(recipe, copy)
 
 
-def test_no_shard_at_all_is_an_error(recipe: Path, tmp_path: Path) -> None:
+def test_no_shard_at_all_is_an_error(recipe, tmp_path):
     assert "There are no shards" in refused(recipe, tmp_path / "run")
 
 
-def test_a_shard_of_another_recipe_is_refused_with_the_difference(recipe: Path, copy: Path, tmp_path: Path) -> None:
+def test_a_shard_of_another_recipe_is_refused_with_the_difference(recipe, copy, tmp_path):
     other = pipeline(recipe, tmp_path / "other", "generation.max_new_tokens=5", "training.seed=3")
     made = other.generate_shard(1, Shard(2, PARTS))
     shutil.copy(made, shard_file(copy, 2))
@@ -127,33 +125,31 @@ def test_a_shard_of_another_recipe_is_refused_with_the_difference(recipe: Path, 
     assert "- order_of_principles: 3 there, 0 now" in message
 
 
-def test_a_shard_of_another_model_is_refused(
-    recipe: Path, copy: Path, tmp_path: Path, model_folder: Callable[[str, bool], Path]
-) -> None:
+def test_a_shard_of_another_model_is_refused(recipe, copy, tmp_path, model_folder):
     other = pipeline(recipe, tmp_path / "other", f"model.source={model_folder('qwen2', True)}")
     shutil.copy(other.generate_shard(1, Shard(2, PARTS)), shard_file(copy, 2))
     assert "- policy: " in refused(recipe, copy)
 
 
-def test_parts_of_different_wholes_are_refused(recipe: Path, copy: Path) -> None:
+def test_parts_of_different_wholes_are_refused(recipe, copy):
     pipeline(recipe, copy).generate_shard(1, Shard(1, 2))
-    assert "parts of 2 and of 3" in refused(recipe, copy)
+    assert "2 and 3 parts" in refused(recipe, copy)
 
 
-def test_damaged_or_strange_files_are_refused(recipe: Path, copy: Path) -> None:
+def test_damaged_or_strange_files_are_refused(recipe, copy):
     good = shard_file(copy, 2).read_bytes()
     shard_file(copy, 2).write_bytes(good[: len(good) // 2])
-    assert "no shard that can be read" in refused(recipe, copy)
+    assert f"{shard_file(copy, 2)} cannot be" in refused(recipe, copy)
     write_contrasts(shard_file(copy, 2), read_contrasts(shard_file(copy, 1)))  # a contrasts file, of no part
-    assert "no shard that can be read" in refused(recipe, copy)
+    assert f"{shard_file(copy, 2)} cannot be" in refused(recipe, copy)
     # The right label on the wrong contrasts.
     notes = {"sami.shard": pq.read_schema(shard_file(copy, 3)).metadata[b"sami.shard"].decode()}
     write_contrasts(shard_file(copy, 3), read_contrasts(shard_file(copy, 1)), notes)
     shard_file(copy, 2).write_bytes(good)
-    assert "does not hold the contrasts that the recipe plans" in refused(recipe, copy)
+    assert "does not hold the contrasts that this recipe plans" in refused(recipe, copy)
 
 
-def test_a_shard_that_another_process_writes_is_left_to_it(recipe: Path, copy: Path) -> None:
+def test_a_shard_that_another_process_writes_is_left_to_it(recipe, copy):
     shard_file(copy, 1).unlink()
     with (
         FileLock(shard_file(copy, 1).with_name(".1-of-3.parquet.lock")),
@@ -162,46 +158,33 @@ def test_a_shard_that_another_process_writes_is_left_to_it(recipe: Path, copy: P
         pipeline(recipe, copy).generate_shard(1, Shard(1, PARTS))
 
 
-def test_shards_of_a_later_iteration_need_the_model_before_it(recipe: Path, copy: Path) -> None:
-    with pytest.raises(InputError, match=r"The step train-1 .* is not done yet"):
+def test_shards_of_a_later_iteration_need_the_model_before_it(recipe, copy):
+    with pytest.raises(InputError, match=r"train-1.*`sami train` first"):
         pipeline(recipe, copy).generate_shard(2, Shard(1, PARTS))
 
 
 @pytest.mark.parametrize("text", ["0/3", "4/3", "3", "a/b", "1/0", "-1/2", "1/3/4"])
-def test_a_shard_that_cannot_be_is_refused(text: str) -> None:
-    with pytest.raises(InputError, match="not of the form I/N"):
+def test_a_shard_that_cannot_be_is_refused(text):
+    with pytest.raises(InputError, match="form I/N"):
         Shard.parse(text)
 
 
-def test_contrasts_that_another_model_writes_are_not_made_in_shards(recipe: Path, tmp_path: Path) -> None:
+def test_contrasts_that_another_model_writes_are_not_made_in_shards(recipe, tmp_path):
     first = f"generation.first_model={load_recipe(recipe).model.source}"
-    with pytest.raises(InputError, match="Shards are for what the run's own model writes"):
-        pipeline(recipe, tmp_path / "run", first).generate_shard(1, Shard(1, 2))
-    with pytest.raises(InputError, match="Shards are for what the run's own model writes"):
-        pipeline(recipe, tmp_path / "run", first).generate(1, merge=True)
+    run = pipeline(recipe, tmp_path / "run", first)
+    for make in (lambda: run.generate_shard(1, Shard(1, 2)), lambda: run.generate(1, merge=True)):
+        with pytest.raises(InputError, match="Shards are for what the run's own model writes"):
+            make()
 
 
-def test_more_shards_than_contrasts_are_refused(recipe: Path, tmp_path: Path) -> None:
+def test_more_shards_than_contrasts_are_refused(recipe, tmp_path):
     with pytest.raises(InputError, match="iteration 1 has only 9 contrasts"):
         pipeline(recipe, tmp_path / "run").generate_shard(1, Shard(1, 10))
 
 
-def test_the_command_exits_with_2_and_names_what_is_missing(
-    recipe: Path, copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def said(*arguments: str) -> str:
-        monkeypatch.setattr(sys, "argv", ["sami", "generate", str(recipe), "--output", str(copy), *arguments])
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        printed = capsys.readouterr()
-        assert (caught.value.code, printed.out) == (2, "")
-        return printed.err
-
+def test_the_command_exits_with_2_and_names_what_is_missing(sami, recipe, copy):
+    arguments = ("generate", recipe, "--output", copy)
     shard_file(copy, 2).unlink()
-    assert "lacks the shards 2/3" in said("--merge")
-    assert "give one of them" in said("--merge", "--shard", "2/3")
-    monkeypatch.setattr(sys, "argv", ["sami", "generate", str(recipe), "--output", str(copy), "--shard", "2/3"])
-    with pytest.raises(SystemExit) as done:
-        cli.main()
-    assert not done.value.code
-    assert capsys.readouterr().out.strip() == str(shard_file(copy, 2))
+    refused_command(sami(*arguments, "--merge"), "The shards 2/3 are missing")
+    refused_command(sami(*arguments, "--merge", "--shard", "2/3"), "Give one of them")
+    assert sami(*arguments, "--shard", "2/3")[:2] == (0, f"{shard_file(copy, 2)}\n")

@@ -1,6 +1,5 @@
 """Whether a policy is better than base, from the facts in the summary, and the sentence that says so."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -34,7 +33,7 @@ def cell(low: float, *, accuracy: float | None = None, **more: Any) -> WinRate:
 
 
 @pytest.fixture
-def found(report_run: Path) -> Any:
+def found(report_run) -> Any:
     """`found(*cells, gain=…, failures=…)`: the standing of iteration-2 with these facts in the summary."""
 
     def stand(*cells: WinRate, gain: Estimate = GAIN, failures: tuple[str, ...] = ()) -> Standing:
@@ -49,7 +48,7 @@ def found(report_run: Path) -> Any:
     return stand
 
 
-def test_a_gain_under_the_frozen_base_with_all_judges_for_it_is_better(found: Any) -> None:
+def test_a_gain_under_the_frozen_base_with_all_judges_for_it_is_better(found):
     made = found(cell(54.0), cell(40.0, scope="held_out"), cell(40.0, candidate="iteration-1"))
     assert made.is_better
     assert verdict(made) == (
@@ -58,7 +57,7 @@ def test_a_gain_under_the_frozen_base_with_all_judges_for_it_is_better(found: An
     )
 
 
-def test_without_judges_the_frozen_base_decides(found: Any) -> None:
+def test_without_judges_the_frozen_base_decides(found):
     assert verdict(found()) == reason(found()) == f"iteration-2 is better than base: {FROZEN}."
 
 
@@ -70,7 +69,7 @@ def test_without_judges_the_frozen_base_decides(found: Any) -> None:
         ({"failures": ("answers loop", "answers leak")}, "answers loop; answers leak; +10.0"),
     ],
 )
-def test_win_rates_do_not_outweigh_health_or_the_frozen_base(found: Any, facts: Any, words: str) -> None:
+def test_win_rates_do_not_outweigh_health_or_the_frozen_base(found, facts, words):
     made = found(cell(54.0), **facts)
     assert not made.is_better
     assert not made.is_supported
@@ -91,9 +90,7 @@ def test_win_rates_do_not_outweigh_health_or_the_frozen_base(found: Any, facts: 
         (cell(49.0, judge="person"), False, "(person, not calibrated)"),
     ],
 )
-def test_a_judge_speaks_against_if_it_is_calibrated_and_its_interval_reaches_half(
-    found: Any, second: WinRate, is_better: bool, words: str
-) -> None:
+def test_a_judge_speaks_against_if_it_is_calibrated_and_its_interval_reaches_half(found, second, is_better, words):
     made = found(cell(54.0), second)
     assert made.is_better is is_better
     assert made.is_supported
@@ -102,27 +99,27 @@ def test_a_judge_speaks_against_if_it_is_calibrated_and_its_interval_reaches_hal
 
 
 @pytest.mark.parametrize("controlled", [UNDEFINED, Rate(rate=60.0)])
-def test_the_raw_rate_stands_in_where_length_cannot_be_controlled(found: Any, controlled: Rate) -> None:
+def test_the_raw_rate_stands_in_where_length_cannot_be_controlled(found, controlled):
     made = found(cell(0.0, length_controlled=controlled))
     assert made.is_better
     assert "by +20.0 points of raw win rate, interval [+15.0, +25.0]" in verdict(made)
 
 
-def test_a_rate_without_an_interval_is_not_evidence(found: Any) -> None:
+def test_a_rate_without_an_interval_is_not_evidence(found):
     made = found(cell(0.0, length_controlled=UNDEFINED, raw=Rate(rate=100.0)))
     assert not made.is_better
     assert "no figure of verifier with an interval" in verdict(made)
 
 
-def test_verdicts_without_principles_count_in_the_scope_of_all(found: Any) -> None:
+def test_verdicts_without_principles_count_in_the_scope_of_all(found):
     assert not found(cell(49.0, scope="all")).is_better
 
 
-def test_base_and_baselines_have_no_standing(report_run: Path) -> None:
+def test_base_and_baselines_have_no_standing(report_run):
     assert standing(Summary.read(report_run / "summary.json"), "base") is None
 
 
-def test_a_run_ends_with_its_gains_and_its_verdict(report_run: Path) -> None:
+def test_a_run_ends_with_its_gains_and_its_verdict(report_run):
     summary = Summary.read(report_run / "summary.json")
     gain = Estimate(0.3, 0.2, 0.4, 24)
     summary.comparisons[-1].learned.bound = gain

@@ -1,8 +1,6 @@
 """What `sami plan` assumes about training is what a run does and what the trainer would do by itself."""
 
-from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -37,7 +35,7 @@ RECIPES = pytest.mark.parametrize(
 
 
 @pytest.fixture
-def load(tmp_path: Path, model_folder: Callable[[str, bool], Path], monkeypatch: pytest.MonkeyPatch) -> Any:
+def load(tmp_path, model_folder, monkeypatch) -> Any:
     """`load(*overrides)`: a recipe of a tiny model."""
     monkeypatch.setattr("sami.costs.estimate.matrix_rate", lambda dtype: 1e9)
     monkeypatch.setattr("sami.costs.estimate.memory_rate", lambda: 1e9)
@@ -60,9 +58,7 @@ def longest_contrasts(recipe: Recipe) -> list[Contrast]:
 
 
 @RECIPES
-def test_plan_run_and_trainer_use_the_gradient_cache_at_the_same_memory(
-    load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overrides: list[str]
-) -> None:
+def test_plan_run_and_trainer_use_the_gradient_cache_at_the_same_memory(load, tmp_path, monkeypatch, overrides):
     recipe = load(*overrides)
     contrasts, processes = longest_contrasts(recipe), recipe.launch.total
     whole = training_parts(plan(load(*overrides, "training.gradient_cache=false")))
@@ -70,7 +66,7 @@ def test_plan_run_and_trainer_use_the_gradient_cache_at_the_same_memory(
     held = sum(whole.values()) - kept - whole["logits"]
     loaded = sum(whole.get(name, 0) for name in ("float32 weights", "bfloat16 weights", "frozen base", "reference"))
 
-    def free(value: float) -> None:
+    def free(value):
         for place in ("models.devices", "training.trainer"):
             monkeypatch.setattr(f"sami.{place}.free_bytes", lambda *_: value)
 
@@ -89,14 +85,14 @@ def test_plan_run_and_trainer_use_the_gradient_cache_at_the_same_memory(
                 continue
             free(device - loaded)
             undecided = replace(settings, gradient_cache=None, output_dir=str(tmp_path / "trainer"))
-            inputs: Any = {"args": undecided, "train_dataset": contrasts, "processing_class": run.tokenizer}
+            inputs = {"args": undecided, "train_dataset": contrasts, "processing_class": run.tokenizer}
             trainer = SAMITrainer(**starting_point(run, 0), **inputs)
             trainer.train()
             assert trainer.gradient_cache == cached
 
 
 @RECIPES
-def test_plan_and_run_take_the_same_micro_batches(load: Any, tmp_path: Path, overrides: list[str]) -> None:
+def test_plan_and_run_take_the_same_micro_batches(load, tmp_path, overrides):
     recipe = load(*overrides, "training.gradient_cache=false")
     run = Run.start(recipe, tmp_path / "run")
     with run.opened():
@@ -120,19 +116,17 @@ def test_plan_and_run_take_the_same_micro_batches(load: Any, tmp_path: Path, ove
     ],
     ids=str,
 )
-def test_recipe_trainer_and_plan_refuse_the_same_settings(
-    load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], conflict: str | None
-) -> None:
+def test_recipe_trainer_and_plan_refuse_the_same_settings(load, tmp_path, monkeypatch, settings, conflict):
     values = {"beta": 0.0, "master_weights": "float32", "processes": 1, "dtype": "float32"} | settings
     shared = [f"training.{name}={values[name]}" for name in ("beta", "master_weights")]
     shared.append(f"model.dtype={values['dtype']}")
     monkeypatch.setattr(SAMIConfig, "world_size", property(lambda _: values["processes"]))
-    chosen: Any = {name: values[name] for name in ("beta", "master_weights")} | {"compute_dtype": values["dtype"]}
+    chosen = {name: values[name] for name in ("beta", "master_weights")} | {"compute_dtype": values["dtype"]}
 
-    def recipe() -> Recipe:
+    def recipe():
         return load(*shared, f"launch.processes={values['processes']}")
 
-    def trainer() -> SAMIConfig:
+    def trainer():
         return SAMIConfig(output_dir=str(tmp_path), use_cpu=True, **chosen)
 
     if conflict is None:
@@ -147,9 +141,9 @@ def test_recipe_trainer_and_plan_refuse_the_same_settings(
         assert several == (4 if load(*shared).conflict(4) is None else 1)
 
 
-def test_warmup_of_a_recipe_has_an_effect(load: Any, tmp_path: Path) -> None:
+def test_warmup_of_a_recipe_has_an_effect(load, tmp_path):
     run = Run.start(load("training.steps=4", "training.warmup_steps=2"), tmp_path / "run")
-    inputs: Any = {"train_dataset": [random_contrast(seed) for seed in range(4)], "processing_class": run.tokenizer}
+    inputs = {"train_dataset": [random_contrast(seed) for seed in range(4)], "processing_class": run.tokenizer}
     with run.opened():
         trainer = SAMITrainer(**starting_point(run, 0), args=arguments(run, 1, inputs["train_dataset"]), **inputs)
         trainer.train()

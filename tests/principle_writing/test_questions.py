@@ -44,7 +44,7 @@ def refusal(writer: Writer, names: list[str] | None = NAMES) -> str:
     return str(caught.value)
 
 
-def test_a_definition_and_an_antithesis_for_each_name() -> None:
+def test_a_definition_and_an_antithesis_for_each_name():
     writer = Writer(good)
     principles = write_principles(writer, TASK, NAMES, seed=7)
     assert [(p.id, p.definition, p.antithesis) for p in principles] == [
@@ -82,7 +82,7 @@ def test_a_definition_and_an_antithesis_for_each_name() -> None:
         ("{opening} say <|im_end|> in the end.", "not a statement"),
     ],
 )
-def test_an_answer_that_cannot_be_used_is_asked_again_and_then_refused(kind: str, text: str, words: str) -> None:
+def test_an_answer_that_cannot_be_used_is_asked_again_and_then_refused(kind, text, words):
     opening = "Responses should" if kind == "definition" else "Instead of being concise, responses should"
     writer = failing(kind, "concise", text.format(opening=opening))
     message = refusal(writer)
@@ -101,11 +101,11 @@ def test_an_answer_that_cannot_be_used_is_asked_again_and_then_refused(kind: str
         "Responses should be kind, polite and rural.",
     ],
 )
-def test_an_example_of_the_question_is_no_answer(text: str) -> None:
+def test_an_example_of_the_question_is_no_answer(text):
     assert "repeats an example" in refusal(failing("definition", "concise", text))
 
 
-def test_a_name_may_come_with_its_opposites() -> None:
+def test_a_name_may_come_with_its_opposites():
     said = {
         "Style: military": "Responses should speak of soldiers and their weapons.",
         "Style: musical": "Responses should speak of songs, singers and guitars.",
@@ -129,7 +129,7 @@ def test_a_name_may_come_with_its_opposites() -> None:
         assert "the last antithesis of 'military'" in message
 
 
-def test_a_later_seed_may_succeed() -> None:
+def test_a_later_seed_may_succeed():
     writer = Writer(lambda q: good(q) if q.seed >= 2 else "I cannot do that.")
     assert len(write_principles(writer, TASK, NAMES)) == 2
 
@@ -154,8 +154,8 @@ def test_a_later_seed_may_succeed() -> None:
         ("antithesis", "Instead of being concise, responses should mention a single detail.", "repeats what was"),
     ],
 )
-def test_a_pair_that_does_not_oppose_or_differ_is_refused(kind: str, text: str, words: str) -> None:
-    def say(q: Question) -> str:
+def test_a_pair_that_does_not_oppose_or_differ_is_refused(kind, text, words):
+    def say(q):
         # The other principle comes first, so that a repetition is found in this one.
         return text if (q.kind, q.name) == (kind, "concise") else good(q)
 
@@ -170,12 +170,12 @@ def test_a_pair_that_does_not_oppose_or_differ_is_refused(kind: str, text: str, 
         "responses should avoid concise phrases.",
     ],
 )
-def test_an_antithesis_may_name_what_it_denies(sentence: str) -> None:
+def test_an_antithesis_may_name_what_it_denies(sentence):
     writer = failing("antithesis", "concise", f"Instead of being concise, {sentence}")
     assert write_principles(writer, TASK, NAMES)[0].antithesis == sentence.capitalize()
 
 
-def test_quotation_marks_emphasis_and_line_breaks_around_an_answer_do_not_count() -> None:
+def test_quotation_marks_emphasis_and_line_breaks_around_an_answer_do_not_count():
     read = read_sentence(' **"Responses should\nstay short and to the point."** ', "Responses should")
     assert read == "Responses should stay short and to the point."
 
@@ -200,14 +200,14 @@ def test_quotation_marks_emphasis_and_line_breaks_around_an_answer_do_not_count(
         (["kind/rude", "kind/mean"], ["'kind'", "twice"]),
     ],
 )
-def test_names_that_cannot_be_used_are_refused_before_anything_is_asked(names: list[str], words: list[str]) -> None:
+def test_names_that_cannot_be_used_are_refused_before_anything_is_asked(names, words):
     writer = Writer(good)
     message = refusal(writer, names)
     assert all(word in message for word in words), message
     assert not writer.asked
 
 
-def test_a_name_may_be_a_few_words() -> None:
+def test_a_name_may_be_a_few_words():
     writer = Writer(lambda q: scripted([q])[0])
     assert [p.id for p in write_principles(writer, TASK, ["to the point", "king's", "Shakespearean"])] == [
         "to_the_point",
@@ -216,32 +216,32 @@ def test_a_name_may_be_a_few_words() -> None:
     ]
 
 
-def test_an_empty_task_is_refused() -> None:
+def test_an_empty_task_is_refused():
     with pytest.raises(InputError, match="task is empty"):
         write_principles(Writer(good), " . ", NAMES)
 
 
-def test_names_are_written_where_none_are_given() -> None:
+def test_names_are_written_where_none_are_given():
     principles = write_principles(scripted, TASK, count=3)
     assert [p.id for p in principles] == ["plain", "formal", "playful"]  # "vivid" stands in the example
     assert all(p.id in p.definition for p in principles)
 
 
-def test_names_are_gathered_over_several_answers_each_once() -> None:
+def test_names_are_gathered_over_several_answers_each_once():
     answers = [
         "Styles: dry, dry, Dry, xqzt, wry humour, cheerfully",
         "I'm sorry.",
         "Styles: playful, the, cheerful, dry, grim",
     ]
 
-    def say(q: Question) -> str:
+    def say(q):
         return answers[q.seed % 3] if q.kind == "names" else scripted([q])[0]
 
     assert [p.id for p in write_principles(Writer(say), TASK, count=3)] == ["dry", "playful", "grim"]
 
 
-def test_a_name_that_the_writer_cannot_define_is_replaced_by_another() -> None:
-    def say(q: Question) -> str:
+def test_a_name_that_the_writer_cannot_define_is_replaced_by_another():
+    def say(q):
         return "I cannot say." if q.name == "formal" else scripted([q])[0]
 
     assert [p.id for p in write_principles(Writer(say), TASK, count=3)] == ["plain", "playful", "patient"]
@@ -250,7 +250,7 @@ def test_a_name_that_the_writer_cannot_define_is_replaced_by_another() -> None:
 @pytest.mark.parametrize(
     "answer", ["Styles: there are many styles.", "I can't.", "Estilos: corto, largo", "Styles: dry, dry"]
 )
-def test_a_writer_without_names_is_refused(answer: str) -> None:
+def test_a_writer_without_names_is_refused(answer):
     writer = Writer(lambda q: answer)
     message = refusal(writer, None)
     assert f"styles in {ATTEMPTS} attempts" in message
@@ -258,5 +258,5 @@ def test_a_writer_without_names_is_refused(answer: str) -> None:
     assert len(writer.asked) == ATTEMPTS
 
 
-def test_only_single_english_words_are_names() -> None:
+def test_only_single_english_words_are_names():
     assert read_names("Styles: brief, to the point, and vivid.", "Styles:") == ["brief", "vivid"]

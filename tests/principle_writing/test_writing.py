@@ -1,7 +1,6 @@
 """`sami write-principles` and recipes that name a writer: the file, local and served writers, and bad input."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,25 +9,30 @@ import yaml
 
 from sami import chat_client
 from sami.errors import InputError
-from sami.principle_writing.files import written
+from sami.loop.context import Run
 from sami.principle_writing.questions import ATTEMPTS, Question, scripted
-from sami.principle_writing.writers import Local, make_ask
+from sami.principle_writing.writers import Local
 from sami.principles import load_principles
-from sami.recipe import EndpointWriter, LocalWriter, WrittenPrinciples, dump_recipe, load_recipe
+from sami.recipe import LocalWriter, dump_recipe, load_recipe
 from tests.support.command_line import Sami, refused
 from tests.support.faulty_server import Request, serving
 from tests.support.recipes import write_recipe
 
-Folder = Callable[[str, bool], Path]
 KEY = "sk-secret-4711"
 TASK = ("--task", "summarising Reddit posts")
 NAMES = ("--names", "concise,comprehensive")
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+def quick(monkeypatch) -> None:
     monkeypatch.setattr(chat_client, "FIRST_WAIT", 0.01)
     monkeypatch.setenv("WRITER_KEY", KEY)
+
+
+@pytest.fixture
+def write(sami) -> Sami:
+    """`sami write-principles` with the task."""
+    return lambda *arguments: sami("write-principles", *TASK, *arguments)
 
 
 def served(url: str, **more: Any) -> str:
@@ -38,7 +42,7 @@ def served(url: str, **more: Any) -> str:
 def answer(request: Request) -> str:
     """What the script says to a question that a server got."""
     opening = request.prompt.rpartition('starts with "')[2].partition('"')[0]
-    kind: Any = "names" if opening == "Styles:" else "antithesis" if opening.startswith("Instead") else "definition"
+    kind = "names" if opening == "Styles:" else "antithesis" if opening.startswith("Instead") else "definition"
     name = request.prompt.partition("to be ")[2].removeprefix("the opposite of ").partition(".")[0]
     return scripted([Question(kind, name, request.prompt, opening, 0)])[0]
 
@@ -46,9 +50,9 @@ def answer(request: Request) -> str:
 # The file.
 
 
-def test_the_file_loads_and_says_how_it_came_about(sami: Sami, tmp_path: Path) -> None:
+def test_the_file_loads_and_says_how_it_came_about(write, tmp_path):
     target = tmp_path / "new" / "principles.yaml"
-    code, out, err = sami("write-principles", *TASK, *NAMES, "--writer", "scripted", "--seed", 3, "--output", target)
+    code, out, err = write(*NAMES, "--writer", "scripted", "--seed", 3, "--output", target)
     assert (code, out.strip()) == (0, str(target)), err
     assert "2 principles written by a script" in err
     assert [p.id for p in load_principles(target)] == ["concise", "comprehensive"]
@@ -59,32 +63,25 @@ def test_the_file_loads_and_says_how_it_came_about(sami: Sami, tmp_path: Path) -
     assert "names" not in record["prompts"]
 
 
-def test_without_an_output_the_file_is_printed(sami: Sami, tmp_path: Path) -> None:
-    code, out, _ = sami("write-principles", *TASK, "--writer", "scripted", "--count", 3)
+def test_without_an_output_the_file_is_printed(write, tmp_path):
+    code, out, _ = write("--writer", "scripted", "--count", 3)
     assert code == 0
     (tmp_path / "p.yaml").write_text(out)
     assert len(load_principles(tmp_path / "p.yaml")) == 3
     assert "names" in yaml.safe_load(out)["written"]["prompts"]
 
 
-def test_an_existing_file_is_never_replaced(sami: Sami, tmp_path: Path) -> None:
+def test_an_existing_file_is_never_replaced(write, tmp_path):
     (tmp_path / "p.yaml").write_text("mine")
-    arguments = ("write-principles", *TASK, *NAMES, "--writer", "scripted", "--output", tmp_path / "p.yaml")
-    refused(sami(*arguments), "p.yaml", "exists")
+    refused(write(*NAMES, "--writer", "scripted", "--output", tmp_path / "p.yaml"), "p.yaml", "exists")
     assert (tmp_path / "p.yaml").read_text() == "mine"
 
 
-def test_a_place_where_nothing_can_be_written_is_refused_before_the_writer_is_asked(
-    sami: Sami, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_place_where_nothing_can_be_written_is_refused_before_the_writer_is_asked(write, tmp_path, monkeypatch, sami):
     monkeypatch.setattr("sami.principle_writing.files.make_ask", lambda settings: pytest.fail("the writer was asked"))
     (tmp_path / "file").write_text("mine")
     for place in (tmp_path / "file" / "p.yaml", tmp_path / "file" / "new" / "p.yaml"):
-        refused(
-            sami("write-principles", *TASK, *NAMES, "--output", place),
-            str(place),
-            f"{tmp_path / 'file'} is not a folder",
-        )
+        refused(write(*NAMES, "--output", place), str(place), f"{tmp_path / 'file'} is not a folder")
     assert (tmp_path / "file").read_text() == "mine"
 
 
@@ -92,8 +89,6 @@ def test_a_place_where_nothing_can_be_written_is_refused_before_the_writer_is_as
     ("arguments", "words"),
     [
         (("--names", "concise"), ["principles.names: 1 principle would be written", "at least two"]),
-        (("--names", "concise,concise"), ["'concise'", "twice"]),
-        (("--names", "concise,"), ["''", "adjective"]),
         (("--names", "a,b", "--count", "3"), ["count has no effect"]),
         (("--count", "1"), ["principles.count", "greater than or equal to 2"]),
         (("--task", " ", *NAMES), ["task is empty"]),
@@ -107,26 +102,24 @@ def test_a_place_where_nothing_can_be_written_is_refused_before_the_writer_is_as
         ((*NAMES, "--writer", "{url: 'https://api.openai.com/v1', model: m, key_variable: UNSET_KEY}"), ["UNSET_KEY"]),
     ],
 )
-def test_what_cannot_be_asked_for_is_refused(
-    sami: Sami, tmp_path: Path, arguments: tuple[str, ...], words: list[str]
-) -> None:
+def test_what_cannot_be_asked_for_is_refused(write, tmp_path, arguments, words):
     given = [*(() if "--writer" in arguments else ("--writer", "scripted")), *arguments]
-    refused(sami("write-principles", *TASK, *given, "--output", tmp_path / "p.yaml"), *words)
+    refused(write(*given, "--output", tmp_path / "p.yaml"), *words)
     assert not (tmp_path / "p.yaml").exists()
 
 
 # A local writer.
 
 
-def test_a_random_model_cannot_write_and_leaves_no_file(sami: Sami, tmp_path: Path, model_folder: Folder) -> None:
+def test_a_random_model_cannot_write_and_leaves_no_file(write, tmp_path, model_folder):
     for chat_template in (True, False):
         writer = ("--writer", model_folder("llama", chat_template))
-        message = refused(sami("write-principles", *TASK, *NAMES, *writer, "--output", tmp_path / "p.yaml"), "0 of 2")
+        message = refused(write(*NAMES, *writer, "--output", tmp_path / "p.yaml"), "0 of 2")
         assert "Nothing was written" in message
         assert list(tmp_path.iterdir()) == []
 
 
-def test_a_local_writer_answers_from_the_opening_on_and_repeats_itself_by_seed(model_folder: Folder) -> None:
+def test_a_local_writer_answers_from_the_opening_on_and_repeats_itself_by_seed(model_folder):
     ask = Local(LocalWriter.model_validate({"model": {"source": str(model_folder("llama", True))}}))
     questions = [Question("definition", "concise", "Say something.", "Responses should", seed) for seed in (1, 1)]
     first = ask(questions)
@@ -135,7 +128,7 @@ def test_a_local_writer_answers_from_the_opening_on_and_repeats_itself_by_seed(m
     assert first != ask([Question("definition", "concise", "Say something.", "Responses should", 2)] * 2)
 
 
-def test_a_sentence_that_a_stop_ended_gets_its_full_stop_back() -> None:
+def test_a_sentence_that_a_stop_ended_gets_its_full_stop_back():
     assert Local._full_stop(" be brief", "stop") == "."
     assert Local._full_stop(" be brief!", "stop") == ""
     assert Local._full_stop(" be brief and", "length") == ""
@@ -144,10 +137,10 @@ def test_a_sentence_that_a_stop_ended_gets_its_full_stop_back() -> None:
 # A served writer.
 
 
-def test_a_server_writes_and_its_key_stands_nowhere(sami: Sami, tmp_path: Path) -> None:
+def test_a_server_writes_and_its_key_stands_nowhere(write, tmp_path):
     target = tmp_path / "p.yaml"
     with serving(lambda request: request.say(answer(request))) as server:
-        code, out, err = sami("write-principles", *TASK, "--writer", served(server.url), "--output", target)
+        code, out, err = write("--writer", served(server.url), "--output", target)
     assert code == 0, err
     assert len(load_principles(target)) == 4
     assert server.requests[0].headers["authorization"] == f"Bearer {KEY}"
@@ -156,24 +149,10 @@ def test_a_server_writes_and_its_key_stands_nowhere(sami: Sami, tmp_path: Path) 
     assert yaml.safe_load(target.read_text())["written"]["writer"]["key_variable"] == "WRITER_KEY"
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        f"I'm sorry, I can't help with that. {KEY}",
-        "Of course! A concise response gets to the point, and a comprehensive one covers everything.",
-        "Las respuestas deben ser cortas y directas.",
-        "Responses should be short and " * 40,
-        "",
-        None,
-    ],
-)
-def test_a_server_that_says_nothing_usable_is_asked_a_bounded_number_of_times(
-    sami: Sami, tmp_path: Path, text: str | None
-) -> None:
+@pytest.mark.parametrize("text", [f"I'm sorry, I can't help with that. {KEY}", None])
+def test_a_server_that_says_nothing_usable_is_asked_a_bounded_number_of_times(write, tmp_path, text):
     with serving(lambda request: request.say(text, finish="length")) as server:
-        result = sami(
-            "write-principles", *TASK, *NAMES, "--writer", served(server.url), "--output", tmp_path / "p.yaml"
-        )
+        result = write(*NAMES, "--writer", served(server.url), "--output", tmp_path / "p.yaml")
     message = refused(result, "0 of 2", "'concise'", "'comprehensive'")
     assert KEY not in message
     assert len(server.requests) == 2 * ATTEMPTS
@@ -184,54 +163,22 @@ def test_a_server_that_says_nothing_usable_is_asked_a_bounded_number_of_times(
     ("fail", "words"),
     [
         (lambda r: r.fail(401, f"bad key {KEY}"), ["refuses the key in WRITER_KEY"]),
-        (lambda r: r.fail(404, "no such model"), ["does not know the model 'm'"]),
         (lambda r: r.fail(400, "no such field"), ["did not answer", "no such field (HTTP 400)"]),
-        (lambda r: r.fail(500, "busy"), ["did not answer", "busy"]),
         (lambda r: r.drop(), ["did not answer"]),
-        (lambda r: r.send(200, b"<html>"), ["did not answer"]),
     ],
 )
-def test_a_server_that_fails_is_an_error_and_no_file(
-    sami: Sami, tmp_path: Path, fail: Callable[[Request], None], words: list[str]
-) -> None:
+def test_a_server_that_fails_is_an_error_and_no_file(write, tmp_path, fail, words):
     with serving(fail) as server:
-        result = sami(
-            "write-principles", *TASK, *NAMES, "--writer", served(server.url), "--output", tmp_path / "p.yaml"
-        )
+        result = write(*NAMES, "--writer", served(server.url), "--output", tmp_path / "p.yaml")
     assert KEY not in refused(result, *words)
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("drip", [False, True])
-def test_a_server_that_never_stops_is_not_waited_for(sami: Sami, tmp_path: Path, drip: bool) -> None:
-    with serving(lambda request: request.stall(5, drip=drip)) as server:
-        writer = served(server.url, timeout=0.3, retries=0)
-        result = sami("write-principles", *TASK, *NAMES, "--writer", writer, "--output", tmp_path / "p.yaml")
-    refused(result, "did not answer")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_no_server_is_an_error(sami: Sami) -> None:
-    result = sami("write-principles", *TASK, *NAMES, "--writer", served("http://127.0.0.1:9/v1"))
-    refused(result, "No server answers", "the writer m")
-
-
-def test_a_failing_request_is_tried_again() -> None:
-    def once(request: Request) -> None:
-        request.fail(500) if request.number == 0 else request.say(answer(request))
-
-    with serving(once) as server:
-        writer = EndpointWriter.model_validate({"kind": "endpoint", **json.loads(served(server.url))})
-        settings = WrittenPrinciples(task="writing letters", names=["formal", "friendly"], writer=writer)
-        assert "formal" in written(settings, make_ask(writer))
-    assert len(server.requests) == 5
 
 
 # A recipe that names a writer.
 
 
 @pytest.fixture
-def recipe(tmp_path: Path, model_folder: Folder) -> Path:
+def recipe(tmp_path, model_folder) -> Path:
     file = write_recipe(tmp_path / "recipe", model_folder("llama", True), training__iterations=1, training__steps=1)
     raw = yaml.safe_load(file.read_text())
     raw["principles"] = {"task": "answering questions", "names": ["brief", "kind"], "writer": "scripted"}
@@ -239,9 +186,7 @@ def recipe(tmp_path: Path, model_folder: Folder) -> Path:
     return file
 
 
-def test_a_run_writes_its_principles_once(
-    sami: Sami, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_writes_its_principles_once(sami, recipe, tmp_path, monkeypatch):
     output = ("--output", tmp_path / "out")
     code, _, err = sami("generate", recipe, *output)
     assert code == 0, err
@@ -257,9 +202,7 @@ def test_a_run_writes_its_principles_once(
     assert list(json.loads(out)["policies"][1]["principles"]) == ["brief", "kind"]
 
 
-def test_what_was_written_may_be_edited_until_it_is_used(sami: Sami, recipe: Path, tmp_path: Path) -> None:
-    from sami.loop.context import Run
-
+def test_what_was_written_may_be_edited_until_it_is_used(sami, recipe, tmp_path):
     resolved = load_recipe(recipe)
     with Run.start(resolved, tmp_path / "out").opened():
         pass
@@ -272,22 +215,20 @@ def test_what_was_written_may_be_edited_until_it_is_used(sami: Sami, recipe: Pat
     refused(sami("generate", recipe, "--output", tmp_path / "out"), "generate-1", "principles")
 
 
-def test_another_writer_or_task_is_another_run(sami: Sami, recipe: Path, tmp_path: Path) -> None:
+def test_another_writer_or_task_is_another_run(sami, recipe, tmp_path):
     output = ("--output", tmp_path / "out")
     assert sami("generate", recipe, *output)[0] == 0
-    refused(sami("run", recipe, "principles.task=writing letters", *output), "task: 'answering questions' there")
-    refused(sami("run", recipe, "principles.seed=1", *output), "seed: 0 there, 1 now")
+    refused(sami("run", recipe, "principles.task=writing letters", *output), "- task: 'answering questions' there")
+    refused(sami("run", recipe, "principles.seed=1", *output), "- seed: 0 there, 1 now")
 
 
-def test_a_writer_that_fails_ends_the_run_before_it_starts(
-    sami: Sami, recipe: Path, tmp_path: Path, model_folder: Folder
-) -> None:
+def test_a_writer_that_fails_ends_the_run_before_it_starts(sami, recipe, tmp_path, model_folder):
     override = f"principles.writer={model_folder('llama', True)}"
     refused(sami("run", recipe, override, "--output", tmp_path / "out"), "0 of 2")
     assert not (tmp_path / "out" / "principles.yaml").exists()
 
 
-def test_a_plan_needs_no_writer(sami: Sami, recipe: Path) -> None:
+def test_a_plan_needs_no_writer(sami, recipe):
     code, out, err = sami("plan", recipe, "principles.writer=/nowhere/model", "--json")
     assert code == 0, err
     assert json.loads(out)["recipe"]["principles"]["names"] == ["brief", "kind"]
@@ -296,7 +237,7 @@ def test_a_plan_needs_no_writer(sami: Sami, recipe: Path) -> None:
     assert "principles.task" in out
 
 
-def test_a_section_is_read_back_as_it_was_written(recipe: Path, tmp_path: Path) -> None:
+def test_a_section_is_read_back_as_it_was_written(recipe, tmp_path):
     for override in ("principles.seed=3", "principles.writer={url: 'http://h/v1', model: m}", "principles.writer=a/b"):
         resolved = load_recipe(recipe, [override])
         (tmp_path / "again.yaml").write_text(dump_recipe(resolved))
@@ -307,14 +248,13 @@ def test_a_section_is_read_back_as_it_was_written(recipe: Path, tmp_path: Path) 
     ("override", "words"),
     [
         ("principles.tsk=x", ["principles.tsk is not a key", "'task'"]),
-        ("principles.names=[brief]", ["principles.names: 1 principle would"]),
         ("principles={names: [a, b]}", ["principles.task is missing: What the responses do"]),
-        ("generation.first_contrasts=first.parquet", ["first_contrasts", "asks a model to write others"]),
+        ("generation.first_contrasts=first.parquet", ["first_contrasts", "sami import-principles"]),
         ("principles=3", ["principles is 3", "string"]),
         ("principles.writer={kind: oracle}", ["principles.writer is", "local, endpoint, scripted"]),
     ],
 )
-def test_mistakes_in_the_section_are_named(recipe: Path, override: str, words: list[str]) -> None:
+def test_mistakes_in_the_section_are_named(recipe, override, words):
     with pytest.raises(InputError) as caught:
         load_recipe(recipe, [override])
     assert all(word in str(caught.value) for word in words), caught.value

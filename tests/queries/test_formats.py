@@ -11,8 +11,7 @@ USER, ANSWER = {"role": "user", "content": "Why tea?"}, {"role": "assistant", "c
 
 
 @pytest.mark.parametrize(
-    "messages",
-    [[USER], [USER, ANSWER], [{"role": "user", "content": [{"type": "text", "text": "Why tea?"}]}, ANSWER]],
+    "messages", [[USER], [USER, ANSWER], [{"role": "user", "content": [{"type": "text", "text": "Why tea?"}]}, ANSWER]]
 )
 @pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
 def test_a_conversation_with_one_user_turn_is_a_query(tmp_path, messages, suffix):

@@ -1,7 +1,5 @@
 """The recipes of the paper's experiments: its hyper-parameters, its prompts, and what they share."""
 
-from typing import Any
-
 import pytest
 
 from sami.commands.smoke import _tokenizer
@@ -14,7 +12,7 @@ from sami.recipe import EndpointJudge, Recipe, WrittenPrinciples, load_recipe
 MISTRAL, MIXTRAL = "mistralai/Mistral-7B-v0.1", "mistralai/Mixtral-8x7B-v0.1"
 LLAMA = "meta-llama/Meta-Llama-3-70B"
 # model, steps of the iterations, optimiser, its decay, new tokens, scheme, principles to learn and held out
-PAPER: dict[str, tuple[Any, ...]] = {
+PAPER = {
     "hh-mistral-7b": (MISTRAL, [2, 4, 6], "adamw", 0.01, 350, "positive_vs_negative", 2, 0),
     "tldr-mistral-7b": (MISTRAL, [2, 4, 6], "adamw", 0.01, 350, "positive_vs_negative", 2, 0),
     "tldr-mixtral-8x7b-weak-writer": (MIXTRAL, [2, 4, 6], "rmsprop", 0.0, 350, "positive_vs_negative", 2, 0),
@@ -30,7 +28,7 @@ def recipe_of(name: str) -> Recipe:
 
 
 @pytest.mark.parametrize("name", PAPER)
-def test_hyper_parameters_are_the_papers(name: str) -> None:
+def test_hyper_parameters_are_the_papers(name):
     recipe = recipe_of(name)
     model, steps, optimizer, decay, new_tokens, scheme, learned, held_out = PAPER[name]
     training, sampling = recipe.training, recipe.sampling
@@ -51,14 +49,14 @@ def test_hyper_parameters_are_the_papers(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", PAPER)
-def test_the_rate_is_a_known_multiple_of_the_papers(name: str) -> None:
+def test_the_rate_is_a_known_multiple_of_the_papers(name):
     (rate,) = recipe_of(name).training.lr
     ((paper, multiple),) = (known for model, known in RATES.items() if model in name)
     assert rate == pytest.approx(multiple * paper)
 
 
 @pytest.mark.parametrize("name", PAPER)
-def test_evaluation_is_the_papers(name: str) -> None:
+def test_evaluation_is_the_papers(name):
     evaluation = recipe_of(name).evaluation
     (judge,) = evaluation.judges
     assert isinstance(judge, EndpointJudge)
@@ -70,14 +68,14 @@ def test_evaluation_is_the_papers(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", PAPER)
-def test_an_iteration_never_repeats_a_query(name: str) -> None:
+def test_an_iteration_never_repeats_a_query(name):
     recipe = recipe_of(name)
     contrasts = max(recipe.training.steps) * recipe.training.batch_size * (1 + recipe.generation.surplus)
     assert recipe.queries.train / 2 >= contrasts
 
 
 @pytest.mark.parametrize("name", PAPER)
-def test_the_training_prompt_is_the_end_of_the_generation_prompt_without_example(name: str) -> None:
+def test_the_training_prompt_is_the_end_of_the_generation_prompt_without_example(name):
     recipe = recipe_of(name)
     tokenizer = _tokenizer(family_of(recipe.model), ["The post is about bread."] * 4)
     prompts = PromptBuilder(tokenizer, recipe.prompt, recipe.generation.chain_of_thought)
@@ -97,7 +95,7 @@ def test_the_training_prompt_is_the_end_of_the_generation_prompt_without_example
     assert training.endswith(":" + seeded)
 
 
-def test_reasoning_is_asked_for_and_shown_in_generation_alone() -> None:
+def test_reasoning_is_asked_for_and_shown_in_generation_alone():
     recipe = recipe_of("diverse-llama3-70b-cot")
     tokenizer = _tokenizer(family_of(recipe.model), ["The post is about bread."] * 4)
     prompts = PromptBuilder(tokenizer, recipe.prompt, recipe.generation.chain_of_thought)
@@ -107,7 +105,7 @@ def test_reasoning_is_asked_for_and_shown_in_generation_alone() -> None:
     assert "Final summary:" not in tokenizer.decode(prompts.training_prompt(*asked), skip_special_tokens=True)
 
 
-def test_chain_of_thought_differs_from_the_plain_experiment_in_nothing_else() -> None:
+def test_chain_of_thought_differs_from_the_plain_experiment_in_nothing_else():
     plain, thinking = recipe_of("diverse-llama3-70b"), recipe_of("diverse-llama3-70b-cot")
     for section in ("model", "queries", "principles", "sampling", "filters", "training", "evaluation", "launch"):
         assert getattr(plain, section) == getattr(thinking, section)
@@ -115,7 +113,7 @@ def test_chain_of_thought_differs_from_the_plain_experiment_in_nothing_else() ->
 
 
 @pytest.mark.parametrize("name", PAPER)
-def test_instruct_models_are_asked_through_their_chat_template(name: str) -> None:
+def test_instruct_models_are_asked_through_their_chat_template(name):
     recipe = recipe_of(name)
     (instruct,) = recipe.evaluation.baselines
     assert instruct.model is not None
@@ -131,6 +129,6 @@ def test_instruct_models_are_asked_through_their_chat_template(name: str) -> Non
     assert prompts.stop == ["\n[user]"]  # the end of a turn in the template of a smoke run
 
 
-def test_a_prompt_has_no_effect_on_a_baseline_that_is_not_prompted() -> None:
+def test_a_prompt_has_no_effect_on_a_baseline_that_is_not_prompted():
     with pytest.raises(InputError, match="prompt only has an effect on a baseline with model or run"):
         load_recipe("quickstart", ["evaluation.baselines=[{name: sft, train: sft, prompt: {style: chat}}]"])

@@ -1,7 +1,5 @@
 """What a recipe may say, and what a person reads when it says something else."""
 
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args, get_origin
@@ -45,18 +43,6 @@ def all_keys(section: type[BaseModel] = Recipe, prefix: str = "") -> list[str]:
 # --- defaults and overrides ---
 
 
-def test_a_recipe_of_three_keys_has_a_value_for_everything_else(file):
-    recipe = load_recipe(file)
-    assert recipe.model.source == "some/model"
-    assert (recipe.training.iterations, recipe.training.restart_from) == (2, "base")
-    assert [recipe.training.steps_of(i) for i in (1, 2)] == [12, 12]
-    assert [recipe.training.lr_of(i) for i in (1, 2)] == [1.5e-5, 1.5e-5]
-    assert (recipe.training.batch_size, recipe.training.optimizer) == (16, "adamw")
-    assert (recipe.training.contrast, recipe.training.per_token) == ("both", True)
-    assert (recipe.sampling.constitutions, recipe.sampling.scheme) == (2, "opposite")
-    assert (recipe.generation.max_new_tokens, recipe.generation.temperature) == (128, 0.0)
-
-
 def test_a_list_has_one_value_for_each_iteration(file):
     """The paper's schedule: 2, 4 and 6 steps."""
     training = load_recipe(file, ["training.iterations=3", "training.steps=[2, 4, 6]", "training.lr=5e-7"]).training
@@ -67,21 +53,20 @@ def test_a_list_has_one_value_for_each_iteration(file):
 @pytest.mark.parametrize(
     ("override", "value"),
     [
-        ("training.batch_size=16", 16),
         ("training.lr=5e-7", [5e-7]),  # YAML 1.1 reads 5e-7 as text
         ("training.lr=1.5e-5", [1.5e-5]),
         ("training.lr=[1e-5, 2e-5]", [1e-5, 2e-5]),
         ("training.steps=12", [12]),
-        ("training.steps=[3,5]", [3, 5]),
         ("training.per_token=false", False),
+        ("training.gradient_cache=true", True),
+        ("training.gradient_cache=false", False),
+        ("training.gradient_cache=null", None),
         ("training.optimizer=rmsprop", "rmsprop"),
         ("training.report_to=[tensorboard]", ["tensorboard"]),
         ("filters.unwanted=['as an AI', sorry]", ["as an AI", "sorry"]),
         ("prompt.system=null", None),
-        ("prompt.response_prefix='The post'", "The post"),
+        ("prompt.response_prefix='a=b'", "a=b"),
         ("prompt.stop=[]", []),
-        ("model.revision=main", "main"),
-        ("model.source=other/model", "other/model"),
     ],
 )
 def test_an_override_is_read_as_yaml_and_has_the_keys_type(file, override, value):
@@ -94,22 +79,11 @@ def test_an_override_is_read_as_yaml_and_has_the_keys_type(file, override, value
 def test_without_the_section_adapter_everything_is_trained_and_an_empty_one_takes_the_defaults(file):
     assert load_recipe(file).adapter is None
     assert load_recipe(file, ["adapter=null"]).adapter is None
-    assert load_recipe(file, ["adapter={}"]).adapter.model_dump() == {
-        "r": 16,
-        "lora_alpha": 32,
-        "lora_dropout": 0.0,
-        "target_modules": "all-linear",
-        "quantize": None,
-        "merge": False,
-    }
+    assert load_recipe(file, ["adapter={}"]).adapter.target_modules == "all-linear"
     adapter = load_recipe(
         file, ["adapter.r=8", "adapter.target_modules=[q_proj, v_proj]", "adapter.merge=true"]
     ).adapter
     assert (adapter.r, adapter.target_modules, adapter.merge) == (8, ["q_proj", "v_proj"], True)
-
-
-def test_an_override_value_may_hold_an_equals_sign(file):
-    assert load_recipe(file, ["prompt.response_prefix='a=b'"]).prompt.response_prefix == "a=b"
 
 
 def test_a_model_may_be_a_source_or_a_section_and_an_override_turns_one_into_the_other(file):
@@ -126,22 +100,16 @@ def test_later_overrides_win_and_whole_sections_can_be_given(file):
     assert (recipe.training.batch_size, recipe.training.seed) == (2, 3)
 
 
-def test_overrides_do_not_change_the_file(file):
-    load_recipe(file, ["training.batch_size=1"])
-    assert file.read_text() == MINIMAL
-
-
-@pytest.mark.parametrize("override", ["training.lr", "=3", ""])
-def test_an_override_that_is_no_assignment_is_refused(file, override):
-    assert "section.key=value" in refusal(file, override)
-
-
-def test_an_override_whose_value_is_not_yaml_is_refused(file):
-    assert "'prompt.stop=[1' is not valid YAML" in refusal(file, "prompt.stop=[1")
-
-
-def test_an_override_inside_a_plain_value_is_refused(file):
-    assert "inside 'principles', which is a plain value" in refusal(file, "principles.path=x")
+@pytest.mark.parametrize(
+    ("override", "part"),
+    [
+        *((override, "section.key=value") for override in ("training.lr", "=3", "")),
+        ("prompt.stop=[1", "'prompt.stop=[1' is not valid YAML"),
+        ("principles.path=x", "inside 'principles', which is a plain value"),
+    ],
+)
+def test_an_override_that_cannot_be_read_is_refused(file, override, part):
+    assert part in refusal(file, override)
 
 
 # --- unknown keys ---
@@ -151,33 +119,18 @@ def test_an_override_inside_a_plain_value_is_refused(file):
     ("override", "message"),
     [
         ("trainng.lr=1", "trainng is not a key of a recipe; did you mean 'training'?"),
-        ("modle=x", "modle is not a key of a recipe; did you mean 'model'?"),
-        ("training.step=3", "training.step is not a key of a recipe; did you mean 'steps'?"),
         ("training.optimiser=adamw", "training.optimiser is not a key of a recipe; did you mean 'optimizer'?"),
-        ("model.reviison=x", "model.reviison is not a key of a recipe; did you mean 'revision'?"),
         ("lr=1e-5", "lr is not a key of a recipe; did you mean 'training.lr'?"),
         ("generation.lr=1e-5", "generation.lr is not a key of a recipe; did you mean 'training.lr'?"),
         ("adapter.lora_apha=8", "adapter.lora_apha is not a key of a recipe; did you mean 'lora_alpha'?"),
         ("training.lora_dropout=0.1", "did you mean 'adapter.lora_dropout'?"),
         ("training.judges=[]", "training.judges is not a key of a recipe; did you mean 'evaluation.judges'?"),
+        ("training.temperature=1", "did you mean 'generation.temperature'?"),
+        ("generation.stop=[x]", "did you mean 'prompt.stop'?"),
     ],
 )
-def test_an_unknown_key_names_the_nearest_known_one(file, override, message):
+def test_an_unknown_key_names_the_nearest_known_one_of_its_section_or_another(file, override, message):
     assert message in refusal(file, override)
-
-
-@pytest.mark.parametrize(
-    ("override", "known"),
-    [
-        ("training.temperature=1", "generation.temperature"),
-        ("training.max_new_tokens=9", "generation.max_new_tokens"),
-        ("generation.stop=[x]", "prompt.stop"),
-        ("generation.micro_batch_size=1", "training.micro_batch_size"),
-        ("sampling.iterations=2", "training.iterations"),
-    ],
-)
-def test_a_key_in_the_wrong_section_names_the_right_one(file, override, known):
-    assert f"did you mean {known!r}?" in refusal(file, override)
 
 
 def test_an_unknown_key_like_no_other_lists_what_there_is(file):
@@ -194,20 +147,16 @@ def test_an_unknown_key_like_no_other_lists_what_there_is(file):
     [
         ("training.batch_size=many", ["training.batch_size is 'many'", "valid integer"]),
         ("training.batch_size=0", ["training.batch_size is 0", "greater than or equal to 1"]),
-        ("training.lr=-1", ["training.lr.0 is -1", "greater than 0"]),
         ("training.lr=.inf", ["training.lr.0 is inf", "finite"]),
         ("training.steps=[2, x, 6]", ["training.steps.1 is 'x'", "valid integer"]),
         ("training.contrast=diagonal", ["training.contrast is 'diagonal'", "'both', 'columns' or 'rows'"]),
         ("model.sha256=abc", ["model.sha256 is 'abc'", "pattern"]),
         ("prompt.stop=['']", ["prompt.stop.0 is ''", "at least 1 character"]),
         ("filters.min_survivors=2", ["filters.min_survivors is 2", "less than or equal to 1"]),
-        ("generation.top_p=0", ["generation.top_p is 0", "greater than 0"]),
         ("launch.processes=3", ["launch.processes is 3", "batch_size is 16", "same number"]),
         ("training.beta=-1", ["training.beta is -1", "greater than or equal to 0"]),
-        ("adapter.r=0", ["adapter.r is 0", "greater than or equal to 1"]),
         ("adapter.lora_dropout=1", ["adapter.lora_dropout is 1", "less than 1"]),
         ("adapter.target_modules=[]", ["adapter.target_modules", "is []", "at least 1 item"]),
-        ("adapter=8", ["adapter is 8", "dictionary"]),
         ("principles=null", ["principles is None", "valid string"]),
         ("sampling=3", ["sampling is 3", "dictionary"]),
     ],
@@ -328,7 +277,7 @@ def test_their_neighbours_that_can_work_are_accepted(file, overrides):
 
 def test_a_recipe_cannot_be_changed_once_checked(file):
     with pytest.raises(ValidationError, match="frozen"):
-        load_recipe(file).training.batch_size = 0  # type: ignore[misc]
+        load_recipe(file).training.batch_size = 0
 
 
 # --- files ---
@@ -401,8 +350,6 @@ def test_a_missing_recipe_lists_the_packaged_ones(packaged):
         (b"\xff\xfe\x00", "is not valid UTF-8"),
         ("", "has no sections"),
         ("- model", "has no sections"),
-        ("just text", "has no sections"),
-        ("!!python/object/apply:os.system ['true']", "is not valid YAML"),
     ],
 )
 def test_a_file_that_is_no_recipe_is_refused(file, content, part):
@@ -410,14 +357,6 @@ def test_a_file_that_is_no_recipe_is_refused(file, content, part):
     message = refusal(file)
     assert part in message
     assert str(file) in message
-
-
-def test_every_recipe_that_comes_with_sami_is_valid_and_finds_its_files():
-    recipes = sorted(recipe_module.PACKAGED_RECIPES.glob("*.yaml"))
-    assert "quickstart" in [path.stem for path in recipes]
-    for path in recipes:
-        recipe = load_recipe(path.stem)
-        assert Path(recipe.principles).is_file(), path
 
 
 # --- descriptions, imports ---
@@ -429,16 +368,3 @@ def test_every_key_is_described_in_one_line(key):
     assert len(description) > 5
     assert "\n" not in description
     assert description.endswith(".")
-
-
-@pytest.mark.parametrize("module", ["sami.recipe", "sami.cli"])
-def test_a_recipe_is_checked_without_importing_torch(module):
-    code = f"import sys, {module}; print({{'torch', 'transformers', 'datasets', 'pyarrow'}} & set(sys.modules))"
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert run.stdout.strip() == "set()"
-
-
-def test_a_switch_that_may_be_left_open_can_be_set(tmp_path: Path) -> None:
-    for value in (True, False, None):
-        recipe = load_recipe("quickstart", [f"training.gradient_cache={yaml.safe_dump(value).split()[0]}"])
-        assert recipe.training.gradient_cache is value

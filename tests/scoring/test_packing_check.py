@@ -69,7 +69,7 @@ def test_rounding_in_bf16_is_not_a_fault(architecture, monkeypatch):
 @every_dtype
 @every_architecture
 @pytest.mark.usefixtures("ignored_masks")
-def test_a_model_that_ignores_masks_is_scored_in_rows_that_need_none(architecture: str, dtype: torch.dtype) -> None:
+def test_a_model_that_ignores_masks_is_scored_in_rows_that_need_none(architecture, dtype):
     model = DTYPES[dtype](tiny_model(architecture))
     attention.install(model)
     assert not check_packing(model, random_contrast(1), PAD).shared
@@ -78,9 +78,7 @@ def test_a_model_that_ignores_masks_is_scored_in_rows_that_need_none(architectur
 @every_dtype
 @pytest.mark.parametrize("share", [True, False])
 @pytest.mark.parametrize("architecture", ["llama", "mixtral", "gpt2"])
-def test_a_model_that_is_not_causal_is_refused(
-    architecture: str, share: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_model_that_is_not_causal_is_refused(architecture, share, dtype, monkeypatch):
     see_later_tokens(monkeypatch)
     model = DTYPES[dtype](tiny_model(architecture))
     attention.install(model)
@@ -89,7 +87,7 @@ def test_a_model_that_is_not_causal_is_refused(
 
 
 @every_dtype
-def test_a_contrast_that_fills_the_context_is_checked_within_it(dtype: torch.dtype) -> None:
+def test_a_contrast_that_fills_the_context_is_checked_within_it(dtype):
     """GPT-2 has no position beyond its context, so the padded neighbor must not need one."""
     model = DTYPES[dtype](tiny_model("gpt2"))
     contrast = random_contrast(0, prompt_tokens=(20, 20), response_tokens=(30, 30))

@@ -31,10 +31,7 @@ VILLANELLE = "\n".join(
         ("ha " * 8, "ha"),
         ("naïve nai\u0308ve NAÏVE naïve", "naïve"),
         ("I do not know why. I do not know why. I do not know why.", "I do not know why."),
-        (
-            "1. Eat more fresh fruit.\n2. Eat more fresh fruit.\n3. Eat more fresh fruit.",
-            "Eat more fresh fruit.",
-        ),
+        ("1. Eat more fresh fruit.\n2. Eat more fresh fruit.\n3. Eat more fresh fruit.", "Eat more fresh fruit."),
         ("1. Eat fruit. 2. Eat fruit. 3. Eat fruit. 4. Eat fruit.", "Eat fruit."),
         ("Is it so? It is so. Is it so? It is so. Is it so? It is so.", "Is it so? It is so."),
         ("We eat fruit daily.\nOne.\nWe eat fruit daily.\nTwo.\nWe eat fruit daily.", "We eat fruit daily."),
@@ -46,7 +43,7 @@ VILLANELLE = "\n".join(
         ("-" * 101, "-"),
     ],
 )
-def test_a_loop_is_found_and_quoted(text: str, unit: str) -> None:
+def test_a_loop_is_found_and_quoted(text, unit):
     assert repeated_loop(text) == unit
 
 
@@ -72,11 +69,11 @@ def test_a_loop_is_found_and_quoted(text: str, unit: str) -> None:
         "Hahahahahahaha! Woooooooow!!! 🎉🎉🎉🎉🎉",
     ],
 )
-def test_healthy_text_is_not_a_loop(text: str) -> None:
+def test_healthy_text_is_not_a_loop(text):
     assert repeated_loop(text) is None
 
 
-def test_thresholds_are_the_least_number_of_repeats() -> None:
+def test_thresholds_are_the_least_number_of_repeats():
     assert repeated_loop("expert " * 3) is None
     assert repeated_loop("expert " * 4) == "expert"
     assert repeated_loop("ho " * 7) is None
@@ -86,7 +83,7 @@ def test_thresholds_are_the_least_number_of_repeats() -> None:
         repeated_loop("expert", phrase_times=1)
 
 
-def test_a_villanelle_is_the_densest_refrain_and_one_more_copy_makes_a_loop() -> None:
+def test_a_villanelle_is_the_densest_refrain_and_one_more_copy_makes_a_loop():
     assert VILLANELLE.count("The tide") == VILLANELLE.count("I kept") == 4
     assert repeated_loop(VILLANELLE) is None
     assert repeated_loop("\n".join([VILLANELLE, "Here it ends.", VILLANELLE, "And once more.", VILLANELLE]))
@@ -113,7 +110,7 @@ def test_a_villanelle_is_the_densest_refrain_and_one_more_copy_makes_a_loop() ->
     ],
     ids=lambda text: repr(text[:10]),
 )
-def test_100_kb_are_searched(text: str) -> None:
+def test_100_kb_are_searched(text):
     repeated_loop(text)
     template_leftover(text)
 
@@ -141,7 +138,7 @@ def test_100_kb_are_searched(text: str) -> None:
         ("It floats.\r\nHuman: x", "Human:"),
     ],
 )
-def test_a_leftover_is_found_and_quoted(text: str, leftover: str) -> None:
+def test_a_leftover_is_found_and_quoted(text, leftover):
     assert template_leftover(text) == leftover
 
 
@@ -159,10 +156,10 @@ def test_a_leftover_is_found_and_quoted(text: str, leftover: str) -> None:
         "Answers: three.",
     ],
 )
-def test_ordinary_text_has_no_leftover(text: str) -> None:
+def test_ordinary_text_has_no_leftover(text):
     assert template_leftover(text) is None
 
 
-def test_the_first_leftover_in_the_text_is_quoted() -> None:
+def test_the_first_leftover_in_the_text_is_quoted():
     assert template_leftover("Well <|end|>\nQuestion: x") == "<|end|>"
     assert template_leftover("Well\nQuestion: x <|end|>") == "Question:"

@@ -114,7 +114,7 @@ TWINS = {
 
 
 @pytest.mark.parametrize("language", TWINS)
-def test_a_copied_principle_is_seen_and_what_is_not_masked_is_the_same_under_both(language: str) -> None:
+def test_a_copied_principle_is_seen_and_what_is_not_masked_is_the_same_under_both(language):
     twin = TWINS[language]
     constitutions = [twin.definition, twin.antithesis]
     leaked = leaked_words(constitutions, twin.query)
@@ -133,7 +133,7 @@ def test_a_copied_principle_is_seen_and_what_is_not_masked_is_the_same_under_bot
 
 
 @pytest.mark.parametrize("language", ["en", "zh", "ja", "th", "ko", "ar", "hi", "ru", "de", "tr"])
-def test_a_sentence_in_a_loop_is_found(language: str) -> None:
+def test_a_sentence_in_a_loop_is_found(language):
     sentence = TWINS[language].answer(TWINS[language].definition)
     assert repeated_loop(sentence) is None
     assert repeated_loop((sentence + " ") * 5) is not None
@@ -151,11 +151,11 @@ def test_a_sentence_in_a_loop_is_found(language: str) -> None:
         ("l'ombre", "ombres", "fr"),
     ],
 )
-def test_forms_of_a_word_have_one_stem(one: str, other: str, language: str) -> None:
+def test_forms_of_a_word_have_one_stem(one, other, language):
     assert content_stem(one, language) == content_stem(other, language) is not None
 
 
-def test_words_are_compared_without_turkish_dots_optional_marks_and_width() -> None:
+def test_words_are_compared_without_turkish_dots_optional_marks_and_width():
     for one, other in [("IŞIK", "ışık"), ("İYİ", "iyi"), ("قُرْصَان", "قرصان"), ("ｶﾞ", "ガ"), ("Ｐirate’s", "pirate's")]:
         assert [word for *_, word in word_spans(one)] == [word for *_, word in word_spans(other)]
 
@@ -174,17 +174,17 @@ def test_words_are_compared_without_turkish_dots_optional_marks_and_width() -> N
         ("don't 3.50", 3, 6),
     ],
 )
-def test_words_and_tokens_are_counted(text: str, words: int, tokens: int) -> None:
+def test_words_and_tokens_are_counted(text, words, tokens):
     assert (word_count(text), token_count(text)) == (words, tokens)
     assert all(text[start:end].strip() for start, end, _ in word_spans(text))
 
 
-def test_words_are_joined_as_their_script_joins_them() -> None:
+def test_words_are_joined_as_their_script_joins_them():
     assert joined(["我", "用", "python", "和", "c"]) == "我用 python 和 c"
     assert commonest_opening(["好的，我现在", "好的我现在说"]) == ("好的我现在", 1.0)
 
 
-def test_a_language_is_recognized_by_what_speaks_for_it_most() -> None:
+def test_a_language_is_recognized_by_what_speaks_for_it_most():
     assert language_of("") == language_of("1990! 🙂") == language_of("Café Paris") == "en"
     assert language_of("The word 海盗 means pirate.") == "en"
     assert language_of("su-su-su-su, ma non") == "it"
@@ -203,7 +203,7 @@ def test_a_language_is_recognized_by_what_speaks_for_it_most() -> None:
         ("วันนี้อากาศดี เราไปเที่ยวกัน", 1),  # Thai marks no ends of sentences
     ],
 )
-def test_sentences_are_counted(text: str, count: int) -> None:
+def test_sentences_are_counted(text, count):
     assert sentences(text) == count
 
 
@@ -221,7 +221,7 @@ def test_sentences_are_counted(text: str, count: int) -> None:
         "1- شاي\n2- حليب",
     ],
 )
-def test_numbered_lists_are_found(text: str) -> None:
+def test_numbered_lists_are_found(text):
     assert ListItems(style="numbered").passes(text)
     assert not ListItems(style="bulleted").passes(text)
     assert WordCount(max=2).passes(text)
@@ -238,12 +238,12 @@ def test_numbered_lists_are_found(text: str) -> None:
         ("然后。。。", "ellipsis"),
     ],
 )
-def test_the_closing_punctuation_is_known(text: str, suffix: str) -> None:
+def test_the_closing_punctuation_is_known(text, suffix):
     passed = [one for one in ("question", "exclamation", "statement", "ellipsis") if EndsWith(suffix=one).passes(text)]
     assert passed == [suffix]
 
 
-def test_a_semicolon_ends_no_question_outside_greek() -> None:
+def test_a_semicolon_ends_no_question_outside_greek():
     assert not EndsWith(suffix="question").passes("It is blue;")
 
 
@@ -258,12 +258,12 @@ def test_a_semicolon_ends_no_question_outside_greek() -> None:
         ("Пираты идут", "пираты", True),
     ],
 )
-def test_the_lexicon_finds_entries_in_running_text(text: str, entry: str, found: bool) -> None:
+def test_the_lexicon_finds_entries_in_running_text(text, entry, found):
     assert Lexicon(words=[entry], min_count=1).passes(text) is found
 
 
 @pytest.mark.parametrize("language", [language for language in TWINS if language != "en"])
-def test_checks_that_know_english_only_pass_no_other_language(language: str) -> None:
+def test_checks_that_know_english_only_pass_no_other_language(language):
     text = TWINS[language].answer(TWINS[language].definition)
     grade, rhyme = ReadingGrade(max=1000), Rhyme(min_share=0.01)
     for check in (grade, rhyme, Negate(spec=rhyme), AllOf(specs=[grade]), AnyOf(specs=[Lines(min_lines=1), grade])):
@@ -273,7 +273,7 @@ def test_checks_that_know_english_only_pass_no_other_language(language: str) -> 
     assert Negate(spec=Lines(min_lines=2)).english_checks() == set()
 
 
-def test_a_principle_in_another_language_cannot_have_a_check_that_knows_english_only() -> None:
+def test_a_principle_in_another_language_cannot_have_a_check_that_knows_english_only():
     texts = {"id": "child", "definition": "请像对孩子一样解释。", "antithesis": "请像对专家一样解释。"}
     with pytest.raises(ValidationError, match="reading_grade knows English only"):
         Principle.model_validate({**texts, "verifier": {"check": "reading_grade", "max": 7}})

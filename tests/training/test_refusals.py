@@ -70,11 +70,6 @@ def test_a_model_that_is_not_in_the_master_dtype_is_refused(make, dtype, setting
         make(contrasts_of(4), model=tiny_model("llama").to(dtype), **settings)
 
 
-def test_a_frozen_model_is_refused(make):
-    with pytest.raises(InputError, match="All weights of the model are frozen"):
-        make(contrasts_of(4), model=tiny_model("llama").requires_grad_(False))
-
-
 def test_a_model_that_sees_later_tokens_is_refused_without_shared_rows_too(make, monkeypatch):
     see_later_tokens(monkeypatch)
     trainer = make(contrasts_of(4), share_prefix=False)

@@ -219,18 +219,19 @@ def _all_keys() -> Iterator[str]:
 def _with_absolute_paths(recipe: Recipe, folder: Path) -> Recipe:
     """Paths are relative to the recipe's folder or, where nothing exists there, to the working directory."""
 
-    def absolute(value: str, otherwise: str | None = None) -> str:
+    def absolute(value: str) -> str:
         try:
             for place in (folder / value, Path(value).expanduser()):
                 if place.exists():
                     return str(place.resolve())
         except (OSError, RuntimeError) as error:  # a name that no file can have, or no such user
             raise InputError(f"The path {quoted(value)} cannot be used: {reason(error)}. Correct it.") from None
-        return otherwise or value
+        return value
 
     given = recipe.principles
     if isinstance(given, str):
-        principles = absolute(given, otherwise=_packaged_principles(given, folder))
+        found = absolute(given)
+        principles = found if found != given else _packaged_principles(given, folder)
         recipe = recipe.model_copy(update={"principles": principles})
     return with_paths(recipe, absolute)
 

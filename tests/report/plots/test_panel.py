@@ -2,8 +2,8 @@
 
 import pytest
 
-from sami.report.plots.panel import Box, Panel, span, ticks
-from sami.report.plots.svg import Svg, fitted, text_width
+from sami.report.plots.panel import span, ticks
+from sami.report.plots.svg import fitted, text_width
 
 
 @pytest.mark.parametrize(
@@ -35,13 +35,6 @@ def test_ticks_of_steps_are_whole_numbers(high):
 def test_a_span_holds_its_values_and_is_never_empty(values):
     low, high = span(values)
     assert low < min(values) <= max(values) < high
-
-
-def test_points_are_placed_in_proportion():
-    panel = Panel(Svg(""), Box(10, 20, 110, 220), (0, 10), (-1, 1))
-    assert panel.at(0, -1) == (10, 220)
-    assert panel.at(10, 1) == (110, 20)
-    assert panel.at(2.5, 0) == (35, 120)
 
 
 def test_long_names_are_shortened_and_wide_letters_count_more():
