@@ -286,8 +286,8 @@ def test_an_output_that_changed_is_refused_until_it_is_restored(directory, work)
     assert work.done({}, RunDirectory(directory.folder)) == {"calls": 1}
 
 
-def test_a_log_of_a_step_may_be_missing_but_not_edited(directory, tmp_path):
-    work, log = Work(tmp_path / "run" / "output"), tmp_path / "run" / "log"
+def test_a_log_of_a_step_may_be_missing_but_not_edited(directory):
+    work, log = Work(directory), directory.folder / "log"
 
     def logging():
         result = work()
@@ -304,8 +304,8 @@ def test_a_log_of_a_step_may_be_missing_but_not_edited(directory, tmp_path):
     assert again.step("s", {}, [work.output], logging, logs=[log]) == {"calls": 1}
 
 
-def test_an_output_is_read_once_per_process(directory, tmp_path, monkeypatch):
-    work, read = Work(tmp_path / "run" / "output"), []
+def test_an_output_is_read_once_per_process(directory, monkeypatch):
+    work, read = Work(directory), []
     directory.step("s", {}, [work.output], work)
     monkeypatch.setattr("sami.loop.directory.content_hash", lambda path: read.append(path) or content_hash(path))
     again = RunDirectory(directory.folder)
