@@ -234,6 +234,7 @@ def _flip_a_bit(path: Path) -> None:
         ("iteration-2/model/model.safetensors", "train-2"),
         ("evaluation/responses/iteration-1.parquet", "respond-iteration-1"),
         ("evaluation/scores/base.json", "score-base"),
+        ("iteration-1/metrics.jsonl", "train-1"),
     ],
 )
 def test_an_output_that_changed_is_refused_by_name(finished, recipe, tmp_path, output, step):
@@ -405,7 +406,7 @@ def test_a_run_killed_everywhere_ends_with_the_summary_of_one_that_was_not(
         "iteration-1/metrics.jsonl"
     ]
     outputs += ["principles.yaml", "recipe.yaml", "summary.json", "iteration-1/contrasts.parquet", "iteration-1/model"]
-    outputs += ["iteration-1/model/README.md"]
+    outputs += ["iteration-1/model/README.md", "evaluation/.verdicts.jsonl.recorded.json"]
     for policy in ("base", "iteration-1"):
         outputs += [f"evaluation/responses/{policy}.parquet", f"evaluation/scores/{policy}.json"]
     expected = {f"before {name}" for name in outputs} | {"line 1 of iteration-1", "line 2 of iteration-1"}

@@ -75,6 +75,7 @@ def probe(
     recipe: options.RecipeArgument,
     overrides: options.Overrides = None,
     queries: options.ProbeQueries = 24,
+    both_places: options.BothPlaces = False,
     as_json: options.Json = False,
 ) -> None:
     """Measure, before any training, how far the base model follows each principle.
@@ -85,12 +86,19 @@ def probe(
     (two sentences that ask for the same), and if the recipe's filters keep enough of its contrasts. It is
     [bold]weak[/bold] if only some of this holds, and [bold]not followed[/bold] if neither accuracy nor bound lies
     above. The method amplifies a link that exists; it cannot create one.
+
+    With [bold]--both-places[/bold], the prompts with the constitution in the user's turn and those with it in the
+    system turn (prompt.constitution_in) are compared, for models whose chat template has a system role.
     """
     resolved = load_recipe(recipe, overrides or [])
     environment.start()
     from sami.commands import probe as command
+    from sami.commands import probe_places
 
-    command.show_links(command.probe(resolved, queries), as_json=as_json)
+    if both_places:
+        probe_places.show_places(probe_places.probe_places(resolved, queries), as_json=as_json)
+    else:
+        command.show_links(command.probe(resolved, queries), as_json=as_json)
 
 
 @app.command(

@@ -1,6 +1,7 @@
 """`sami try`: what is asked, what is answered, and whose constitution an answer fits."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -231,6 +232,29 @@ def test_an_answer_cannot_drive_the_terminal(trial, monkeypatch):
     assert not {"\x1b", "\x07", "\u202e"} & set(shown)
 
 
+def test_reasoning_is_shown_apart_from_the_answer_and_not_scored(trial, monkeypatch):
+    hostile = "I wonder [red]\x1b[2J"
+    choice = trial.principles(["kind"])
+    plainly = trial.ask(QUERY, choice)
+    answer = trial._answer
+
+    def thinking(policy, *arguments):
+        written = answer(policy, *arguments)
+        return replace(written, reasoning=hostile) if policy == "base" else written
+
+    monkeypatch.setattr(trial, "_answer", thinking)
+    for live in (False, True):
+        console = Console(file=StringIO(), width=100, force_terminal=live)
+        told = show(trial, QUERY, choice, console)
+        text = re.sub(r"\x1b\[[0-9;]*m", "", console.file.getvalue())  # type: ignore[attr-defined]
+        assert "reasoning, not scored:" in text
+        assert "I wonder [red]\\x1b[2J" in text
+    assert [one["reasoning"] for one in told.as_json()["answers"]] == [hostile, ""]
+    assert [(one.text, one.tokens, one.fit) for one in told.answers] == [
+        (one.text, one.tokens, one.fit) for one in plainly.answers
+    ]
+
+
 def test_text_is_shown_as_it_is_otherwise():
     assert visible("Naïve 日本語 👩‍🚒\nnext") == "Naïve 日本語 👩‍🚒\nnext"
     assert visible("\ud800 \u2028") == "\\ud800 \\u2028"
@@ -282,6 +306,16 @@ def test_one_question_as_json(sami, finished_run):
 )
 def test_impossible_requests_are_refused(sami, finished_run, arguments, words):
     refused(sami("try", finished_run, *arguments), words)
+
+
+def test_weights_that_changed_are_refused(finished_run, tmp_path):
+    folder = shutil.copytree(finished_run, tmp_path / "run")
+    metrics, config = folder / "iteration-2" / "metrics.jsonl", folder / "iteration-2" / "model" / "config.json"
+    metrics.write_text(metrics.read_text() + "{}\n")  # not read by this command
+    Trial(folder)
+    config.write_text(config.read_text() + "\n")
+    with pytest.raises(InputError, match=r"iteration-2/model changed after the step train-2"):
+        Trial(folder)
 
 
 def test_a_folder_without_a_run_or_a_model_is_refused(finished_run, tmp_path):

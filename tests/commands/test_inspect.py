@@ -12,6 +12,7 @@ from rich.console import Console
 
 from sami.commands.inspect import Response, Token, of_contrast, of_recipe, of_run, scored
 from sami.commands.inspect_view import view
+from sami.console import visible
 from sami.contrasts import Contrast, read_contrasts, write_contrasts
 from sami.errors import InputError
 from sami.loop.context import Run
@@ -44,6 +45,18 @@ def shown(what: Any, width: int = 160) -> str:
     console = Console(file=StringIO(), width=width)
     console.print(view(what))
     return console.file.getvalue()
+
+
+def test_reasoning_is_shown_apart_from_the_response_and_nothing_of_it_acts(contrast, chat_tokenizer):
+    thinking = replace(contrast, reasoning=["Pirates? [/red]\x1b[31m", ""])
+    plain, seen = (of_contrast(one, chat_tokenizer) for one in (contrast, thinking))
+    assert [r.reasoning for r in seen.responses] == thinking.reasoning
+    assert [r.tokens for r in seen.responses] == [r.tokens for r in plain.responses]
+    text = shown(seen)
+    assert text.count("reasoning before response A: not trained, not scored") == 1
+    assert "reasoning before response B" not in text
+    assert visible("Pirates? [/red]\x1b[31m") in text
+    assert "reasoning" not in shown(plain)
 
 
 # Tokens.
@@ -115,6 +128,18 @@ def test_a_run_shows_its_last_iteration_first_and_any_contrast_by_id(finished_ru
     assert of_run(run, answered.id, scores=False).query == answered.query
     with pytest.raises(InputError, match=r"no contrast '1-0001'.*1-00001"):
         of_run(run, "1-0001")
+
+
+@pytest.mark.parametrize(
+    ("file", "step"),
+    [("iteration-2/contrasts.parquet", "generate-2"), ("evaluation/responses/base.parquet", "respond-base")],
+)
+def test_contrasts_that_changed_are_refused(finished_run, tmp_path, file, step):
+    folder = shutil.copytree(finished_run, tmp_path / "run")
+    [first, *rest] = read_contrasts(folder / file)
+    write_contrasts(folder / file, [replace(first, query="Why?"), *rest])
+    with pytest.raises(InputError, match=rf"{file} changed after the step {step}"):
+        of_run(Run.open(folder), "nowhere", scores=False)
 
 
 def test_held_out_responses_are_those_of_the_model_that_scores_and_of_no_baseline(finished_run, tmp_path):

@@ -286,6 +286,35 @@ def test_an_output_that_changed_is_refused_until_it_is_restored(directory, work)
     assert work.done({}, RunDirectory(directory.folder)) == {"calls": 1}
 
 
+def test_a_log_of_a_step_may_be_missing_but_not_edited(directory):
+    work, log = Work(directory), directory.folder / "log"
+
+    def logging():
+        result = work()
+        log.write_text("lines")
+        return result
+
+    directory.step("s", {}, [work.output], logging, logs=[log])
+    log.write_text("other")
+    again = RunDirectory(directory.folder)
+    again.require_intact("s", work.output)
+    with pytest.raises(InputError, match=r"log changed after the step s wrote it"):
+        again.step("s", {}, [work.output], logging, logs=[log])
+    log.unlink()
+    assert again.step("s", {}, [work.output], logging, logs=[log]) == {"calls": 1}
+
+
+def test_an_output_is_read_once_per_process(directory, monkeypatch):
+    work, read = Work(directory), []
+    directory.step("s", {}, [work.output], work)
+    monkeypatch.setattr("sami.loop.directory.content_hash", lambda path: read.append(path) or content_hash(path))
+    again = RunDirectory(directory.folder)
+    for _ in range(2):
+        again.require_intact("s")
+        again.require_intact("s", work.output)
+    assert read == [work.output]
+
+
 def test_a_model_card_and_temporary_files_are_no_content_of_a_model(tmp_path):
     (tmp_path / "weights").write_text("1")
     before = content_hash(tmp_path)

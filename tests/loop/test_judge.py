@@ -14,11 +14,13 @@ from safetensors.torch import load_file
 
 from sami.contrasts import read_contrasts
 from sami.errors import InputError
-from sami.evaluation import ask
+from sami.evaluation import ask, comparison
+from sami.evaluation.judges import make_judge
 from sami.evaluation.verdicts import read_verdicts
 from sami.models import loading
 from sami.pipeline import Pipeline, run
-from sami.recipe import Recipe, load_recipe
+from sami.recipe import Model, Recipe, load_recipe
+from tests.support import chat_templates
 from tests.support.faulty_server import Request, serving
 from tests.support.garbage import freeze_libraries
 from tests.support.recipes import timeless, write_recipe
@@ -171,6 +173,15 @@ def test_baselines_are_trained_on_the_contrasts_of_the_run(recipe, copy, train):
     assert {path: path.stat().st_mtime_ns for path in (copy / "baselines").rglob("*")} == before
 
 
+def test_an_earlier_run_whose_weights_changed_is_no_baseline(recipe, copy, tmp_path):
+    earlier = shutil.copytree(copy, tmp_path / "earlier")
+    config = earlier / "iteration-1" / "model" / "config.json"
+    config.write_text(config.read_text() + "\n")
+    baselines = json.dumps([{"name": "earlier", "run": str(earlier)}])
+    with pytest.raises(InputError, match=r"earlier/iteration-1/model changed after the step train-1"):
+        rejudge(recipe, copy, f"evaluation.baselines={baselines}")
+
+
 @pytest.mark.parametrize(
     ("override", "words"),
     [
@@ -186,6 +197,40 @@ def test_judges_and_baselines_that_cannot_work_are_refused_before_anything_is_do
     with pytest.raises(InputError, match=words):
         run(load_recipe(recipe, [override]), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("template", "words"),
+    [
+        (chat_templates.DROPS_QUERY, "does not show the query"),
+        (chat_templates.CHATML.replace("{{ m.content }}", "{{ m.content }}" + " so" * 500), "the context of"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["model", "run"])
+def test_prompts_of_a_baseline_are_checked_before_anything_is_done(
+    recipe: Path, copy: Path, tmp_path: Path, kind: str, template: str, words: str
+) -> None:
+    model = copy / "iteration-1" / "model"
+    tokenizer = loading.load_tokenizer(Model(source=str(model)))
+    tokenizer.chat_template = template
+    tokenizer.save_pretrained(model)
+    baseline = json.dumps([{"name": "other", kind: str(model if kind == "model" else copy)}])
+    with pytest.raises(InputError, match=words):
+        run(load_recipe(recipe, [f"evaluation.baselines={baseline}"]), tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_judges_see_the_date_of_the_run(recipe: Path, copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dates = []
+
+    def watched(settings, given):
+        dates.append(given.date)
+        return make_judge(settings, given)
+
+    monkeypatch.setattr(comparison, "make_judge", watched)
+    rejudge(recipe, copy)
+    assert dates == [yaml.safe_load((copy / "recipe.yaml").read_text())["prompt"]["date"]]
+    assert dates[0] is not None
 
 
 # A server.

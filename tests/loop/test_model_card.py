@@ -311,6 +311,12 @@ def test_what_others_could_not_use_is_not_uploaded(finished_run, adapter_run, tm
     with pytest.raises(InputError, match="is not a valid repository id"):
         push_command.push(Run.open(finished_run), "a/b/c d")
     unevaluated = shutil.copytree(finished_run, tmp_path / "run")
-    (unevaluated / "iteration-2" / "model" / "README.md").unlink()
+    model = unevaluated / "iteration-2" / "model"
+    config = (model / "config.json").read_text()
+    (model / "config.json").write_text(config + "\n")
+    with pytest.raises(InputError, match="model changed after the step train-2"):
+        push_command.push(Run.open(unevaluated), "owner/name")
+    (model / "config.json").write_text(config)
+    (model / "README.md").unlink()
     with pytest.raises(InputError, match="has no card"):
         push_command.push(Run.open(unevaluated), "owner/name")

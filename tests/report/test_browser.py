@@ -2,10 +2,11 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 
-from sami.contrasts import read_contrasts
+from sami.contrasts import read_contrasts, write_contrasts
 from sami.evaluation.ask import ask
 from sami.evaluation.judges.human import Human
 from sami.evaluation.pairs import from_contrasts, pair_up
@@ -357,6 +358,10 @@ def test_progress_is_kept_in_the_browser(page, run):
 
 def test_hostile_answers_run_nothing_and_show_as_text(browser, hostile_run, tmp_path):
     run = shutil.copytree(hostile_run, tmp_path / "run")
+    responses = run / "evaluation" / "responses" / "base.parquet"
+    contrasts = read_contrasts(responses)
+    thoughts = [[HOSTILE[n % len(HOSTILE)], ""] for n in range(len(contrasts))]
+    write_contrasts(responses, (replace(c, reasoning=own) for c, own in zip(contrasts, thoughts, strict=True)))
     summary = json.loads((run / "summary.json").read_text())
     summary["verdict"] = HOSTILE[1] + HOSTILE[2]
     (run / "summary.json").write_text(json.dumps(summary))
@@ -368,6 +373,9 @@ def test_hostile_answers_run_nothing_and_show_as_text(browser, hostile_run, tmp_
     for number, hostile in enumerate(HOSTILE[:6]):
         text = page.locator(f"[data-item='q{number}-brief'] .answer .said").first.text_content()
         assert text == f"{hostile} 0"
+    [thought] = page.locator("[data-item='q0-brief'] .answer details.reasoning").all()
+    assert thought.locator("summary").text_content() == "Reasoning (not trained on, checked, or judged)"
+    assert thought.locator(".thought").text_content() == HOSTILE[0]
     assert page.locator("[data-item='q6-brief'] .unseen").first.text_content() == "U+0000"
     assert page.locator("[data-item='q7-brief'] .unseen").first.text_content() == "U+202E"
     assert page.locator("#items img, #items svg, #items script, #items style, #items a:not(.anchor)").count() == 0

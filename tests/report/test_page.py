@@ -8,6 +8,7 @@ import json
 import random
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import pytest
 from typer.testing import CliRunner
 
 from sami.cli import app
-from sami.contrasts import read_contrasts
+from sami.contrasts import read_contrasts, write_contrasts
 from sami.errors import InputError
 from sami.evaluation.pairs import from_contrasts
 from sami.loop.directory import RunDirectory
@@ -127,6 +128,18 @@ def test_the_answers_in_the_page_are_those_of_the_run(page, run):
                 assert answer["checks"][0][2] == passed[contrast.id, number]
                 assert answer["judged"][0][:2] == [0, 0]
             assert ("unfinished" in answer.get("flags", {})) == (contrast.finish_reasons[number] == "length")
+
+
+def test_reasoning_is_in_the_page_apart_from_the_answer_and_changes_no_count(run: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(run, tmp_path / "run")
+    file = folder / "evaluation" / "responses" / "base.parquet"
+    write_contrasts(file, [replace(c, reasoning=["Hmm, calm calm calm.", ""]) for c in read_contrasts(file)])
+    before, after = (data_of(write_report([one], tmp_path / "page.html").read_text()) for one in (run, folder))
+    for item in after["items"]:
+        [thinking, plain] = [constitution["answers"][0] for constitution in item["constitutions"]]
+        assert thinking.pop("reasoning") == "Hmm, calm calm calm."
+        assert "reasoning" not in plain
+    assert after["items"] == before["items"]
 
 
 def test_hostile_text_stays_text(hostile_run, tmp_path):

@@ -8,8 +8,11 @@ import pytest
 import yaml
 
 from sami.errors import InputError
+from sami.evaluation import recorded_lines
 from sami.evaluation.verdicts import append_verdict
 from sami.evaluation.win_rate import win_rates
+from sami.files import write_json
+from sami.loop.directory import content_hash
 from sami.report.run_files import read_run
 from tests.support.report_runs import make_run
 
@@ -106,7 +109,6 @@ def test_a_run_that_has_only_begun_lists_every_step(run):
         ("summary.json", b'{"policies": [{"name": "base"}]}'),
         ("evaluation/scores/base.json", b"\xff"),
         ("evaluation/responses/iteration-1.parquet", b"PAR1"),
-        ("evaluation/verdicts.jsonl", b'{"query_id": 1}\n'),
         ("iteration-1/metrics.jsonl", b"not json\n"),
         ("principles.yaml", b"- id: ["),
         ("recipe.yaml", b"- a list"),
@@ -117,6 +119,33 @@ def test_a_damaged_file_is_named_and_the_rest_is_read(run, name, content):
     files = read_run(run)
     assert any(line.startswith(f"{name} cannot be read: ") for line in files.missing), files.missing
     assert files.responses
+
+
+@pytest.mark.parametrize(
+    ("name", "step"),
+    [
+        ("evaluation/scores/base.json", "score-base"),
+        ("evaluation/responses/iteration-1.parquet", "respond-iteration-1"),
+        ("iteration-2/metrics.jsonl", "train-2"),
+        ("evaluation/verdicts.jsonl", None),
+        ("evaluation/calibration/verdicts.jsonl", None),
+    ],
+)
+def test_a_file_that_changed_after_it_was_recorded_is_refused(run, name, step):
+    file = run / name
+    if not file.exists():
+        file.parent.mkdir()
+        shutil.copy(run / "evaluation" / "verdicts.jsonl", file)
+    if step is None:
+        recorded_lines.record(file)
+    else:
+        write_json(run / ".steps" / f"{step}.json", {"inputs": {}, "result": {}, "outputs": {name: content_hash(file)}})
+    read_run(run)
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(InputError, match=rf"{name} changed after"):
+        read_run(run)
 
 
 @pytest.mark.parametrize(("key", "value"), [("training", 3), ("invented", {}), ("sampling", [2])])

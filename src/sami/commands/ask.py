@@ -51,10 +51,10 @@ class Choice:
 
 @dataclass(frozen=True)
 class Answer:
-    """One policy's answer, without its reasoning if the run asks for a chain of thought.
+    """One policy's answer, and apart from it the reasoning before it, which is shown and never scored.
 
-    `fit` is, for each policy that scored it, its log-prob under the constitution minus that under the opposite, in
-    nats per token.
+    `tokens` counts the answer alone. `fit` is, for each policy that scored it, its log-prob under the constitution
+    minus that under the opposite, in nats per token.
     """
 
     policy: str
@@ -62,6 +62,7 @@ class Answer:
     tokens: int
     finish_reason: str
     fit: dict[str, float]
+    reasoning: str = ""
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class Told:
         return asdict(self)
 
 
-OnText = Callable[[str, str], None]  # policy, its answer so far
+OnText = Callable[[str, str], None]  # policy, what it has written so far
 
 
 def of_text(text: str, opposite: str = "") -> Choice:
@@ -177,7 +178,7 @@ class Trial:
         """Answers of base and of the trained policy, greedy unless the recipe of the run samples.
 
         Args:
-            on_text: called with a policy's name and its answer so far, after each token.
+            on_text: called with a policy's name and what it has written so far, reasoning included, after each token.
 
         Raises:
             InputError: an empty query, or a prompt that leaves no room for an answer.
@@ -192,7 +193,14 @@ class Trial:
             choice.constitution.text,
             choice.opposite.text,
             tuple(
-                Answer(name, one.text, len(one.token_ids), one.finish_reason, {by: fit[at] for by, fit in fits.items()})
+                Answer(
+                    name,
+                    one.text,
+                    len(one.token_ids),
+                    one.finish_reason,
+                    {by: fit[at] for by, fit in fits.items()},
+                    one.reasoning,
+                )
                 for at, (name, one) in enumerate(completions.items())
             ),
         )

@@ -1,6 +1,7 @@
 """`sami try` in a terminal: answers side by side as they are generated, and a prompt for the next question."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 
 from rich.console import Console, RenderableType
 from rich.live import Live
@@ -34,10 +35,10 @@ def show(trial: Trial, query: Asked, choice: Choice, console: Console) -> Told:
                 live.update(_side_by_side(texts))
 
             told = trial.ask(query, choice, grow)
-            live.update(_side_by_side(_texts(told)), refresh=True)
+            live.update(_side_by_side(_texts(told), _reasoning(told)), refresh=True)
     else:
         told = trial.ask(query, choice)
-        console.print(_side_by_side(_texts(told)))
+        console.print(_side_by_side(_texts(told), _reasoning(told)))
     against = "under its opposite" if told.opposite else "given the bare query"
     console.print(Text(f"Log-prob of an answer under the constitution minus that {against}, in nats per token:"))
     console.print(fit_table(told))
@@ -139,6 +140,10 @@ def _texts(told: Told) -> dict[str, str]:
     return {answer.policy: answer.text for answer in told.answers}
 
 
+def _reasoning(told: Told) -> dict[str, str]:
+    return {answer.policy: answer.reasoning for answer in told.answers}
+
+
 def _signed(value: float) -> Text:
     return Text(f"{value:+.3f}", style="green" if value > 0 else "red")
 
@@ -153,17 +158,23 @@ def _asked(query: Asked, choice: Choice) -> RenderableType:
     return grid
 
 
-def _side_by_side(texts: dict[str, str]) -> RenderableType:
+def _side_by_side(texts: dict[str, str], reasoning: Mapping[str, str] = MappingProxyType({})) -> RenderableType:
     grid = Table.grid(expand=True)
     for _ in texts:
         grid.add_column(ratio=1)
     styles = ["blue", "green"]
     panels = [
-        Panel(Text(visible(text)), title=name, title_align="left", border_style=style)
+        Panel(_written(text, reasoning.get(name, "")), title=name, title_align="left", border_style=style)
         for (name, text), style in zip(texts.items(), styles, strict=True)
     ]
     grid.add_row(*panels)
     return grid
+
+
+def _written(text: str, reasoning: str) -> Text:
+    """An answer, below its reasoning if there is any."""
+    answer = Text(visible(text))
+    return Text.assemble((f"reasoning, not scored:\n{visible(reasoning)}\n\n", "dim"), answer) if reasoning else answer
 
 
 def _principles(known: Sequence[Principle]) -> Table:

@@ -55,13 +55,17 @@ class Word:
 
 @dataclass(frozen=True)
 class Response:
-    """A response with its tokens, and its words from the most telling one on, according to the last scorer."""
+    """A response with its tokens, and its words from the most telling one on, according to the last scorer.
+
+    `reasoning` was written before the response. It is shown and never trained on or scored.
+    """
 
     constitution: int
     text: str
     finish_reason: str
     tokens: tuple[Token, ...]
     words: tuple[Word, ...]
+    reasoning: str = ""
 
     def difference(self, token: Token, scorer: str) -> float:
         """Log-prob under the response's constitution minus the mean under the others, in nats."""
@@ -158,7 +162,8 @@ def of_contrast(contrast: Contrast, tokenizer: Any, *, place: str = "", train_eo
             )
         )
         finish = contrast.finish_reasons[number]
-        responses.append(Response(number, contrast.responses[number], finish, tokens, ()))
+        reasoning = contrast.reasoning[number] if contrast.reasoning else ""
+        responses.append(Response(number, contrast.responses[number], finish, tokens, (), reasoning))
     return Inspection(
         id=contrast.id,
         place=place,
@@ -215,12 +220,14 @@ def _find(run: Run, wanted: str | None, iteration: int | None) -> tuple[Contrast
     directory, folder = run.directory, run.directory.folder
     numbers = range(run.recipe.training.iterations, 0, -1)
     policies = sorted([*numbers, 0], key=lambda number: number != iteration)
-    places = [*map(directory.contrasts, numbers), *(directory.responses(policy_name(number)) for number in policies)]
+    places = {directory.contrasts(number): f"generate-{number}" for number in numbers}
+    places |= {directory.responses(name): f"respond-{name}" for name in map(policy_name, policies)}
     files = [file for file in places if file.is_file()]
     if not files:
         raise InputError(f"The run {folder} has no contrasts yet. Generate some with `sami generate`.")
     ids: list[str] = []
     for file in files:
+        directory.require_intact(places[file], file)
         contrasts = read_contrasts(file)
         for contrast in contrasts:
             if wanted is None or contrast.id == wanted:

@@ -44,6 +44,9 @@ def _parts(seen: Inspection) -> Iterator[RenderableType]:
         yield _flow(prompt)
         if number < len(seen.responses):
             response = seen.responses[number]
+            if response.reasoning:
+                yield Rule(f"reasoning before response {name}: not trained, not scored", align="left", style="dim")
+                yield Text(visible(response.reasoning), style="dim")
             yield Rule(f"▸ response {name}: {_trained(response)}", align="left", style="green")
             yield _told(response, seen.scorers) if seen.scorers else _flow([(t.id, t.text) for t in response.tokens])
             yield _table(response, seen)

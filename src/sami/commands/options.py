@@ -43,6 +43,11 @@ ProbeQueries = Annotated[
     typer.Option(min=2, help="Training queries to measure each principle on; half as many more fit a temperature."),
 ]
 
+BothPlaces = Annotated[
+    bool,
+    typer.Option("--both-places", help="Probe twice: with the constitution in the user's turn and in the system turn."),
+]
+
 # sami generate
 
 Shard = Annotated[str | None, typer.Option(metavar="I/N", help="Generate only shard I of N.")]

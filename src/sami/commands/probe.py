@@ -197,24 +197,41 @@ def show_links(found: Probe, *, as_json: bool) -> None:
 
 def table(found: Probe) -> Table:
     """The ranking, with one row for each principle."""
+    shown = empty_table(found.queries, "principle")
+    for link in [*found.links, found.control]:
+        shown.add_row(name_of(link), *cells(link, found.control))
+    return shown
+
+
+def empty_table(queries: int, *leading: str) -> Table:
+    """A table of links without rows, whose first columns are the leading ones."""
     shown = Table(
-        title=f"Initial links on the base model, {found.queries} training queries each; 95 % intervals over queries",
+        title=f"Initial links on the base model, {queries} training queries each; 95 % intervals over queries",
         title_justify="left",
     )
-    shown.add_column("principle", overflow="fold")
+    for name in leading:
+        shown.add_column(name, overflow="fold")
     for name in ("column accuracy", "bound, nats", "without its words", "kept"):
         shown.add_column(name, justify="right", no_wrap=True)
     shown.add_column("verdict", no_wrap=True)
-    for link in [*found.links, found.control]:
-        shown.add_row(
-            "control" if link is found.control else link.principle.id + " (held out)" * link.principle.held_out,
-            wording.estimate(link.accuracy, 2),
-            wording.estimate(link.bound, 3),
-            wording.estimate(link.unleaked_bound, 3),
-            f"{link.kept:.0%}",
-            wording.NONE if link is found.control else link.verdict(found.control),
-        )
     return shown
+
+
+def name_of(link: Link) -> str:
+    if link.principle is CONTROL:
+        return "control"
+    return link.principle.id + " (held out)" * link.principle.held_out
+
+
+def cells(link: Link, control: Link) -> list[str]:
+    """The figures of a link and its verdict, as the columns of `empty_table`."""
+    return [
+        wording.estimate(link.accuracy, 2),
+        wording.estimate(link.bound, 3),
+        wording.estimate(link.unleaked_bound, 3),
+        f"{link.kept:.0%}",
+        wording.NONE if link is control else link.verdict(control),
+    ]
 
 
 def sentences(found: Probe) -> list[str]:
@@ -223,9 +240,18 @@ def sentences(found: Probe) -> list[str]:
     for link in found.links:
         by_verdict[link.verdict(found.control)].append(link.principle.id)
     said = [f"{verdict}: {', '.join(names)}" for verdict, names in by_verdict.items() if names]
-    if found.queries < FEW:
-        said.append(f"{found.queries} queries are few: intervals are too narrow, and verdicts may be chance. Use 24.")
-    return [*said, f"Rule: {RULE}. Temperature: {found.temperature:.3g}, fitted on {found.fitted_on} other queries."]
+    return [
+        *said,
+        *cautions(found),
+        f"Rule: {RULE}. Temperature: {found.temperature:.3g}, fitted on {found.fitted_on} other queries.",
+    ]
+
+
+def cautions(found: Probe) -> list[str]:
+    """What makes the figures doubtful."""
+    if found.queries >= FEW:
+        return []
+    return [f"{found.queries} queries are few: intervals are too narrow, and verdicts may be chance. Use 24."]
 
 
 def _draw(prepared: Prepared, queries: int) -> tuple[list[Query], list[Query]]:

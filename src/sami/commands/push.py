@@ -31,12 +31,14 @@ def push(run: Run, repo_id: str, *, iteration: int | None = None, private: bool 
         private: whether a new repository is private.
 
     Raises:
-        InputError: the model has no card, nobody else can load the base of its adapter, or the hub cannot be reached
-            or refuses the token.
+        InputError: the model has no card or changed since it was trained, nobody else can load the base of its
+            adapter, or the hub cannot be reached or refuses the token.
     """
-    folder = run.directory.model(run.iteration(iteration))
+    chosen = run.iteration(iteration)
+    folder = run.directory.model(chosen)
     model_card.require(folder)
     _require_shared_base(folder)
+    run.directory.require_intact_model(chosen)
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:

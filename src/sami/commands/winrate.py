@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Literal
 
 from sami.console import show, show_json, warn
-from sami.evaluation import alpaca, comparison, win_rate, win_rate_table
+from sami.evaluation import alpaca, comparison, recorded_lines, win_rate, win_rate_table
 from sami.evaluation.verdicts import read_verdicts
 
 SAMPLES = 2000  # of the bootstrap of a judge's recorded calibration
@@ -12,6 +12,7 @@ SAMPLES = 2000  # of the bootstrap of a judge's recorded calibration
 
 def show_win_rates(verdicts: Path, slope: Literal["policy", "shared"], *, as_json: bool) -> None:
     """Print win rates with intervals, raw and corrected for length, and how far judges agree."""
+    recorded_lines.require_unchanged(verdicts)
     judged = read_verdicts(verdicts)
     accuracies = comparison.recorded_accuracies(verdicts, samples=SAMPLES, seed=0)
     rates = win_rate.win_rates(judged, slope=slope, judge_accuracy=accuracies)
@@ -28,4 +29,5 @@ def show_win_rates(verdicts: Path, slope: Literal["policy", "shared"], *, as_jso
 
 def export(verdicts: Path) -> None:
     """Print verdicts as annotations of alpaca_eval."""
+    recorded_lines.require_unchanged(verdicts)
     show_json(alpaca.annotations(read_verdicts(verdicts)))

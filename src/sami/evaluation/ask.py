@@ -15,10 +15,11 @@ from typing import Any
 
 from sami.console import bar
 from sami.errors import InputError
+from sami.evaluation import recorded_lines
 from sami.evaluation.judges import NO_ANSWER, Judge, Judgement, Question, Usage
 from sami.evaluation.pairs import Pair
 from sami.evaluation.verdicts import Verdict, append_verdict, read_verdicts, repair_verdicts
-from sami.files import append_json_line, replacing
+from sami.files import append_json_line
 
 Slot = tuple[str, str, str, str, str | None, str]
 
@@ -55,10 +56,11 @@ def ask(
         label: what is going on, for the progress bar.
 
     Raises:
-        InputError: the judge cannot work with these pairs or cannot go on, or too many verdicts are unscored. What was
-            recorded is kept.
+        InputError: the judge cannot work with these pairs or cannot go on, recorded lines changed, or too many
+            verdicts are unscored. What was recorded is kept.
     """
     judge.check(pairs)
+    _require_unchanged(file)
     identity = json.dumps(judge.identity(), sort_keys=True)
     questions = [q for q in questions_of(pairs, order=order, seed=seed) if judge.concerns(q)]
     wanted = {_slot(judge.name, q): (q, _key(identity, q)) for q in questions}
@@ -69,7 +71,7 @@ def ask(
             question, key = wanted[slot]
             usage = judgement.usage
             if usage and number == 0:
-                append_json_line(file.with_name("requests.jsonl"), _request(judge.name, key, usage))
+                append_json_line(requests_file(file), _request(judge.name, key, usage))
             verdict = _verdict(judge.name, question, key, judgement)
             verdict = verdict if number == 0 else replace(verdict, cost=0.0)
             append_verdict(file, verdict)
@@ -77,6 +79,7 @@ def ask(
             update(len(have))
 
     file.parent.mkdir(parents=True, exist_ok=True)
+    _record(file)
     with bar(f"{judge.name}: {label}", len(wanted), "verdicts") as update:
         once: dict[str, Question] = {}  # by key: policies with the same responses share a question
         waiting: dict[str, list[Slot]] = defaultdict(list)
@@ -99,9 +102,15 @@ def ask(
                 lambda question, judgement: record(waiting[keys[question]], judgement),
                 list(once.values()),
             )
+    _record(file)
     verdicts = [have[slot] for slot in wanted]
     _check_unscored(judge.name, verdicts, unscored_limit, file)
     return verdicts
+
+
+def requests_file(verdicts: Path) -> Path:
+    """The log of requests beside a file of verdicts."""
+    return verdicts.with_name("requests.jsonl")
 
 
 def spent(file: Path, judge: str) -> float:
@@ -111,7 +120,7 @@ def spent(file: Path, judge: str) -> float:
 
 def requests_of(file: Path, judge: str) -> list[dict[str, Any]]:
     """Versions, tokens and costs of a judge's answered requests; a line that a kill cut off is skipped."""
-    log = file.with_name("requests.jsonl")
+    log = requests_file(file)
     lines = log.read_text(encoding="utf-8").splitlines() if log.is_file() else []
     found = []
     for line in lines:
@@ -129,7 +138,7 @@ def _recorded(file: Path, keys: dict[Slot, str]) -> tuple[dict[Slot, Verdict], d
     if not file.exists():
         return {}, {}
     repair_verdicts(file)
-    _repair_requests(file.with_name("requests.jsonl"))
+    _repair_requests(requests_file(file))
     kept: list[Verdict] = []
     gone: list[Verdict] = []
     for verdict in read_verdicts(file):
@@ -140,11 +149,20 @@ def _recorded(file: Path, keys: dict[Slot, str]) -> tuple[dict[Slot, Verdict], d
     if gone:
         for verdict in gone:
             append_verdict(file.with_name("superseded.jsonl"), verdict)
-        with replacing(file) as temporary:
-            lines = (json.dumps(v.as_json(), ensure_ascii=False) + "\n" for v in kept)
-            temporary.write_text("".join(lines), encoding="utf-8")
+        lines = (json.dumps(v.as_json(), ensure_ascii=False) + "\n" for v in kept)
+        recorded_lines.rewrite(file, "".join(lines))
     have = {slot: v for v in kept if (slot := _slot_of(v)) in keys}
     return have, {v.key: v for v in kept if v.key is not None and v.score is not None}
+
+
+def _require_unchanged(file: Path) -> None:
+    for kept in (file, requests_file(file)):
+        recorded_lines.require_unchanged(kept)
+
+
+def _record(file: Path) -> None:
+    for kept in (file, requests_file(file)):
+        recorded_lines.record(kept)
 
 
 def _repair_requests(file: Path) -> None:

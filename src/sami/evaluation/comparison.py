@@ -7,6 +7,7 @@ from typing import Any
 
 from sami.console import say
 from sami.errors import InputError
+from sami.evaluation import recorded_lines
 from sami.evaluation.ask import ask, requests_of, spent
 from sami.evaluation.calibration import Calibration, calibrate, known_pairs, measured
 from sami.evaluation.judges import Given, Judge, make_judge
@@ -24,6 +25,7 @@ def judge_all(
     known: Policy,
     principles: Sequence[Principle],
     folder: Path,
+    date: str | None = None,
 ) -> dict[str, Any]:
     """Win rates of the pairs by every judge.
 
@@ -32,6 +34,7 @@ def judge_all(
         known: the policy whose responses judges are calibrated on.
         principles: the principles that constitutions are made of.
         folder: holds `verdicts.jsonl`, `calibration/` and the log of requests.
+        date: YYYY-MM-DD that the chat templates of judges see as today; None for the real date.
 
     Returns:
         `win_rates` as `sami winrate --json` prints them, `agreement` of judges, and `judges`: settings, calibration,
@@ -40,7 +43,7 @@ def judge_all(
     Raises:
         InputError: a judge is not above chance, cannot go on, or leaves too many verdicts unscored.
     """
-    judges = _Judges(settings, known, principles, folder)
+    judges = _Judges(settings, known, principles, folder, date)
     verdicts: list[Verdict] = []
     accuracies: dict[str, dict[str, Any]] = {}
     accounts = []
@@ -60,10 +63,10 @@ def judge_all(
 
 
 def calibrate_all(
-    settings: Evaluation, known: Policy, principles: Sequence[Principle], folder: Path
+    settings: Evaluation, known: Policy, principles: Sequence[Principle], folder: Path, date: str | None = None
 ) -> list[Calibration]:
     """Only the calibration of every judge that needs one."""
-    judges = _Judges(settings, known, principles, folder)
+    judges = _Judges(settings, known, principles, folder, date)
     found = [judges.calibrated(judges.make(one)) for one in settings.judges]
     return [calibration for calibration in found if calibration is not None]
 
@@ -104,13 +107,15 @@ def require_win_rates(compared: Mapping[str, Any]) -> None:
 
 def recorded_accuracies(verdicts: Path, **sampling: int) -> dict[str, dict[str, Any]]:
     """Calibration figures by judge, from the folder of a file of verdicts; empty if none are recorded there."""
-    file = _calibration_file(verdicts.parent)
+    file = calibration_file(verdicts.parent)
+    recorded_lines.require_unchanged(file)
     known = read_verdicts(file) if file.is_file() else []
     judges = dict.fromkeys(v.judge for v in known)
     return {j: measured(j, [v for v in known if v.judge == j], **sampling).as_json() for j in judges}
 
 
-def _calibration_file(folder: Path) -> Path:
+def calibration_file(folder: Path) -> Path:
+    """The verdicts on pairs with a known answer, in a folder of verdicts."""
     return folder / "calibration" / "verdicts.jsonl"
 
 
@@ -131,14 +136,15 @@ class _Judges:
     known: Policy
     principles: Sequence[Principle]
     folder: Path
+    date: str | None
 
     @property
     def _verdicts(self) -> Path:
         return self.folder / "verdicts.jsonl"
 
     def make(self, one: Settings) -> Judge:
-        before = sum(spent(file, one.label) for file in (self._verdicts, _calibration_file(self.folder)))
-        return make_judge(one, Given(self.principles, before))
+        before = sum(spent(file, one.label) for file in (self._verdicts, calibration_file(self.folder)))
+        return make_judge(one, Given(self.principles, before, self.date))
 
     def ask(self, judge: Judge, pairs: Sequence[Pair]) -> list[Verdict]:
         s = self.settings
@@ -151,12 +157,12 @@ class _Judges:
         if not judge.needs_calibration:
             return None
         pairs = known_pairs(self.known, self.principles, count=s.calibration_pairs, seed=s.seed)
-        return calibrate(judge, pairs, _calibration_file(self.folder), seed=s.seed, samples=s.bootstrap_samples)
+        return calibrate(judge, pairs, calibration_file(self.folder), seed=s.seed, samples=s.bootstrap_samples)
 
     def account(
         self, one: Settings, judge: Judge, calibration: Calibration | None, verdicts: Sequence[Verdict]
     ) -> dict[str, Any]:
-        files = (self._verdicts, _calibration_file(self.folder))
+        files = (self._verdicts, calibration_file(self.folder))
         answered = [line for file in files for line in requests_of(file, judge.name)]
         priced = [line["cost"] for line in answered if line["cost"] is not None]
         adapted = {name: other for line in answered for name, other in line.get("adapted", {}).items()}

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from sami.evaluation.comparison import calibrate_all, every_pair, judge_all, len
 from sami.evaluation.judges import judge_class
 from sami.evaluation.pairs import Policy
 from sami.evaluation.response_files import aligned, check_matches, first_queries, from_file
-from sami.files import write_json
+from sami.files import replacing, write_json
 from sami.principles import Principle, load_principles
 from sami.queries import load_queries
 from sami.recipe import Evaluation
@@ -66,7 +67,8 @@ class Comparison:
     def judge(self) -> dict[str, Any]:
         """Ask every judge. Returns and writes `summary.json`: win_rates, agreement, judges and lengths."""
         with _Locked(self._folder):
-            found = judge_all(self._settings, self._pairs, self._known, self._principles, self._folder)
+            day = first_date(self._folder)
+            found = judge_all(self._settings, self._pairs, self._known, self._principles, self._folder, day)
             value = {**found, "lengths": lengths(self._policies)}
             write_json(self._folder / "summary.json", value)
             return value
@@ -74,7 +76,28 @@ class Comparison:
     def calibrate(self) -> list[Calibration]:
         """Measure every judge on all of the first baseline's responses, whatever the limit."""
         with _Locked(self._folder):
-            return calibrate_all(self._settings, self._known, self._principles, self._folder)
+            day = first_date(self._folder)
+            return calibrate_all(self._settings, self._known, self._principles, self._folder, day)
+
+
+def first_date(folder: Path) -> str | None:
+    """The day of the first judging in a folder, which judges' chat templates show on later days too.
+
+    Folders of earlier versions recorded no date and keep none.
+
+    Raises:
+        InputError: the record is damaged.
+    """
+    file = folder / ".date"
+    if not file.is_file():
+        if (folder / "verdicts.jsonl").exists():
+            return None
+        with replacing(file) as temporary:
+            temporary.write_text(date.today().isoformat(), encoding="utf-8")
+    try:
+        return date.fromisoformat(file.read_text(encoding="utf-8").strip()).isoformat()
+    except ValueError:
+        raise InputError(f"The file {file} is damaged: it must contain the date of the first judging.") from None
 
 
 def _policies(files: Files, principles: Sequence[Principle]) -> list[Policy]:

@@ -152,7 +152,7 @@ class Run:
             InputError: its weights changed after training wrote them.
         """
         if iteration > 0:
-            self.directory.require_intact(f"train-{iteration}")
+            self.directory.require_intact_model(iteration)
         folder = self.directory.model(iteration).resolve()
         if iteration > 0 and adapters.base_of(folder) is None:
             return sources.derived(self.recipe.model, folder), None

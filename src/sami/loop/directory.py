@@ -42,7 +42,7 @@ class RunDirectory:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        self._intact: set[str] = set()  # steps whose outputs this process has checked
+        self._intact: set[tuple[str, str]] = set()  # (step, output) pairs that this process has checked
 
     @property
     def recipe(self) -> Path:
@@ -195,6 +195,7 @@ class RunDirectory:
         work: Callable[[], dict[str, Any]],
         *,
         may_be_edited: bool = False,
+        logs: Sequence[Path] = (),
     ) -> dict[str, Any]:
         """Do a step unless it is done, and return what it reported.
 
@@ -202,6 +203,7 @@ class RunDirectory:
             inputs: what the step is made from, as JSON values; compared with the record.
             outputs: files and folders that must exist for the step to count as done. Their hashes are recorded.
             work: writes the outputs, each under its final name only when whole, and returns JSON values.
+            logs: files that the work writes on the way, which are hashed too and may be missing later.
             may_be_edited: whether users may change the outputs, so that no hashes are recorded.
 
         Raises:
@@ -221,10 +223,10 @@ class RunDirectory:
         started = time.perf_counter()
         result = work()
         seconds = round(time.perf_counter() - started, 2)
-        hashed = [] if may_be_edited else outputs
+        hashed = [] if may_be_edited else [*outputs, *logs]
         hashes = {path.relative_to(self.folder).as_posix(): content_hash(path) for path in hashed}
         write_json(self._record_file(name), {"inputs": inputs, "seconds": seconds, "result": result, "outputs": hashes})
-        self._intact.add(name)
+        self._intact |= {(name, relative) for relative in hashes}
         return result
 
     def record(self, name: str) -> dict[str, Any] | None:
@@ -246,22 +248,33 @@ class RunDirectory:
             ) from None
         return dict(value)
 
-    def require_intact(self, name: str) -> None:
-        """Refuse outputs of a finished step that changed since it wrote them; they are read once per process.
+    def require_intact(self, name: str, only: Path | None = None) -> None:
+        """Refuse outputs of a finished step that changed since it wrote them; each is read once per process.
+
+        Args:
+            only: the one output to check, by default all of them.
 
         Raises:
             InputError: the first one that differs from its record.
         """
-        if name in self._intact:
-            return
         for relative, recorded in ((self.record(name) or {}).get("outputs") or {}).items():
             path = self.folder / relative
+            if (name, relative) in self._intact or only not in (None, path):
+                continue
             if path.exists() and content_hash(path) != recorded:
                 raise InputError(
                     f"{path} changed after the step {name} wrote it, so figures made from it would be wrong. Restore "
                     f"it from a copy, or delete it and {self._record_file(name)} to do the step again."
                 )
-        self._intact.add(name)
+            self._intact.add((name, relative))
+
+    def require_intact_model(self, iteration: int) -> None:
+        """Refuse the weights of an iteration if they changed after training wrote them.
+
+        Raises:
+            InputError: they changed.
+        """
+        self.require_intact(f"train-{iteration}", self.model(iteration))
 
     def require(self, name: str, command: str) -> dict[str, Any]:
         """The record of a step that another one needs."""

@@ -30,14 +30,16 @@ from sami.recipe import Baseline, Model, load_recipe
 
 def calibrate(run: Run) -> list[Calibration]:
     """Measure the judges on base's responses, whose better one is known."""
-    return calibrate_all(run.recipe.evaluation, _answers(run, BASE), run.principles, run.directory.evaluation)
+    settings, date = run.recipe.evaluation, run.recipe.prompt.date
+    return calibrate_all(settings, _answers(run, BASE), run.principles, run.directory.evaluation, date)
 
 
 def judge(run: Run, policies: Sequence[str], baselines: Sequence[Policy]) -> dict[str, Any]:
     """Every iteration against base and against the recipe's baselines."""
     base, *candidates = [_answers(run, name) for name in policies]
     pairs = every_pair(candidates, [base, *baselines])
-    return judge_all(run.recipe.evaluation, pairs, base, run.principles, run.directory.evaluation)
+    date = run.recipe.prompt.date
+    return judge_all(run.recipe.evaluation, pairs, base, run.principles, run.directory.evaluation, date)
 
 
 def check(run: Run) -> None:
@@ -62,6 +64,17 @@ def check(run: Run) -> None:
     used = [judge.model_to_check for judge in judges if judge.model_to_check is not None]
     for model in used + [baseline.model for baseline in evaluation.baselines if baseline.model is not None]:
         loading.load_config(model)
+    for baseline in evaluation.baselines:
+        _check_prompts(run, baseline)
+
+
+def _check_prompts(run: Run, baseline: Baseline) -> None:
+    """Refuse prompts that the template of a baseline's model cuts or that leave no room, before anything is trained."""
+    is_asked = baseline.model is not None or baseline.run is not None
+    if is_asked and run.directory.record(f"respond-{baseline.name}") is None:
+        source = _source(run, baseline)
+        prompts = _prompts(run, baseline, loading.load_tokenizer(source))
+        require_room(source, prompts, run.prepared.evaluation_plan(), run.recipe.generation.max_new_tokens)
 
 
 def baseline(run: Run, baseline: Baseline) -> Policy:
@@ -71,19 +84,16 @@ def baseline(run: Run, baseline: Baseline) -> Policy:
         return answering(read, _answers(run, BASE).responses, baseline.name)
     if baseline.train is not None:
         _train_baseline(run, baseline)
-        source = sources.derived(run.recipe.model, run.directory.baseline_model(baseline.name))
-    else:
-        source = baseline.model or _last_model_of(RunDirectory(baseline.run or ""))
+    source = _source(run, baseline)
     target = run.directory.responses(baseline.name)
 
     def respond() -> dict[str, Any]:
-        recipe, tokenizer = run.recipe, loading.load_tokenizer(source)
-        settings = baseline.prompt or recipe.prompt
-        if settings.date is None:
-            settings = settings.model_copy(update={"date": recipe.prompt.date})
-        prompts = PromptBuilder(tokenizer, settings, recipe.generation.chain_of_thought)
-        plan = run.prepared.evaluation_plan()
-        require_room(source, prompts, plan, recipe.generation.max_new_tokens)
+        if baseline.run is not None:
+            earlier = RunDirectory(baseline.run)
+            earlier.require_intact_model(max(earlier.models()))
+        tokenizer = loading.load_tokenizer(source)
+        prompts, plan = _prompts(run, baseline, tokenizer), run.prepared.evaluation_plan()
+        require_room(source, prompts, plan, run.recipe.generation.max_new_tokens)
         engine = run.engine_of(loading.Weights.of(source, inputs["policy"]), tokenizer)
         label = f"{baseline.name}: answering"
         contrasts = run.respond(engine, plan, label, shuffle=False, prompts=prompts)
@@ -95,6 +105,20 @@ def baseline(run: Run, baseline: Baseline) -> Policy:
         inputs["prompt"] = baseline.prompt.model_dump()
     run.directory.step(f"respond-{baseline.name}", inputs, [target], respond)
     return _answers(run, baseline.name)
+
+
+def _source(run: Run, baseline: Baseline) -> Model:
+    """The model of a baseline that answers by itself."""
+    if baseline.train is not None:
+        return sources.derived(run.recipe.model, run.directory.baseline_model(baseline.name))
+    return baseline.model or _last_model_of(RunDirectory(baseline.run or ""))
+
+
+def _prompts(run: Run, baseline: Baseline, tokenizer: Any) -> PromptBuilder:
+    settings = baseline.prompt or run.recipe.prompt
+    if settings.date is None:
+        settings = settings.model_copy(update={"date": run.recipe.prompt.date})
+    return PromptBuilder(tokenizer, settings, run.recipe.generation.chain_of_thought)
 
 
 def _train_baseline(run: Run, baseline: Baseline) -> None:

@@ -59,7 +59,8 @@ def train(run: Run, iteration: int) -> None:
         devices.release_memory()  # evaluation needs what trainer and model held
         return {"steps": steps, "weights_changed": changed}
 
-    run.directory.step(f"train-{iteration}", inputs, [run.directory.model(iteration)], work)
+    outputs, logs = [run.directory.model(iteration)], [run.directory.metrics(iteration)]
+    run.directory.step(f"train-{iteration}", inputs, outputs, work, logs=logs)
     # After the step is recorded: a kill in the middle of this must not leave a run that resumes from half a checkpoint.
     shutil.rmtree(run.directory.checkpoints(iteration), ignore_errors=True)
 

@@ -102,6 +102,11 @@ class PromptBuilder:
         """Whether the recipe has a text for the system turn, which prompts must then show."""
         return self._settings.system is not None or self._settings.constitution_in == "system"
 
+    @property
+    def has_system_role(self) -> bool:
+        """Whether the model's chat template shows a system turn."""
+        return self._template is not None and self._template.system_role == "turn"
+
     def notices(self, *, own_system: bool = False) -> list[str]:
         """Facts about these prompts for the person who starts a run.
 
@@ -228,17 +233,22 @@ class PromptBuilder:
         return [{"role": "system", "content": system}, *turns]
 
 
-def question_prompt(tokenizer: "PreTrainedTokenizerBase", question: str, opening: str) -> list[int]:
+def question_prompt(
+    tokenizer: "PreTrainedTokenizerBase", question: str, opening: str, date: str | None = None
+) -> list[int]:
     """Ids that ask a model something outside a run: one user turn, or text and a blank line for a base model.
 
     Args:
         opening: text that the answer starts with.
+        date: YYYY-MM-DD that the chat template sees as today; None for the real date.
     """
     text = without_control(tokenizer)(question)
     if not has_chat_template(tokenizer):
         return plain_ids(tokenizer, f"{text}\n\n{opening}")
     # The answer starts with text that is given, so a thinking model does not reason before it.
-    return chat_ids(tokenizer, ChatTemplate(tokenizer).before_answer([{"role": "user", "content": text}]) + opening)
+    return chat_ids(
+        tokenizer, ChatTemplate(tokenizer, date=date).before_answer([{"role": "user", "content": text}]) + opening
+    )
 
 
 def plain_ids(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:

@@ -52,8 +52,13 @@ class ChatTemplate:
         self._tokenizer = tokenizer
         self.source = _source(tokenizer)
         self._settings = dict(settings or {})
-        if date is not None and "strftime_now" in self.source:
+        if date is not None and self.shows_date:
             self._settings["strftime_now"] = datetime.fromisoformat(date).strftime
+
+    @property
+    def shows_date(self) -> bool:
+        """Whether the template may write today's date."""
+        return "strftime_now" in self.source
 
     def render(self, messages: Sequence[Message], *, answer_next: bool = True) -> str:
         """The text of a conversation; `answer_next` opens the turn of the assistant.

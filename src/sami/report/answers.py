@@ -54,6 +54,8 @@ def answers(run: RunFiles) -> dict[str, Any]:
             "words": word_count(text),
             "tokens": len(written.response_ids[number]),
         }
+        if written.reasoning and written.reasoning[number]:
+            found["reasoning"] = written.reasoning[number]
         if flags := flagged[policy].get(contrast.id, [{}] * (number + 1))[number]:
             found["flags"] = flags
         if results := checks[policy].get((contrast.id, number)):

@@ -15,7 +15,8 @@ from pydantic import ValidationError
 
 from sami.contrasts import Contrast, read_contrasts
 from sami.errors import InputError, one_line
-from sami.evaluation.comparison import recorded_accuracies
+from sami.evaluation import recorded_lines
+from sami.evaluation.comparison import calibration_file, recorded_accuracies
 from sami.evaluation.verdicts import Verdict, read_verdicts
 from sami.evaluation.win_rate import agreement, win_rates
 from sami.loop import summary as summaries
@@ -106,11 +107,12 @@ def read_run(folder: str | Path) -> RunFiles:
     """Read a run folder.
 
     Raises:
-        InputError: it is not a run folder.
+        InputError: it is not a run folder, or a file changed after it was recorded.
     """
     directory = RunDirectory(folder)
     path = directory.folder
     directory.require_run()
+    _require_intact(directory)
     reader = _Reader(path)
     recipe = reader.required(path / "recipe.yaml", _yaml_mapping) or {}
     settings = _settings(recipe, reader) if recipe else None
@@ -142,6 +144,17 @@ def read_run(folder: str | Path) -> RunFiles:
     )
     reader.missing += _unfinished(directory, files)
     return files
+
+
+def _require_intact(directory: RunDirectory) -> None:
+    """Refuse changed files, since a page must not show figures that were edited. Weights are not read."""
+    for name in _policies_in_order(directory):
+        directory.require_intact(f"respond-{name}", directory.responses(name))
+        directory.require_intact(f"score-{name}", directory.scores(name))
+    for iteration in directory.trained():
+        directory.require_intact(f"train-{iteration}", directory.metrics(iteration))
+    for file in (_verdicts_file(directory), calibration_file(directory.evaluation)):
+        recorded_lines.require_unchanged(file)
 
 
 def _settings(recipe: dict[str, Any], reader: _Reader) -> Recipe | None:

@@ -1,15 +1,18 @@
 """A model in this process as a judge."""
 
+import shutil
+
 import pytest
 import torch
 
 from sami.errors import InputError
 from sami.evaluation.ask import questions_of
-from sami.evaluation.judges import Question
+from sami.evaluation.judges import Given, Question
 from sami.evaluation.judges.local import Local
 from sami.evaluation.judges.prompt import prompt
 from sami.models import loading
 from sami.recipe import LocalJudge, Model
+from tests.support.chat_templates import DATED, tokenizer_with
 from tests.support.judging import pair, said
 
 
@@ -62,6 +65,19 @@ def test_a_local_judge_forms_the_same_batches_whatever_is_answered_already(model
     assert set(rest) == set(questions[5:7])
     assert all(rest[q] == through[q.pair.item.query_id, q.order] for q in rest)
     assert batches == [batch for batch in every if set(batch) & set(questions[5:7])]
+
+
+def test_a_chat_template_shows_a_local_judge_the_date_of_its_run(model_folder, tmp_path):
+    folder = shutil.copytree(model_folder("llama", True), tmp_path / "judge")
+    settings = LocalJudge(kind="local", model=Model(source=str(folder)))
+    undated = Local(settings, Given(date="2024-02-29")).identity()
+    assert undated == Local(settings).identity()
+    tokenizer_with(DATED).save_pretrained(folder)
+    judge = Local(settings, Given(date="2024-02-29"))
+    ids, _ = judge._ids(Question(pair(), "candidate_first"))
+    assert judge._tokenizer.decode(ids).replace(" ", "").startswith("Todayis29Feb2024.")
+    assert judge.identity()["date"] == "2024-02-29"
+    assert "date" not in Local(settings).identity()
 
 
 @pytest.mark.parametrize("chat", [True, False])

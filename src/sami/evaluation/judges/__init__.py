@@ -83,6 +83,8 @@ class Given:
     """Principles whose verifiers may judge."""
     spent: float = 0.0
     """Cost of this judge's earlier requests, which counts against its budget."""
+    date: str | None = None
+    """YYYY-MM-DD that chat templates see as today; None for the real date."""
 
 
 NOTHING_MORE = Given()

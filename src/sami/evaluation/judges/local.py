@@ -12,6 +12,7 @@ from sami.evaluation.judges import NOTHING_MORE, Given, Judge, Judgement, Questi
 from sami.evaluation.judges.prompt import Label, prompt, template_id
 from sami.models import devices, loading, sources, structure
 from sami.prompts import question_prompt
+from sami.prompts.chat_template import ChatTemplate, has_chat_template
 from sami.recipe import LocalJudge
 
 ANSWER = "Verdict:"
@@ -26,7 +27,7 @@ class Local(Judge):
     def __init__(self, settings: LocalJudge, given: Given = NOTHING_MORE) -> None:
         self.name = settings.label
         self.model_to_check = settings.model
-        self._settings = settings
+        self._settings, self._date = settings, given.date
         self._dtype = devices.resolve_dtype(settings.model.dtype)
 
     def identity(self) -> dict[str, Any]:
@@ -35,7 +36,9 @@ class Local(Judge):
     @cached_property
     def _identity(self) -> dict[str, Any]:
         model = sources.fingerprint(self._settings.model)  # reads all weights
-        return {"kind": "local", "model": model, "dtype": str(self._dtype), "template": template_id()}
+        known = {"kind": "local", "model": model, "dtype": str(self._dtype), "template": template_id()}
+        dated = has_chat_template(self._tokenizer) and ChatTemplate(self._tokenizer).shows_date
+        return known | ({"date": self._date} if dated and self._date is not None else {})
 
     @cached_property
     def _tokenizer(self) -> Any:
@@ -58,7 +61,8 @@ class Local(Judge):
 
     def _ids(self, question: Question) -> tuple[list[int], tuple[int, int]]:
         """Ids up to the label, and the first id in which the two labels differ."""
-        a, b = (question_prompt(self._tokenizer, prompt(question), ANSWER + label) for label in LABELS)
+        asked = prompt(question)
+        a, b = (question_prompt(self._tokenizer, asked, ANSWER + label, self._date) for label in LABELS)
         differs = next(i for i, (one, other) in enumerate(zip(a, b, strict=False)) if one != other)
         return a[:differs], (a[differs], b[differs])
 

@@ -128,7 +128,7 @@ function browse(data) {
     const said = element("p", { class: "said", dir: "auto" });
     write(said, found.text.slice(0, LONG), wanted);
     if (!found.text) said.append(element("span", { class: "note" }, "(empty)"));
-    const parts = [title, said];
+    const parts = [title, ...(found.reasoning ? [reasoning(found.reasoning)] : []), said];
     if (found.text.length > LONG) {
       const all = element("button", { type: "button", class: "quiet" }, `Show all ${found.text.length.toLocaleString("en")} characters`);
       all.addEventListener("click", () => {
@@ -138,6 +138,13 @@ function browse(data) {
       parts.push(all);
     }
     return element("div", { class: "answer" }, ...parts, element("ul", { class: "marks" }, ...marks(found)));
+  }
+
+  /** What a model wrote before its answer, folded: it is never trained on, checked or judged. */
+  function reasoning(text) {
+    const thought = element("p", { class: "thought", dir: "auto" });
+    write(thought, text);
+    return element("details", { class: "reasoning" }, element("summary", {}, "Reasoning (not trained on, checked, or judged)"), thought);
   }
 
   function marks(found) {
