@@ -246,7 +246,7 @@ def test_dropout_falls_on_the_adapter_in_training(make: Callable[..., SAMITraine
         (["q_proj", "wq"], r"names wq, and the model has none.*q_proj, k_proj, v_proj, o_proj, gate_proj"),
         (["query_key_value"], "names query_key_value"),
         ("q_proj", r"the full name of no module.*as a list.*q_proj, k_proj"),
-        ("[", "no regular expression"),
+        ("[", "not a valid regular expression"),
         (["mlp"], r"cannot be put on the model.*q_proj, k_proj"),
     ],
 )
