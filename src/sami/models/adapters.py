@@ -195,7 +195,9 @@ def _require_modules(model: nn.Module, wanted: str | set[str] | list[str] | None
         try:
             found = any(re.fullmatch(wanted, name) for name in names)
         except re.error as error:
-            raise InputError(f"target_modules is {wanted!r}, which is not a valid regular expression: {error}.") from None
+            raise InputError(
+                f"target_modules is {wanted!r}, which is not a valid regular expression: {error}."
+            ) from None
         if not found:
             raise InputError(
                 f"target_modules is {wanted!r}, a regular expression that is the full name of no module. "
