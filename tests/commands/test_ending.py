@@ -44,7 +44,7 @@ def test_a_stopped_command_leaves_nothing_half_written_and_says_how_to_continue(
         (OSError(errno.ENOSPC, "No space left on device"), "The disk is full"),
         (RuntimeError("write failed: No space left on device (os error 28)"), "The disk is full"),
         (OSError(errno.ENAMETOOLONG, "File name too long", "x" * 5000), "Give a shorter path."),
-        (PermissionError(errno.EACCES, "Permission denied", "/root/x"), "/root/x"),
+        (PermissionError(errno.EACCES, "Permission denied", "/locked/x"), "/locked/x"),
     ],
 )
 def test_what_a_person_can_mend_is_a_message_and_exit_code_2(error, words, capsys):

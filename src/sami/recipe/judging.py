@@ -3,6 +3,7 @@
 A judge's settings are a section here and a tag in `Judge`; the judge itself is a class in `sami.evaluation.judges`.
 """
 
+from abc import abstractmethod
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -18,9 +19,9 @@ class JudgeSection(Section):
     """Settings of one judge. The class that judges by them is found by `kind`, in `sami.evaluation.judges.JUDGES`."""
 
     @property
+    @abstractmethod
     def label(self) -> str:
         """The judge's name in verdicts and tables."""
-        raise NotImplementedError
 
 
 class VerifierJudge(JudgeSection):
